@@ -1,0 +1,3 @@
+module github.com/ctsight/ctsight
+
+go 1.26.0
