@@ -26,7 +26,7 @@ type Clock struct {
 	Wall time.Time
 }
 
-// Wall converts kernel time to wall time (UTC).
+// At converts kernel time to wall time (UTC).
 func (c Clock) At(k Ktime) time.Time { return c.Wall.Add(time.Duration(k - c.Mono)).UTC() }
 
 // NetNS is the inode number of a network namespace (net->ns.inum).
@@ -80,16 +80,25 @@ func (t Tuple) Inverse() Tuple {
 	return r
 }
 
-// inverseICMP is invmap of nf_conntrack_proto_icmp.c and _icmpv6.c.
+// inverseICMP is invmap of nf_conntrack_proto_icmp.c and _icmpv6.c. It runs
+// once per event and must not allocate.
 func inverseICMP(proto, typ uint8) uint8 {
-	v4 := map[uint8]uint8{8: 0, 0: 8, 13: 14, 14: 13, 15: 16, 16: 15, 17: 18, 18: 17}
-	v6 := map[uint8]uint8{128: 129, 129: 128, 139: 140, 140: 139}
-	m := v4
 	if proto == ProtoICMPv6 {
-		m = v6
+		switch typ {
+		case 128, 139: // echo, node information
+			return typ + 1
+		case 129, 140:
+			return typ - 1
+		}
+		return typ
 	}
-	if r, ok := m[typ]; ok {
-		return r
+	switch typ {
+	case 0, 8: // echo reply, echo
+		return 8 - typ
+	case 13, 15, 17: // timestamp, information, address mask
+		return typ + 1
+	case 14, 16, 18:
+		return typ - 1
 	}
 	return typ
 }
@@ -140,6 +149,12 @@ type Event struct {
 	By      Tuple // Destroy early_drop: the packet that made the kernel evict
 	Task    Task
 	NATPool NATPool
+
+	// ByUser is set on a New that user space or BPF made, not a packet.
+	ByUser bool
+	// ReplyOnly is set on a Note clash_nat_reply_only: the entry is in the
+	// table, for replies only, and will be destroyed like any other.
+	ReplyOnly bool
 
 	IIf, OIf uint32 // interface indexes, 0 unknown
 	Hook     Hook

@@ -1,6 +1,9 @@
 package event
 
-import "strconv"
+import (
+	"strconv"
+	"strings"
+)
 
 // ProtoName returns conntrack(8)'s name of an IP protocol, or the number.
 func ProtoName(p uint8) string {
@@ -63,6 +66,30 @@ var statusNames = [...]string{"expected", "seen_reply", "assured", "confirmed", 
 	"seq_adjust", "src_nat_done", "dst_nat_done", "dying", "fixed_timeout", "template", "nat_clash",
 	"helper", "offload", "hw_offload"}
 
+// ParseStatus returns the bit of a name; conntrack(8)'s upper-case words and
+// bitN are taken as well.
+func ParseStatus(s string) (Status, bool) {
+	s = strings.ToLower(s)
+	for i, n := range statusNames {
+		if n == s {
+			return 1 << i, true
+		}
+	}
+	if n, ok := strings.CutPrefix(s, "bit"); ok {
+		i, err := strconv.ParseUint(n, 10, 8)
+		return 1 << i, err == nil && i < 32
+	}
+	return 0, false
+}
+
+// StatusName returns the name of bit number i, "" when it has none.
+func StatusName(i int) string {
+	if i < 0 || i >= len(statusNames) {
+		return ""
+	}
+	return statusNames[i]
+}
+
 // Names returns the names of the bits that are set, lowest first; a bit
 // without a name comes as bitN.
 func (s Status) Names() []string {
@@ -97,6 +124,11 @@ func (s TCPState) String() string {
 	return strconv.Itoa(int(s) - 1)
 }
 
+// ParseTCPState is the inverse of String for known states, in any case.
+func ParseTCPState(s string) (TCPState, bool) {
+	return parse[TCPState](tcpStateNames[:], strings.ToUpper(s))
+}
+
 // Hook is the netfilter hook at which a packet was, plus one; zero is unknown.
 type Hook uint8
 
@@ -109,3 +141,6 @@ func (h Hook) String() string {
 	}
 	return strconv.Itoa(int(h) - 1)
 }
+
+// ParseHook is the inverse of String for known hooks, in any case.
+func ParseHook(s string) (Hook, bool) { return parse[Hook](hookNames[:], strings.ToLower(s)) }

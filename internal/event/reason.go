@@ -135,6 +135,20 @@ func (r Reason) Info() *ReasonInfo {
 	return nil
 }
 
+// Kind returns the kind of event that carries the reason: the numbers below 32
+// are losses, those below 40 are not, the rest is about invalid packets.
+func (r Reason) Kind() Kind {
+	switch {
+	case r == ReasonNone:
+		return 0
+	case r < ClashMerged:
+		return Drop
+	case r < InvalidPacket:
+		return Note
+	}
+	return Invalid
+}
+
 // IsRuleset says whether the drop was the operator's own rule.
 func (r Reason) IsRuleset() bool { return r == RulesetNew || r == RulesetInvalid }
 

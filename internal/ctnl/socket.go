@@ -1,0 +1,155 @@
+package ctnl
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"sync/atomic"
+	"syscall"
+	"time"
+	"unsafe"
+
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/ctsight/ctsight/internal/event"
+)
+
+// socket is a NETLINK_NETFILTER socket in some network namespace. It receives
+// into the caller's buffer, where mdlayher/netlink collects whole dumps.
+type socket struct {
+	nl     *netlink.Conn
+	raw    syscall.RawConn
+	closed atomic.Bool
+}
+
+// datagram says what a receive brought.
+type datagram struct {
+	n         int
+	truncated bool // the buffer was too small
+	// foreign is set when the sender was not the kernel. Whoever has
+	// CAP_NET_ADMIN over the namespace, a container's root for one, may send
+	// to our socket and make up answers and events.
+	foreign bool
+}
+
+func openSocket(ns NS) (*socket, error) {
+	// The kernel would load nf_conntrack by itself on our first request; we
+	// came to watch, so with no conntrack there is nothing to do.
+	if _, err := os.Stat("/sys/module"); err == nil {
+		if _, err := os.Stat("/sys/module/nf_conntrack"); errors.Is(err, os.ErrNotExist) {
+			return nil, ErrNotLoaded
+		}
+	}
+	cfg := &netlink.Config{}
+	f, err := ns.enter()
+	if err != nil {
+		return nil, err
+	}
+	if f != nil {
+		defer f.Close()
+		cfg.NetNS = int(f.Fd())
+	}
+	nl, err := netlink.Dial(unix.NETLINK_NETFILTER, cfg)
+	if err != nil {
+		return nil, sentinel(err)
+	}
+	raw, err := nl.SyscallConn()
+	if err != nil {
+		_ = nl.Close()
+		return nil, err
+	}
+	return &socket{nl: nl, raw: raw}, nil
+}
+
+// close may be called twice; it ends a blocked receive.
+func (s *socket) close() error {
+	if s.closed.Swap(true) {
+		return nil
+	}
+	return s.nl.Close()
+}
+
+// recv takes one datagram. Without block it returns EAGAIN when none waits,
+// otherwise it waits until one comes, the read deadline passes or the socket
+// is closed.
+func (s *socket) recv(buf []byte, block bool) (d datagram, err error) {
+	rerr := s.raw.Read(func(fd uintptr) bool {
+		for {
+			var flags int
+			var from unix.Sockaddr
+			d.n, _, flags, from, err = unix.Recvmsg(int(fd), buf, nil, 0)
+			if err == unix.EINTR {
+				continue
+			}
+			d.truncated = flags&unix.MSG_TRUNC != 0
+			if sa, ok := from.(*unix.SockaddrNetlink); ok {
+				d.foreign = sa.Pid != 0
+			}
+			return !block || err != unix.EAGAIN
+		}
+	})
+	if s.closed.Load() {
+		return d, ErrClosed
+	}
+	if rerr != nil {
+		err = rerr
+	}
+	return d, err
+}
+
+// send sends one nfnetlink request and returns its sequence number.
+func (s *socket) send(typ uint16, flags netlink.HeaderFlags, family uint8, attrs []byte) (uint32, error) {
+	data := append([]byte{family, unix.NFNETLINK_V0, 0, 0}, attrs...)
+	if err := s.nl.SetWriteDeadline(time.Now().Add(replyTimeout)); err != nil {
+		return 0, s.closedOr(err)
+	}
+	m, err := s.nl.Send(netlink.Message{
+		Header: netlink.Header{Type: netlink.HeaderType(typ), Flags: netlink.Request | flags},
+		Data:   data,
+	})
+	return m.Header.Sequence, s.closedOr(err)
+}
+
+func (s *socket) closedOr(err error) error {
+	if err != nil && s.closed.Load() {
+		return ErrClosed
+	}
+	return err
+}
+
+// drops reads how many messages the kernel could not put into the socket's
+// buffer (sk_drops). It counts modulo 2^32.
+func (s *socket) drops() (uint32, error) {
+	var mem [skMeminfoVars]uint32
+	size := uint32(unsafe.Sizeof(mem))
+	var errno syscall.Errno
+	err := s.raw.Control(func(fd uintptr) {
+		// x/sys/unix has no getsockopt for an array; mem and size live on
+		// this stack until the call returns.
+		_, _, errno = unix.Syscall6(unix.SYS_GETSOCKOPT, fd, unix.SOL_SOCKET, unix.SO_MEMINFO,
+			uintptr(unsafe.Pointer(&mem)), uintptr(unsafe.Pointer(&size)), 0)
+	})
+	switch {
+	case err != nil:
+		return 0, s.closedOr(err)
+	case errno != 0:
+		return 0, fmt.Errorf("SO_MEMINFO: %w", errno)
+	}
+	return mem[skMeminfoDrops], nil
+}
+
+// Places of the array that SO_MEMINFO returns (uapi/linux/sock_diag.h).
+const (
+	skMeminfoDrops = 8
+	skMeminfoVars  = 9
+)
+
+// now reads CLOCK_MONOTONIC, the clock of the BPF side.
+func now() event.Ktime {
+	var ts unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts); err != nil {
+		return 0
+	}
+	return event.Ktime(ts.Nano())
+}

@@ -1,0 +1,203 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/ctsight/ctsight/internal/lab/vm"
+)
+
+// testRun is one `labvm test`.
+type testRun struct {
+	guestFlags
+	patterns   []string
+	testArgs   []string // for every test binary
+	dir        string   // compiled binaries
+	pkgs       []pkg
+	failures   int // packages that did not compile
+	stdout     io.Writer
+	stderr     io.Writer
+	pkgTimeout time.Duration
+}
+
+// runTest compiles the tests once and runs them in every chosen kernel.
+func runTest(ctx context.Context, args []string, stdout, stderr io.Writer) (int, error) {
+	t := &testRun{stdout: stdout, stderr: stderr, guestFlags: guestFlags{kernels: vm.Kernels()}}
+	if err := t.parse(args); err != nil {
+		return codeUsage, err
+	}
+	var err error
+	if t.dir, err = os.MkdirTemp("", "labvm-"); err != nil {
+		return codeFailed, err
+	}
+	defer os.RemoveAll(t.dir)
+	files, err := t.build(ctx)
+	if err != nil {
+		return codeFailed, err
+	}
+	total, err := t.runKernels(ctx, files)
+	total.failed += t.failures
+	fmt.Fprintln(stdout, total)
+	if err != nil || total.failed > 0 {
+		return codeFailed, err
+	}
+	return 0, nil
+}
+
+// parse reads flags and package patterns; arguments after -- go to the test binaries.
+func (t *testRun) parse(args []string) error {
+	fs := newFlagSet("labvm test", t.stderr)
+	t.register(fs, 20*time.Minute)
+	pattern := fs.String("run", "", "run only tests matching this expression")
+	tests := fs.String("tests", "", "package patterns, separated by spaces (default ./...)")
+	short := fs.Bool("short", false, "tell long tests to be short")
+	fs.DurationVar(&t.pkgTimeout, "test.timeout", 5*time.Minute, "limit for one package")
+	own, rest := splitArgs(args)
+	if err := fs.Parse(own); err != nil {
+		return err
+	}
+	t.patterns = append(strings.Fields(*tests), fs.Args()...)
+	if len(t.patterns) == 0 {
+		t.patterns = []string{"./..."}
+	}
+	t.testArgs = append(t.testArgs, "-test.v=test2json", "-test.timeout="+t.pkgTimeout.String())
+	if *pattern != "" {
+		t.testArgs = append(t.testArgs, "-test.run="+*pattern)
+	}
+	if *short {
+		t.testArgs = append(t.testArgs, "-test.short")
+	}
+	t.testArgs = append(t.testArgs, rest...)
+	return nil
+}
+
+// splitArgs divides at "--".
+func splitArgs(args []string) (own, rest []string) {
+	for i, a := range args {
+		if a == "--" {
+			return args[:i], args[i+1:]
+		}
+	}
+	return args, nil
+}
+
+// build compiles what runs in the guest and returns the files to put there. A package that
+// does not compile is reported and left out; the others still run.
+func (t *testRun) build(ctx context.Context) ([]vm.File, error) {
+	root, err := moduleRoot(ctx)
+	if err != nil {
+		return nil, err
+	}
+	pkgs, err := listPackages(ctx, t.patterns)
+	if err != nil {
+		return nil, err
+	}
+	files := append(samePlace(filepath.Join(root, "go.mod"), filepath.Join(root, "testdata")), t.add...)
+	for _, p := range pkgs {
+		bin := filepath.Join(t.dir, fmt.Sprintf("%d.test", len(t.pkgs)))
+		if err := buildTest(ctx, p, bin); err != nil {
+			if ctx.Err() != nil {
+				return nil, ctx.Err()
+			}
+			t.failures++
+			fmt.Fprintf(t.stdout, "FAIL build  %s\n%v\n", p.name(), err)
+			continue
+		}
+		t.pkgs = append(t.pkgs, p)
+		files = append(files, packageFiles(p, bin)...)
+	}
+	if len(t.pkgs) == 0 && t.failures == 0 {
+		return nil, errors.New("no package has tests that need a kernel")
+	}
+	return t.addBinary(ctx, files), nil
+}
+
+// addBinary adds ctsight where it compiles; tests that need it skip where it is missing.
+func (t *testRun) addBinary(ctx context.Context, files []vm.File) []vm.File {
+	bin := filepath.Join(t.dir, "ctsight")
+	if err := buildBinary(ctx, bin); err != nil {
+		fmt.Fprintln(t.stderr, "note: no ctsight binary in the guest: cmd/ctsight does not compile")
+		return files
+	}
+	return append(files, vm.File{Host: bin, Guest: guestBinary})
+}
+
+// packageFiles returns a package's binary and test data, at the same paths as on the host so
+// that positions in messages and relative paths agree.
+func packageFiles(p pkg, bin string) []vm.File {
+	return append(samePlace(filepath.Join(p.Dir, "testdata")), vm.File{Host: bin, Guest: guestTest(p)})
+}
+
+// samePlace puts those paths that exist at the same place in the guest.
+func samePlace(paths ...string) []vm.File {
+	var files []vm.File
+	for _, p := range paths {
+		if _, err := os.Stat(p); err == nil {
+			files = append(files, vm.File{Host: p, Guest: p})
+		}
+	}
+	return files
+}
+
+// guestTest is where a package's test binary lies in the guest.
+func guestTest(p pkg) string { return filepath.Join(p.Dir, filepath.Base(p.Dir)+".test") }
+
+// script returns what the guest runs: each binary between two marks that runReport reads.
+func (t *testRun) script() string {
+	var b strings.Builder
+	b.WriteString("#!/bin/bash\n")
+	var args []string
+	for _, a := range t.testArgs {
+		args = append(args, vm.Quote(a))
+	}
+	for i, p := range t.pkgs {
+		fmt.Fprintf(&b, "printf '%s%d\\n'\n", beginMark, i)
+		fmt.Fprintf(&b, "cd %s && %s %s 2>&1\n", vm.Quote(p.Dir), vm.Quote(guestTest(p)), strings.Join(args, " "))
+		fmt.Fprintf(&b, "printf '%s%d %%d\\n' $?\n", endMark, i)
+	}
+	return b.String()
+}
+
+// runKernels boots one kernel after the other and returns the sum over all.
+func (t *testRun) runKernels(ctx context.Context, files []vm.File) (tally, error) {
+	var total tally
+	if len(t.pkgs) == 0 {
+		return total, nil
+	}
+	const script = "/lab/tests"
+	spec := vm.Spec{Env: t.env, Command: []string{script},
+		Files: append(files, vm.File{Content: []byte(t.script()), Mode: 0o755, Guest: script})}
+	var errs error
+	for _, k := range t.kernels {
+		n, err := t.runKernel(ctx, k, spec)
+		total.add(n)
+		if ctx.Err() != nil {
+			return total, ctx.Err()
+		}
+		errs = errors.Join(errs, err)
+	}
+	return total, errs
+}
+
+// runKernel boots one kernel and prints a line per package as it comes.
+func (t *testRun) runKernel(ctx context.Context, k vm.Kernel, spec vm.Spec) (tally, error) {
+	img, err := vm.Fetch(ctx, k, t.stderr)
+	if err != nil {
+		return tally{failed: len(t.pkgs)}, err
+	}
+	rep := newRunReport(t.stdout, k.Name, t.pkgs, t.verbose)
+	o := t.options(t.stderr)
+	o.Stdout = rep
+	res, err := vm.Run(ctx, img, spec, o)
+	total := rep.finish(err)
+	for _, s := range res.Splats() {
+		fmt.Fprintf(t.stdout, "note %-6s kernel log: %s\n", k.Name, s)
+	}
+	return total, err
+}

@@ -1,0 +1,62 @@
+package vm
+
+import (
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+)
+
+const qemu = "qemu-system-x86_64"
+
+// EnvAccel chooses how QEMU runs the guest: "tcg" (emulation, the default) or "kvm". Stock
+// kernels hang under KVM on some nested hosts although /dev/kvm exists, hence no guessing.
+const EnvAccel = "CTSIGHT_LAB_ACCEL"
+
+// Descriptors that QEMU inherits, in the order of exec.Cmd.ExtraFiles.
+const (
+	fdConsole = iota + 3
+	fdResults
+	fdInitramfs
+)
+
+// qemuArgs returns QEMU's command line. Serial ports and initramfs are inherited descriptors,
+// so nothing is left behind however we end.
+func qemuArgs(img Image, o Options) ([]string, error) {
+	args, err := machineArgs(o)
+	if err != nil {
+		return nil, err
+	}
+	return append(args,
+		"-m", strconv.Itoa(o.MemoryMB), "-nodefaults", "-no-user-config", "-no-reboot", "-nic", "none",
+		"-display", "none", "-monitor", "none",
+		"-chardev", fmt.Sprintf("file,id=console,path=/proc/self/fd/%d", fdConsole), "-serial", "chardev:console",
+		"-chardev", fmt.Sprintf("file,id=results,path=/proc/self/fd/%d", fdResults), "-serial", "chardev:results",
+		"-kernel", img.vmlinuz(), "-initrd", fmt.Sprintf("/proc/self/fd/%d", fdInitramfs), "-append", kernelCommandLine(o)), nil
+}
+
+// machineArgs returns accelerator and CPUs. With ICount one virtual nanosecond is one
+// instruction, and two equal runs agree to the instruction.
+func machineArgs(o Options) ([]string, error) {
+	switch accel := os.Getenv(EnvAccel); {
+	case o.ICount:
+		return []string{"-accel", "tcg,thread=single", "-icount", "shift=0,sleep=off", "-smp", "1",
+			"-cpu", "max,+invtsc", "-rtc", "base=2024-01-01,clock=vm", "-seed", "1"}, nil
+	case accel == "kvm":
+		return []string{"-accel", "kvm", "-cpu", "host", "-smp", strconv.Itoa(o.CPUs)}, nil
+	case accel == "" || accel == "tcg":
+		return []string{"-accel", "tcg,thread=multi", "-cpu", "max", "-smp", strconv.Itoa(o.CPUs)}, nil
+	default:
+		return nil, fmt.Errorf("%s is %q, want tcg or kvm", EnvAccel, accel)
+	}
+}
+
+// kernelCommandLine returns the guest kernel's arguments. An oops ends the run: results of a
+// kernel that has gone wrong once are not worth reading.
+func kernelCommandLine(o Options) string {
+	args := []string{"console=ttyS0", "panic=-1", "oops=panic", "quiet", "mitigations=off", "cryptomgr.notests"}
+	if o.ICount {
+		args = append(args, "nokaslr", "norandmaps", "tsc=reliable")
+	}
+	return strings.Join(append(args, o.Append...), " ")
+}

@@ -1,0 +1,87 @@
+package netlab
+
+import (
+	"net/netip"
+	"testing"
+
+	"github.com/ctsight/ctsight/internal/event"
+)
+
+// T5: two ports for five flows to one destination.
+func TestMasqueradeRunsOutOfPorts(t *testing.T) {
+	r := lab(t, Options{})
+	must(t, r.R.Masquerade(Match{Proto: event.ProtoUDP}, Ports{10000, 2}))
+	f := Flows{Proto: event.ProtoUDP, Src: OneAddr(ClientV4), Dst: OneAddr(Sink(0)), SPorts: Ports{1000, 5}, DPorts: OnePort(53)}
+	_, err := r.SendFlows(t.Context(), f, SendOptions{})
+	must(t, err)
+	s := stats(t, r.R)
+	if s["drop"] != 3 || s["insert_failed"] != 3 || entries(t, r.R) != 2 {
+		t.Errorf("drop %d, insert_failed %d, entries %d; want 3, 3, 2", s["drop"], s["insert_failed"], entries(t, r.R))
+	}
+}
+
+func TestDropAndMatches(t *testing.T) {
+	r := lab(t, Options{})
+	must(t, r.R.Drop(Forward, Match{Proto: event.ProtoUDP, DPort: Ports{100, 10}, SPort: Ports{1000, 5}, Src: netip.MustParsePrefix("10.0.1.0/25"), CTState: StateNew}))
+	must(t, r.R.Drop(Prerouting, Match{Proto: event.ProtoUDP, DPort: OnePort(99)}))
+	must(t, r.R.Untrack(Prerouting, Match{Proto: event.ProtoUDP, DPort: OnePort(98)}))
+	f := Flows{Proto: event.ProtoUDP, Src: OneAddr(ClientV4), Dst: OneAddr(Sink(0)), SPorts: Ports{1000, 10}, DPorts: Ports{98, 15}}
+	before, err := r.B.RxPackets("b0")
+	must(t, err)
+	_, err = r.SendFlows(t.Context(), f, SendOptions{})
+	must(t, err)
+	after, err := r.B.RxPackets("b0")
+	must(t, err)
+	if got := after - before; got != 150-50-10 {
+		t.Errorf("%d packets passed, want 90", got)
+	}
+	if got := entries(t, r.R); got != 150-50-10-10 {
+		t.Errorf("%d entries, want 80", got)
+	}
+}
+
+func TestAlternateDNAT(t *testing.T) {
+	r := lab(t, Options{})
+	must(t, r.R.AlternateDNAT(Prerouting, Match{Proto: event.ProtoUDP}, Sink(10), Sink(11)))
+	for i := range 2 {
+		must(t, r.B.Count([]string{"a", "b"}[i], Prerouting, Match{Dst: netip.PrefixFrom(Sink(10+i), 32)}))
+	}
+	f := Flows{Proto: event.ProtoUDP, Src: OneAddr(ClientV4), Dst: OneAddr(Sink(0)), SPorts: Ports{1000, 10}, DPorts: OnePort(53)}
+	_, err := r.SendFlows(t.Context(), f, SendOptions{})
+	must(t, err)
+	must(t, r.Drain())
+	for _, name := range []string{"a", "b"} {
+		if n, _, err := r.B.Counter(name); err != nil || n != 5 {
+			t.Errorf("target %s got %d packets (%v), want 5", name, n, err)
+		}
+	}
+}
+
+func TestBlackhole(t *testing.T) {
+	r := lab(t, Options{})
+	must(t, r.R.Blackhole(netip.PrefixFrom(Sink(0), 32)))
+	_, err := r.SendPackets(SendOptions{}, Packet{Tuple: event.Tuple{Src: ClientV4, Dst: Sink(0), Sport: 1, Dport: 2, Proto: event.ProtoUDP}})
+	must(t, err)
+	if got := entries(t, r.R); got != 0 {
+		t.Errorf("%d entries, want 0", got)
+	}
+}
+
+func TestQueueTogether(t *testing.T) {
+	r := lab(t, Options{})
+	must(t, r.R.QueueTo(5, Match{Proto: event.ProtoUDP, DPort: OnePort(4000)}))
+	must(t, r.R.QueueTo(5, Match{Proto: event.ProtoTCP, DPort: OnePort(4000)}))
+	udp := Packet{Tuple: event.Tuple{Src: ClientV4, Dst: Sink(0), Sport: 1, Dport: 4000, Proto: event.ProtoUDP}}
+	_, err := r.Together(5, udp, udp)
+	must(t, err)
+	if s := stats(t, r.R); s["clash_resolve"] != 1 || s["drop"] != 0 || entries(t, r.R) != 1 {
+		t.Errorf("udp: %v, %d entries; want one clash resolved", s, entries(t, r.R))
+	}
+	tcp := Packet{Tuple: udp.Tuple, Flags: SYN}
+	tcp.Tuple.Proto = event.ProtoTCP
+	_, err = r.Together(5, tcp, tcp)
+	must(t, err)
+	if s := stats(t, r.R); s["clash_resolve"] != 1 || s["drop"] != 1 || s["insert_failed"] != 1 || entries(t, r.R) != 2 {
+		t.Errorf("tcp: %v, %d entries; want one drop", s, entries(t, r.R))
+	}
+}

@@ -1,0 +1,62 @@
+package probe
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/btf"
+	"golang.org/x/sys/unix"
+)
+
+var (
+	// ErrNotPossible: this kernel, or this process's privileges, do not
+	// allow it. The message says which.
+	ErrNotPossible = errors.New("not possible here")
+	// ErrNotLoaded: nf_conntrack is neither built in nor loaded.
+	ErrNotLoaded = errors.New("nf_conntrack is not loaded: load it (modprobe nf_conntrack), or add a rule that needs it")
+)
+
+// explain turns a kernel's answer into a line that names the remedy.
+func explain(err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case os.Geteuid() != 0 && (errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES)):
+		return fmt.Errorf("%w: run as root, or with CAP_BPF, CAP_PERFMON, CAP_NET_ADMIN and CAP_SYS_ADMIN", err)
+	case errors.Is(err, unix.EPERM) && lockedDown():
+		return fmt.Errorf("%w: the kernel is locked down (see /sys/kernel/security/lockdown)", err)
+	case errors.Is(err, unix.EPERM):
+		return fmt.Errorf("%w: the kernel refuses such programs (lockdown or a missing capability: CAP_SYS_ADMIN)", err)
+	case errors.Is(err, ebpf.ErrNotSupported), errors.Is(err, btf.ErrNotFound):
+		return fmt.Errorf("%w: the kernel has no BTF for it (CONFIG_DEBUG_INFO_BTF, CONFIG_DEBUG_INFO_BTF_MODULES)", err)
+	}
+	return err
+}
+
+func lockedDown() bool {
+	b, err := os.ReadFile("/sys/kernel/security/lockdown")
+	return err == nil && !strings.Contains(string(b), "[none]")
+}
+
+// conntrackPresent says whether nf_conntrack is loaded or built in.
+func conntrackPresent(mods map[string][2]uint64) bool {
+	if _, ok := mods["nf_conntrack"]; ok {
+		return true
+	}
+	_, err := os.Stat("/proc/sys/net/netfilter/nf_conntrack_max")
+	return err == nil
+}
+
+// jiffy is the length of a kernel tick. The tick of user space's clock
+// (USER_HZ) does not tell; the resolution of the coarse clock does.
+func jiffy() time.Duration {
+	var ts unix.Timespec
+	if err := unix.ClockGetres(unix.CLOCK_MONOTONIC_COARSE, &ts); err != nil || ts.Nano() == 0 {
+		return 4 * time.Millisecond
+	}
+	return time.Duration(ts.Nano())
+}

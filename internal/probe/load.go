@@ -1,0 +1,168 @@
+package probe
+
+import (
+	"errors"
+	"fmt"
+	"math/bits"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
+	"github.com/cilium/ebpf/btf"
+	"golang.org/x/sys/unix"
+
+	"github.com/ctsight/ctsight/internal/abi"
+)
+
+// maxRingBytes is the largest value of an array map on every kernel
+// supported: KMALLOC_MAX_SIZE with 4 KiB pages (array_map_alloc_check, 5.10).
+const maxRingBytes = 4 << 20
+
+// recentPerCPU is RECENT of bpf/maps.h.
+const recentPerCPU = 1024
+
+// objects are the maps and the specifications of programs, before anything is
+// attached. Programs are loaded one by one: a kernel that refuses one must not
+// cost the others.
+type objects struct {
+	spec   *ebpf.CollectionSpec
+	maps   map[string]*ebpf.Map
+	vars   map[string]*ebpf.Variable
+	types  *btf.Cache // the kernel's types and those of loaded modules
+	legacy bool
+	ncpu   int
+	places int // netns places per CPU in the map counts
+}
+
+// newObjects prepares the specification and creates the maps.
+func newObjects(o Options) (*objects, error) {
+	ncpu, err := ebpf.PossibleCPU()
+	if err != nil {
+		return nil, fmt.Errorf("count processors: %w", err)
+	}
+	obj := &objects{ncpu: ncpu, legacy: !haveFetchingAtomics(), types: btf.NewCache()}
+	if obj.spec, err = loadSpec(obj.legacy); err != nil {
+		return nil, err
+	}
+	if err := obj.configure(o); err != nil {
+		return nil, err
+	}
+	spec := obj.spec.Copy()
+	spec.Programs = nil
+	coll, err := ebpf.NewCollection(spec)
+	if err != nil {
+		return nil, fmt.Errorf("create maps: %w", explain(err))
+	}
+	obj.maps, obj.vars = coll.Maps, coll.Variables
+	return obj, nil
+}
+
+func loadSpec(legacy bool) (*ebpf.CollectionSpec, error) {
+	load := abi.LoadConntrack
+	if legacy {
+		load = abi.LoadLegacy
+	}
+	spec, err := load()
+	if err != nil {
+		return nil, fmt.Errorf("read the embedded programs: %w", err)
+	}
+	return spec, nil
+}
+
+// configure sets sizes and constants in the specification.
+func (obj *objects) configure(o Options) error {
+	slots := ringSlots(o.RingBytes)
+	obj.places = 256
+	size := func(name string, entries, value uint32) {
+		m := obj.spec.Maps[name]
+		m.MaxEntries = entries
+		if value != 0 {
+			m.ValueSize = value
+		}
+	}
+	n := uint32(obj.ncpu)
+	size("rings", n, slots*uint32(recSize))
+	obj.spec.Maps["rings"].Value = nil // its BTF is that of one record
+	size("cpus", n, 0)
+	size("counts", n*uint32(obj.places+1), 0)
+	size("recents", n*2*recentPerCPU, 0)
+	for name, v := range map[string]any{
+		"cfg_ring_slots":  slots,
+		"cfg_ncpu":        n,
+		"cfg_count_slots": uint32(obj.places),
+		"cfg_filter":      o.Filter.wire(),
+	} {
+		if err := obj.spec.Variables[name].Set(v); err != nil {
+			return fmt.Errorf("set %s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+// ringSlots is the number of records of one CPU's ring, a power of two.
+func ringSlots(bytes int) uint32 {
+	bytes = min(max(bytes, 64<<10), maxRingBytes)
+	return 1 << (bits.Len(uint(bytes/recSize)) - 1)
+}
+
+// program loads one program on the maps that exist.
+func (obj *objects) program(name string) (*ebpf.Program, error) {
+	ps, ok := obj.spec.Programs[name]
+	if !ok {
+		return nil, fmt.Errorf("program %s: %w", name, ebpf.ErrNotSupported)
+	}
+	spec := obj.spec.Copy()
+	ps = spec.Programs[name]
+	spec.Programs = map[string]*ebpf.ProgramSpec{name: ps}
+	coll, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{
+		MapReplacements: obj.maps,
+		Cache:           obj.types,
+	})
+	if err != nil {
+		return nil, err
+	}
+	p := coll.DetachProgram(name)
+	coll.Close()
+	return p, nil
+}
+
+func (obj *objects) close() error {
+	var errs []error
+	for _, m := range obj.maps {
+		errs = append(errs, m.Close())
+	}
+	obj.maps = nil
+	return errors.Join(errs...)
+}
+
+// bytes is the kernel memory of the maps.
+func (obj *objects) bytes() (rings, others uint64) {
+	for name, m := range obj.maps {
+		b := uint64(m.MaxEntries()) * uint64((m.ValueSize()+7)&^7+(m.KeySize()+7)&^7)
+		if name == "rings" {
+			rings = b
+		} else {
+			others += b
+		}
+	}
+	return rings, others
+}
+
+// haveFetchingAtomics asks the verifier for a fetching add (5.12).
+func haveFetchingAtomics() bool {
+	prog, err := ebpf.NewProgram(&ebpf.ProgramSpec{
+		Type:    ebpf.SocketFilter,
+		License: "Dual BSD/GPL",
+		Instructions: asm.Instructions{
+			asm.Mov.Imm(asm.R1, 1),
+			asm.StoreMem(asm.RFP, -8, asm.R1, asm.DWord),
+			asm.FetchAdd.Mem(asm.RFP, asm.R1, asm.DWord, -8),
+			asm.Mov.Imm(asm.R0, 0),
+			asm.Return(),
+		},
+	})
+	if err != nil {
+		return !errors.Is(err, unix.EINVAL) // a missing privilege says nothing about atomics
+	}
+	_ = prog.Close()
+	return true
+}

@@ -1,0 +1,433 @@
+// Package probe sees what the kernel does to the connection tracking table: it
+// chooses how to look (the backend), loads and attaches the programs of bpf/,
+// drains their rings and decodes records into events. It is the only room that
+// knows github.com/cilium/ebpf. What events mean together is for others.
+package probe
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/btf"
+	"github.com/cilium/ebpf/rlimit"
+
+	"github.com/ctsight/ctsight/internal/abi"
+	"github.com/ctsight/ctsight/internal/event"
+)
+
+// The names of the backends.
+const (
+	Auto      = "auto"
+	Fentry    = "fentry"
+	Kprobe    = "kprobe"
+	Netfilter = "netfilter"
+	Netlink   = "netlink"
+)
+
+// Options of a probe. The zero value is a good default.
+type Options struct {
+	Backend   string // one of the names above; "" is Auto
+	RingBytes int    // per CPU; 0 is 2 MiB, at most 4 MiB, a power of two
+	Filter    Filter
+	Invalid   bool // hook every packet to see what conntrack calls invalid
+	Audit     bool // also count what equalities I1 and I9 need
+	// Window is how long events wait so that those of other CPUs can be put
+	// before them; 0 is 1 ms.
+	Window time.Duration
+}
+
+// HookStatus is one line of Report.
+type HookStatus struct {
+	Symbol   string
+	Backend  string // "" when it is not attached
+	Programs []string
+	Err      error // what the kernel answered to the means that did not work
+	Lost     string
+	Core     bool
+}
+
+// Report says what this kernel lets the probe see.
+type Report struct {
+	Backend             string
+	Hooks               []HookStatus
+	RingBytes, MapBytes uint64
+	NetNSPlaces         int
+	SymbolsErr          error // addresses unknown: some causes cannot be told
+}
+
+// Loss is the account of records. Seen = Delivered + Aggregated + Lost once
+// the rings are drained.
+type Loss struct {
+	Seen       uint64 // records the programs wanted to send, after the filter
+	Delivered  uint64
+	Aggregated uint64
+	Lost       uint64
+	Filtered   uint64 // events the filter kept back: not in Seen
+	// ByStage: ring (no room), recursion (the kernel skipped a program that
+	// interrupted itself: the event is not even counted), stash (detail lost).
+	ByStage map[string]uint64
+	Late    uint64 // delivered after a younger event
+}
+
+// Probe is a set of attached programs and the reader of their rings.
+type Probe struct {
+	opts                 Options
+	obj                  *objects
+	tryFentry, tryKprobe bool
+
+	mu      sync.Mutex // guards hooks, modules, symErr
+	hooks   map[*hook]*attached
+	errs    map[*hook]error
+	modules map[string][2]uint64
+	symErr  error
+	closed  bool
+
+	rings            []ring
+	ringMem, cpuMem  *shared
+	cntMem, peekMem  *shared
+	peekProg         *ebpf.Program
+	peekMu           sync.Mutex
+	wake             *waker
+	jiffy            time.Duration
+	delivered, late  atomic.Uint64
+	missedOfDetached uint64
+}
+
+// Open loads and attaches. It returns an error that wraps ErrNotPossible when
+// neither fentry nor kprobe works here; the caller then has other backends.
+func Open(o Options) (*Probe, error) {
+	if o.RingBytes == 0 {
+		o.RingBytes = 2 << 20
+	}
+	if o.Window == 0 {
+		o.Window = time.Millisecond
+	}
+	p := &Probe{opts: o, hooks: map[*hook]*attached{}, errs: map[*hook]error{}}
+	switch o.Backend {
+	case "", Auto:
+		p.tryFentry, p.tryKprobe = true, true
+	case Fentry:
+		p.tryFentry = true
+	case Kprobe:
+		p.tryKprobe = true
+	default:
+		return nil, fmt.Errorf("backend %q: %w", o.Backend, ErrNotPossible)
+	}
+	if err := p.open(); err != nil {
+		return nil, errors.Join(err, p.Close())
+	}
+	return p, nil
+}
+
+func (p *Probe) open() error {
+	if err := rlimit.RemoveMemlock(); err != nil {
+		return fmt.Errorf("raise the memory lock limit: %w", explain(err))
+	}
+	var err error
+	if p.obj, err = newObjects(p.opts); err != nil {
+		return err
+	}
+	if err := p.mapMemory(); err != nil {
+		return err
+	}
+	p.jiffy = jiffy()
+	if err := p.Rescan(); err != nil {
+		return err
+	}
+	return p.coreAttached()
+}
+
+// mapMemory maps rings, states and counters into this process.
+func (p *Probe) mapMemory() error {
+	var err error
+	if p.ringMem, err = mapShared(p.obj.maps["rings"], false); err != nil {
+		return err
+	}
+	if p.cpuMem, err = mapShared(p.obj.maps["cpus"], true); err != nil {
+		return err
+	}
+	if p.cntMem, err = mapShared(p.obj.maps["counts"], false); err != nil {
+		return err
+	}
+	if p.wake, err = newWaker(p.obj.maps["wake"]); err != nil {
+		return err
+	}
+	p.rings = make([]ring, p.obj.ncpu)
+	slots := p.ringMem.stride / recSize
+	for i := range p.rings {
+		p.rings[i] = ring{
+			slots: p.ringMem.mem[i*p.ringMem.stride : (i+1)*p.ringMem.stride],
+			mask:  uint64(slots - 1),
+			state: (*abi.ConntrackCtCpu)(p.cpuMem.elem(i)),
+		}
+	}
+	return nil
+}
+
+// wanted says whether the options ask for a hook.
+func (p *Probe) wanted(h *hook) bool {
+	switch h.group {
+	case invalid:
+		return p.opts.Invalid
+	case audit:
+		return p.opts.Audit
+	}
+	return true
+}
+
+// Rescan attaches hooks that are missing, and refreshes the addresses programs
+// compare with, if modules have come or gone since the last call. Cheap when
+// nothing has changed.
+func (p *Probe) Rescan() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed {
+		return nil
+	}
+	mods := readModules()
+	if p.modules != nil && maps.Equal(mods, p.modules) {
+		return nil
+	}
+	p.modules = mods
+	p.obj.types = btf.NewCache()
+	syms, err := readSymbols()
+	p.symErr = err
+	if syms == nil {
+		return err
+	}
+	kernel, _ := p.obj.types.Kernel()
+	if err := p.obj.vars["ksyms"].Set(syms.ksyms(kernel)); err != nil {
+		return fmt.Errorf("write kernel addresses: %w", err)
+	}
+	for i := range hooks {
+		h := &hooks[i]
+		if p.hooks[h] != nil || !p.wanted(h) {
+			continue
+		}
+		if err == nil && syms.addr[h.symbol] == 0 && h.symbol != "kfree_skb" {
+			p.errs[h] = fmt.Errorf("no symbol %s in this kernel: %w", h.symbol, os.ErrNotExist)
+			continue
+		}
+		a, aerr := p.attach(h)
+		if p.errs[h] = aerr; a != nil {
+			p.hooks[h] = a
+		}
+	}
+	return nil
+}
+
+// coreAttached checks that the hooks that make this backend are in place.
+func (p *Probe) coreAttached() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for i := range hooks {
+		h := &hooks[i]
+		if h.group != core || p.hooks[h] != nil {
+			continue
+		}
+		if !conntrackPresent(p.modules) {
+			return ErrNotLoaded
+		}
+		return fmt.Errorf("hook %s: %w: %w", h.symbol, ErrNotPossible, explain(p.errs[h]))
+	}
+	return nil
+}
+
+// Report describes what is attached.
+func (p *Probe) Report() Report {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	r := Report{Backend: Fentry, NetNSPlaces: p.obj.places, SymbolsErr: p.symErr}
+	r.RingBytes, r.MapBytes = p.obj.bytes()
+	for i := range hooks {
+		h := &hooks[i]
+		if !p.wanted(h) {
+			continue
+		}
+		s := HookStatus{Symbol: h.symbol, Lost: h.lost, Core: h.group == core, Err: p.errs[h]}
+		if a := p.hooks[h]; a != nil {
+			s.Backend, s.Programs = a.backend, a.names
+			if h.group == core && a.backend == Kprobe {
+				r.Backend = Kprobe
+			}
+		}
+		r.Hooks = append(r.Hooks, s)
+	}
+	return r
+}
+
+// Run delivers events in the order of their time until ctx ends, then what is
+// left in the rings, and returns nil. fn must not keep the event it is given.
+func (p *Probe) Run(ctx context.Context, fn func(*event.Event) error) error {
+	stop := context.AfterFunc(ctx, p.wake.kick)
+	defer stop()
+	d := drain{p: p, fn: fn, evictions: map[uint32][]event.Event{}}
+	idle, lastScan := 1, time.Now()
+	for ctx.Err() == nil {
+		n, err := d.pass(now() - event.Ktime(p.opts.Window))
+		if err != nil {
+			return err
+		}
+		if time.Since(lastScan) > time.Second {
+			lastScan = time.Now()
+			if err := p.Rescan(); err != nil {
+				return err
+			}
+		}
+		if n > 0 {
+			idle = 1
+		} else if idle < 20 {
+			idle++
+		}
+		p.wake.wait(idle)
+	}
+	if _, err := d.pass(now()); err != nil {
+		return err
+	}
+	return d.flush()
+}
+
+// Detach takes all programs off their hooks, so that no event happens any
+// more; rings and counters stay readable until Close. Safe to call twice.
+func (p *Probe) Detach() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.closed = true
+	var errs []error
+	for i := len(hooks) - 1; i >= 0; i-- {
+		if a := p.hooks[&hooks[i]]; a != nil && !a.closed {
+			p.missedOfDetached += misses(a)
+			errs = append(errs, a.close())
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Close detaches in reverse order and frees everything. Safe to call twice.
+func (p *Probe) Close() error {
+	errs := []error{p.Detach()}
+	p.peekMu.Lock()
+	if p.peekProg != nil {
+		errs = append(errs, p.peekProg.Close())
+		p.peekProg = nil
+	}
+	p.peekMu.Unlock()
+	for _, s := range []*shared{p.ringMem, p.cpuMem, p.cntMem, p.peekMem} {
+		errs = append(errs, s.close())
+	}
+	if p.wake != nil {
+		p.wake.close()
+	}
+	if p.obj != nil {
+		errs = append(errs, p.obj.close())
+	}
+	return errors.Join(errs...)
+}
+
+// Loss returns the account of records so far.
+func (p *Probe) Loss() Loss {
+	l := Loss{Delivered: p.delivered.Load(), Late: p.late.Load(), ByStage: map[string]uint64{}}
+	var stash uint64
+	for i := range p.rings {
+		s := p.rings[i].state
+		l.Seen += atomic.LoadUint64(&s.Seen)
+		l.Lost += atomic.LoadUint64(&s.Lost)
+		l.Filtered += atomic.LoadUint64(&s.Filtered)
+		stash += atomic.LoadUint64(&s.StashFail)
+	}
+	l.ByStage["ring"] = l.Lost
+	l.ByStage["recursion"] = p.misses()
+	l.ByStage["stash"] = stash
+	return l
+}
+
+// misses counts runs that the kernel skipped because the program was already
+// running on that CPU (recursion_misses, 5.12).
+func (p *Probe) misses() uint64 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	n := p.missedOfDetached
+	for _, a := range p.hooks {
+		if !a.closed {
+			n += misses(a)
+		}
+	}
+	return n
+}
+
+func misses(a *attached) uint64 {
+	var n uint64
+	for _, prog := range a.progs {
+		if st, err := prog.Stats(); err == nil {
+			n += st.RecursionMisses
+		}
+	}
+	return n
+}
+
+// Counters are the exact counts of one network namespace since Open, summed
+// over CPUs. They do not depend on the rings or the filter.
+type Counters struct {
+	NetNS event.NetNS // OtherNetNS: all that found no place of their own
+	New   uint64      // inserted by packets
+	// NewByUser counts entries made by user space or BPF; ChainByUser those
+	// refused because the chain was too long.
+	NewByUser, ChainByUser uint64
+	ExtPost                uint64 // ext_stale after the insert
+	Alloc, Free, Taken     uint64 // with Options.Audit
+	EvictingPackets        uint64 // packets that made early drop evict
+	Reasons                [event.NumReasons]uint64
+	Causes                 [event.NumCauses]uint64
+}
+
+// OtherNetNS stands for all namespaces beyond Report.NetNSPlaces.
+const OtherNetNS event.NetNS = 0xffffffff
+
+// Counters returns the exact counts, sorted by namespace.
+func (p *Probe) Counters() []Counters {
+	sum := map[event.NetNS]*Counters{}
+	for i := range p.obj.ncpu * (p.obj.places + 1) {
+		c := (*abi.ConntrackCtCount)(p.cntMem.elem(i))
+		ns := event.NetNS(atomic.LoadUint32(&c.Netns))
+		if ns == 0 {
+			continue
+		}
+		t := sum[ns]
+		if t == nil {
+			t = &Counters{NetNS: ns}
+			sum[ns] = t
+		}
+		t.add(c)
+	}
+	out := make([]Counters, 0, len(sum))
+	for _, ns := range slices.Sorted(maps.Keys(sum)) {
+		out = append(out, *sum[ns])
+	}
+	return out
+}
+
+func (t *Counters) add(c *abi.ConntrackCtCount) {
+	ld := func(p *uint64) uint64 { return atomic.LoadUint64(p) }
+	t.New += ld(&c.New)
+	t.NewByUser += ld(&c.NewUser)
+	t.ChainByUser += ld(&c.ChainUser)
+	t.ExtPost += ld(&c.ExtPost)
+	t.Alloc += ld(&c.Alloc)
+	t.Free += ld(&c.Free)
+	t.Taken += ld(&c.Taken)
+	t.EvictingPackets += ld(&c.EvictScope)
+	for i := range t.Reasons {
+		t.Reasons[i] += ld(&c.Reason[i])
+	}
+	for i := range t.Causes {
+		t.Causes[i] += ld(&c.Cause[i])
+	}
+}
