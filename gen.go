@@ -2,4 +2,4 @@
 package ctsight
 
 //go:generate go tool bpf2go -go-package abi -output-dir internal/abi -target amd64 -cflags "-O2 -Wall -Werror -mcpu=v3" -type ct_rec -type ct_ext -type ct_count -type ct_cpu -type ct_peek Conntrack bpf/conntrack.bpf.c
-//go:generate go tool bpf2go -go-package abi -output-dir internal/abi -target amd64 -cflags "-O2 -Wall -Werror -mcpu=v3 -DLEGACY" Legacy bpf/conntrack.bpf.c
+//go:generate go tool bpf2go -go-package abi -output-dir internal/abi -target amd64 -cflags "-O2 -Wall -Werror -mcpu=v2 -DLEGACY" Legacy bpf/conntrack.bpf.c

@@ -47,11 +47,15 @@ int BPF_PROG(confirm_exit, struct sk_buff *skb, int ret)
 /*
  * nf_ct_resolve_clash: under the bucket locks, when the tuple of a packet's
  * new entry is already in the hash. The loser is still attached to the skb.
+ * The winner's address is calculated with, so it is fetched as a number.
  */
 SEC("fentry/nf_ct_resolve_clash")
-int BPF_PROG(clash_entry, struct sk_buff *skb, struct nf_conntrack_tuple_hash *h)
+int BPF_PROG(clash_entry, struct sk_buff *skb)
 {
-	return on_clash(skb, h, true);
+	__u64 h = 0;
+
+	bpf_get_func_arg(ctx, 1, &h);
+	return on_clash(skb, (void *)h, true);
 }
 
 /*
@@ -110,9 +114,13 @@ int BPF_PROG(gc_exit)
 
 /* nf_ct_iterate_cleanup: flush, netns exit, masquerade cleanup, module unload. */
 SEC("fentry/nf_ct_iterate_cleanup")
-int BPF_PROG(iterate_entry, void *iter, void *data)
+int BPF_PROG(iterate_entry)
 {
-	return on_iterate_entry((__u64)iter, (__u64)data);
+	__u64 iter = 0, data = 0; /* the verifier lets no one load a function pointer */
+
+	bpf_get_func_arg(ctx, 0, &iter);
+	bpf_get_func_arg(ctx, 1, &data);
+	return on_iterate_entry(iter, data);
 }
 
 SEC("fexit/nf_ct_iterate_cleanup")

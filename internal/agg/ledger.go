@@ -97,8 +97,7 @@ type dropKey struct {
 	dport    uint16
 	proto    uint8
 	reason   event.Reason
-	known    uint8    // family of both addresses, see flags
-	pad      [3]uint8 // always 0: without gaps the key hashes in one go
+	known    uint8 // family of both addresses, see flags
 }
 
 func keyOf(e *event.Event) dropKey {
@@ -121,7 +120,6 @@ type pairKey struct {
 	victim, culprit [16]byte
 	netns           event.NetNS
 	known           uint8
-	pad             [3]uint8
 }
 
 func (k pairKey) compare(o pairKey) int {

@@ -3,6 +3,8 @@ package netlab
 import (
 	"runtime"
 	"sync/atomic"
+
+	"golang.org/x/sys/unix"
 )
 
 // Barrier lets a fixed number of threads go on at the same moment, again and
@@ -25,9 +27,14 @@ func (b *Barrier) Wait() {
 	round := b.round.Load()
 	b.waiting.Add(1)
 	b.release()
-	for spins := 0; b.round.Load() == round; spins++ {
-		if spins > 1000 { // the other one may need this CPU
+	for spins := 1; b.round.Load() == round; spins++ {
+		// Somebody else may need this CPU, or this place among Go's
+		// threads. Giving away the latter makes for a late start.
+		switch {
+		case spins%(1<<20) == 0 || runtime.GOMAXPROCS(0) == 1:
 			runtime.Gosched()
+		case spins > 1<<14:
+			unix.Syscall(unix.SYS_SCHED_YIELD, 0, 0, 0)
 		}
 	}
 }

@@ -82,8 +82,9 @@ func (r *Router) settle() (err error) {
 	if r.wires, err = r.openWires(); err != nil {
 		return err
 	}
+	cpus := CPUs()
 	for _, w := range r.wires {
-		if err := w.sync(); err != nil {
+		if err := w.sync(cpus...); err != nil {
 			return err
 		}
 		w.marks.Store(0)

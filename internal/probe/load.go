@@ -8,7 +8,6 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
 	"github.com/cilium/ebpf/btf"
-	"golang.org/x/sys/unix"
 
 	"github.com/ctsight/ctsight/internal/abi"
 )
@@ -149,19 +148,21 @@ func (obj *objects) bytes() (rings, others uint64) {
 
 // haveFetchingAtomics asks the verifier for a fetching add (5.12).
 func haveFetchingAtomics() bool {
+	add := asm.FetchAdd.Mem(asm.RFP, asm.R1, asm.DWord, -8)
+	add.Constant = 1 // BPF_FETCH: cilium/ebpf v0.22 leaves it out when it marshals
 	prog, err := ebpf.NewProgram(&ebpf.ProgramSpec{
 		Type:    ebpf.SocketFilter,
 		License: "Dual BSD/GPL",
 		Instructions: asm.Instructions{
 			asm.Mov.Imm(asm.R1, 1),
 			asm.StoreMem(asm.RFP, -8, asm.R1, asm.DWord),
-			asm.FetchAdd.Mem(asm.RFP, asm.R1, asm.DWord, -8),
+			add,
 			asm.Mov.Imm(asm.R0, 0),
 			asm.Return(),
 		},
 	})
 	if err != nil {
-		return !errors.Is(err, unix.EINVAL) // a missing privilege says nothing about atomics
+		return false
 	}
 	_ = prog.Close()
 	return true

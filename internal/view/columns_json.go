@@ -154,7 +154,9 @@ func jsonTask(w *EventWriter, b []byte, e *event.Event) []byte {
 		return b
 	}
 	b = appendUint(append(b, `{"pid":`...), e.Task.PID)
-	b = appendJSONString(append(b, `,"comm":`...), e.Task.Comm)
+	if e.Task.Comm != "" {
+		b = appendJSONString(append(b, `,"comm":`...), e.Task.Comm)
+	}
 	if e.Task.Cgroup != 0 {
 		b = append(b, `,"cgroup":`...)
 		if path := w.o.Names.cgroup(e.Task.Cgroup); path != "" {

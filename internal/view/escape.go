@@ -2,6 +2,7 @@ package view
 
 import (
 	"strconv"
+	"strings"
 	"unicode/utf8"
 )
 
@@ -28,15 +29,27 @@ func appendName(b []byte, s string) []byte {
 	if !cut && plain(s) {
 		return append(b, s...)
 	}
-	b = append(b, '"')
+	b = appendEscaped(append(b, '"'), s, `"`)
+	if cut {
+		b = append(b, "..."...)
+	}
+	return append(b, '"')
+}
+
+// safeText makes a sentence from outside, such as the kernel's answer, safe to
+// show. It stays readable: no quotes, and only what is not safe is escaped.
+func safeText(s string) string { return string(appendEscaped(nil, s, "")) }
+
+// appendEscaped writes what is not safe as Go does, and the ASCII characters
+// of quote and the backslash behind a backslash.
+func appendEscaped(b []byte, s, quote string) []byte {
 	for len(s) > 0 {
 		r, n := utf8.DecodeRuneInString(s)
 		switch {
 		case r == utf8.RuneError && n == 1:
-			b = append(b, `\x`...)
-			b = appendHex(b, uint32(s[0]), 2)
-		case r == '"' || r == '\\':
-			b = append(b, '\\', byte(r))
+			b = appendHex(append(b, `\x`...), uint32(s[0]), 2)
+		case r == '\\' || n == 1 && strings.IndexByte(quote, s[0]) >= 0:
+			b = append(b, '\\', s[0])
 		case safe(r):
 			b = append(b, s[:n]...)
 		case r < 0x80:
@@ -48,10 +61,7 @@ func appendName(b []byte, s string) []byte {
 		}
 		s = s[n:]
 	}
-	if cut {
-		b = append(b, "..."...)
-	}
-	return append(b, '"')
+	return b
 }
 
 // plain says whether s cannot be taken for anything but one word.

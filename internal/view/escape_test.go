@@ -1,6 +1,7 @@
 package view
 
 import (
+	"bytes"
 	"encoding/json"
 	"strings"
 	"testing"
@@ -35,8 +36,8 @@ func FuzzEscape(f *testing.F) {
 	f.Add(hostile)
 	f.Add("\U0010ffff\ud7ff\u2028")
 	f.Fuzz(func(t *testing.T, s string) {
-		name, js := appendName(nil, s), appendJSONString(nil, s)
-		for _, b := range [][]byte{name, js} {
+		name, js, text := appendName(nil, s), appendJSONString(nil, s), []byte(safeText(s))
+		for _, b := range [][]byte{name, js, text} {
 			if !utf8.Valid(b) {
 				t.Errorf("%q: not UTF-8: %q", s, b)
 			}
@@ -53,8 +54,9 @@ func FuzzEscape(f *testing.F) {
 		if want := strings.ToValidUTF8(s, "\x00"); utf8.ValidString(s) && back != want {
 			t.Errorf("%q reads back as %q", s, back)
 		}
-		if got, err := json.Marshal(outside(s)); err != nil || string(got) != string(js) {
-			t.Errorf("%q: in a document %s, %v, alone %s", s, got, err, js)
+		var doc bytes.Buffer
+		if err := writeJSON(&doc, outside(s)); err != nil || doc.String() != string(js)+"\n" {
+			t.Errorf("%q: in a document %s, %v, alone %s", s, doc.String(), err, js)
 		}
 	})
 }

@@ -83,6 +83,9 @@ func appendAddrPort(b []byte, t *event.Tuple, src bool) []byte {
 
 // appendTuple writes one direction of a flow as tcpdump does.
 func appendTuple(b []byte, t *event.Tuple) []byte {
+	if t.IsZero() {
+		return append(b, '?')
+	}
 	b = appendAddrPort(b, t, true)
 	b = appendAddrPort(append(b, " > "...), t, false)
 	if !t.IsICMP() {
