@@ -36,19 +36,23 @@ func remains(tb testing.TB) string {
 			out = append(out, "thread in "+l)
 		}
 	}
-	names, err := filepath.Glob(netnsDir + "/*")
+	names, err := filepath.Glob(netnsDir + "/" + ownName() + "*")
 	must(tb, err)
 	mounts, err := os.ReadFile("/proc/self/mounts")
 	must(tb, err)
-	return strings.Join(append(append(out, names...), fmt.Sprint(strings.Count(string(mounts), "nsfs"), " nsfs mounts")), "\n")
+	out = append(append(out, names...), fmt.Sprint(strings.Count(string(mounts), ownName()), " mounts"))
+	return strings.Join(out, "\n")
 }
+
+// ownName is a name that no other run of these tests uses.
+func ownName() string { return fmt.Sprintf("ctsight-netlab-%d", os.Getpid()) }
 
 func TestNothingRemains(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("network namespaces need root")
 	}
 	before, goroutines := remains(t), runtime.NumGoroutine()
-	for _, o := range []Options{{}, {Name: "ctsight-netlab-test"}} {
+	for _, o := range []Options{{}, {Name: ownName()}} {
 		r, err := NewRouter(o)
 		must(t, err)
 		f := Flows{Proto: 17, Src: OneAddr(ClientV4), Dst: OneAddr(Sink(0)), SPorts: Ports{1, 500}, DPorts: OnePort(9)}
@@ -81,8 +85,7 @@ func TestNothingRemains(t *testing.T) {
 }
 
 func TestNames(t *testing.T) {
-	const name = "ctsight-netlab-test"
-	must(t, os.MkdirAll(netnsDir, 0o755))
+	name := ownName()
 	r := lab(t, Options{Name: name})
 	for ns, role := range map[*NS]string{r.A: "client", r.R: "router", r.B: "server"} {
 		var st unix.Stat_t
@@ -105,7 +108,7 @@ func TestNames(t *testing.T) {
 
 // What a killed process leaves is the mount and the file.
 func TestLeftOverNames(t *testing.T) {
-	const name = "ctsight-netlab-test"
+	name := ownName()
 	first := lab(t, Options{Name: name})
 	must(t, unix.Close(first.R.fd))
 	first.R.fd, first.R.name = -1, "" // forget it without removing it
@@ -123,9 +126,12 @@ func TestFailureLeavesNothing(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("network namespaces need root")
 	}
-	const name = "ctsight-netlab-test"
+	name := ownName()
 	must(t, os.MkdirAll(filepath.Join(netnsDir, name+"-server", "x"), 0o755)) // cannot be removed as a name
-	t.Cleanup(func() { os.RemoveAll(filepath.Join(netnsDir, name+"-server")) })
+	t.Cleanup(func() {
+		os.RemoveAll(filepath.Join(netnsDir, name+"-server"))
+		os.Remove(netnsDir) // if it was not there before
+	})
 	before := remains(t)
 	if _, err := NewRouter(Options{Name: name}); err == nil {
 		t.Fatal("no error")

@@ -53,6 +53,12 @@ var (
 	ServerV4  = netip.MustParseAddr("10.0.2.2")
 	ServerV6  = netip.MustParseAddr("fd00:2::2")
 
+	// Addresses of the second link (Router.SecondLink).
+	RouterCV4 = netip.MustParseAddr("10.0.3.1")
+	RouterCV6 = netip.MustParseAddr("fd00:3::1")
+	ServerCV4 = netip.MustParseAddr("10.0.3.2")
+	ServerCV6 = netip.MustParseAddr("fd00:3::2")
+
 	// SinkV4 and SinkV6 lie behind B, which drops everything to them
 	// before it could answer: no reset, no ICMP, whatever the protocol.
 	SinkV4 = netip.MustParsePrefix("10.9.0.0/16")

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -167,10 +168,6 @@ func (n *NS) quiet() error {
 }
 
 func (r *Router) makeLinks() error {
-	mac := func(last byte) net.HardwareAddr { return net.HardwareAddr{0x02, 0xc7, 0, 0, 0, last} }
-	prefixes := func(a, b netip.Addr) []netip.Prefix {
-		return []netip.Prefix{netip.PrefixFrom(a, 24), netip.PrefixFrom(b, 64)}
-	}
 	r.a0 = &port{ns: r.A, name: "a0", mac: mac(0x12), addrs: prefixes(ClientV4, ClientV6)}
 	r.ra = &port{ns: r.R, name: "ra", mac: mac(0x11), addrs: prefixes(RouterAV4, RouterAV6)}
 	r.rb = &port{ns: r.R, name: "rb", mac: mac(0x21), addrs: prefixes(RouterBV4, RouterBV6)}
@@ -185,6 +182,33 @@ func (r *Router) makeLinks() error {
 		return err
 	}
 	return r.R.setOwn("net/ipv6/conf/all/forwarding", "1")
+}
+
+func mac(last byte) net.HardwareAddr { return net.HardwareAddr{0x02, 0xc7, 0, 0, 0, last} }
+
+func prefixes(v4, v6 netip.Addr) []netip.Prefix {
+	return []netip.Prefix{netip.PrefixFrom(v4, 24), netip.PrefixFrom(v6, 64)}
+}
+
+// SecondLink joins R and B a second time: rc and c0, with the addresses
+// RouterCV4 and ServerCV4 and their like. Nothing is routed there before Via
+// says so. Drain does not watch it.
+func (r *Router) SecondLink() error {
+	rc := &port{ns: r.R, name: "rc", mac: mac(0x31), addrs: prefixes(RouterCV4, RouterCV6)}
+	c0 := &port{ns: r.B, name: "c0", mac: mac(0x32), addrs: prefixes(ServerCV4, ServerCV6)}
+	if err := join(rc, c0); err != nil {
+		return err
+	}
+	for _, p := range [2][2]*port{{rc, c0}, {c0, rc}} {
+		w, err := newWire(p[0], p[1], new(atomic.Uint64))
+		if err != nil {
+			return err
+		}
+		if err := errors.Join(w.sync(), w.close()); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (r *Router) makeRoutes(o Options) error {
@@ -208,7 +232,7 @@ func (r *Router) makeRoutes(o Options) error {
 		hops = append(hops, hop{r.R, p, gw})
 	}
 	for _, h := range hops {
-		if err := h.ns.via(h.dst, h.gw); err != nil {
+		if err := h.ns.Via(h.dst, h.gw); err != nil {
 			return err
 		}
 	}

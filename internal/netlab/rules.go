@@ -359,6 +359,9 @@ func matchPorts(p Ports, off uint32) []expr.Any {
 		return nil
 	}
 	be := func(v uint16) []byte { return binary.BigEndian.AppendUint16(nil, v) }
+	if p.N == 1 {
+		return []expr.Any{payload(expr.PayloadBaseTransportHeader, off, 2), equal(be(p.First))}
+	}
 	return []expr.Any{
 		payload(expr.PayloadBaseTransportHeader, off, 2),
 		&expr.Cmp{Op: expr.CmpOpGte, Register: 1, Data: be(p.First)},

@@ -92,3 +92,36 @@ func TestQueueTogether(t *testing.T) {
 		t.Errorf("tcp: %v, %d entries; want %d dropped", s, entries(t, r.R), clash)
 	}
 }
+
+// T22, T12b, T12: what makes masquerade give up its entries.
+func TestMasqueradeLosesItsWay(t *testing.T) {
+	r := lab(t, Options{})
+	must(t, r.SecondLink())
+	must(t, r.R.Masquerade(Match{Proto: event.ProtoUDP}, Ports{}))
+	flow := func(port uint16) {
+		t.Helper()
+		_, err := r.SendPackets(SendOptions{}, Packet{Tuple: event.Tuple{Src: ClientV4, Dst: Sink(0), Sport: port, Dport: 9, Proto: event.ProtoUDP}})
+		must(t, err)
+	}
+	gone := func(what string) {
+		t.Helper()
+		if err := until(patience, func() (bool, error) { n, err := r.R.ConntrackCount(); return n == 0, err }); err != nil {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	flow(1)
+	must(t, r.R.Via(netip.PrefixFrom(Sink(0), 32), ServerCV4))
+	flow(1)
+	if got := entries(t, r.R); got != 0 {
+		t.Errorf("%d entries after the route changed, want 0", got)
+	}
+	flow(2)
+	flow(3)
+	must(t, r.R.DelAddr("rc", netip.PrefixFrom(RouterCV4, 24)))
+	gone("address deleted")
+	must(t, r.R.Via(netip.PrefixFrom(Sink(0), 32), ServerV4))
+	flow(4)
+	must(t, r.R.SetLink("rb", false))
+	gone("link down")
+	must(t, r.Drain())
+}

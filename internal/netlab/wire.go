@@ -110,8 +110,22 @@ func addNeighbour(p *port, a netip.Addr) error {
 	return nil
 }
 
-// via routes dst to a gateway; the default route is the prefix of length 0.
-func (n *NS) via(dst netip.Prefix, gw netip.Addr) error {
+// DelAddr takes an address off an interface.
+func (n *NS) DelAddr(ifname string, a netip.Prefix) error {
+	return n.Do(func() error {
+		l, err := netlink.LinkByName(ifname)
+		if err != nil {
+			return fmt.Errorf("interface %s: %w", ifname, err)
+		}
+		if err := netlink.AddrDel(l, &netlink.Addr{IPNet: ipNet(a)}); err != nil {
+			return fmt.Errorf("delete address %s of %s: %w", a, ifname, err)
+		}
+		return nil
+	})
+}
+
+// Via routes dst to a gateway; the default route is the prefix of length 0.
+func (n *NS) Via(dst netip.Prefix, gw netip.Addr) error {
 	return n.route(dst, netlink.Route{Gw: gw.AsSlice()})
 }
 

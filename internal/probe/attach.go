@@ -9,6 +9,7 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
+	"golang.org/x/sys/unix"
 )
 
 // attached is one hook in place, by whichever means.
@@ -67,7 +68,10 @@ func (p *Probe) attach(h *hook) (*attached, error) {
 	return nil, errors.Join(errs...)
 }
 
-var errNotThisBackend = errors.New("not offered by this backend")
+var (
+	errNotThisBackend = errors.New("not offered by this backend")
+	errNoKprobes      = errors.New("this kernel has no kprobes (CONFIG_KPROBE_EVENTS, CONFIG_PERF_EVENTS)")
+)
 
 func (p *Probe) attachFentry(h *hook) (*attached, error) {
 	a := &attached{backend: Fentry}
@@ -109,9 +113,17 @@ func (p *Probe) attachKprobe(h *hook) (*attached, error) {
 	return a, nil
 }
 
+// kprobePMU exists where the kernel has kprobes that belong to a descriptor.
+const kprobePMU = "/sys/bus/event_source/devices/kprobe/type"
+
+// attachOne refuses kernels without that PMU: a kprobe made through tracefs
+// would stay behind when this process is killed.
 func attachOne(prog *ebpf.Program, symbol string, ret bool) (link.Link, error) {
 	if prog.Type() == ebpf.TracePoint {
 		return link.Tracepoint("skb", symbol, prog, nil)
+	}
+	if _, err := os.Stat(kprobePMU); err != nil {
+		return nil, errNoKprobes
 	}
 	if ret {
 		return link.Kretprobe(symbol, prog, nil)
@@ -119,9 +131,13 @@ func attachOne(prog *ebpf.Program, symbol string, ret bool) (link.Link, error) {
 	return link.Kprobe(symbol, prog, nil)
 }
 
-// short cuts a verifier's log to its last lines.
+// short cuts a verifier's log to its last lines, and what the library guesses
+// about a plain refusal to the refusal itself.
 func short(err error) error {
 	var ve *ebpf.VerifierError
+	if errors.Is(err, unix.EPERM) {
+		return fmt.Errorf("load: %w", unix.EPERM)
+	}
 	if errors.As(err, &ve) {
 		if os.Getenv("CTSIGHT_VERIFIER_LOG") != "" {
 			return fmt.Errorf("%+v", ve)

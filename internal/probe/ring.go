@@ -169,9 +169,15 @@ func (w *waker) close() {
 	w.epoll, w.stop, w.cons, w.prod = -1, -1, nil, nil
 }
 
-// now is CLOCK_MONOTONIC, the clock of bpf_ktime_get_ns.
-func now() event.Ktime {
+// Now reads CLOCK_MONOTONIC, the clock of bpf_ktime_get_ns.
+func Now() (event.Ktime, error) {
 	var ts unix.Timespec
-	_ = unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts)
-	return event.Ktime(ts.Nano())
+	err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts)
+	return event.Ktime(ts.Nano()), err
+}
+
+// now is Now where it has worked before.
+func now() event.Ktime {
+	k, _ := Now()
+	return k
 }

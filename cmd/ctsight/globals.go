@@ -1,0 +1,186 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"runtime/debug"
+	"strconv"
+	"time"
+
+	"github.com/spf13/pflag"
+	"golang.org/x/sys/unix"
+
+	"github.com/ctsight/ctsight/internal/ctnl"
+	"github.com/ctsight/ctsight/internal/event"
+	"github.com/ctsight/ctsight/internal/filter"
+	"github.com/ctsight/ctsight/internal/pipeline"
+	"github.com/ctsight/ctsight/internal/probe"
+)
+
+// globals are the flags that every command shares, and where it writes.
+type globals struct {
+	stdout, stderr io.Writer
+
+	output    string
+	backend   string
+	netns     string
+	noColor   bool
+	numeric   bool
+	logLevel  string
+	logFormat string
+}
+
+func (g *globals) flags(f *pflag.FlagSet) {
+	f.StringVarP(&g.output, "output", "o", "text", "output format: text or json")
+	f.StringVar(&g.backend, "backend", probe.Auto, "how to look: auto, fentry, kprobe, netfilter or netlink")
+	f.StringVar(&g.netns, "netns", "", "only this network namespace, by name or inode (default all)")
+	f.BoolVar(&g.noColor, "no-color", false, "no colours (also NO_COLOR)")
+	f.BoolVarP(&g.numeric, "numeric", "n", true, "addresses and ports as numbers (always so)")
+	f.StringVar(&g.logLevel, "log.level", "info", "messages to stderr: debug, info, warn or error")
+	f.StringVar(&g.logFormat, "log.format", "text", "messages to stderr as: text or json")
+}
+
+// check validates what flags alone cannot.
+func (g *globals) check() error {
+	if g.output != "text" && g.output != "json" {
+		return fmt.Errorf("%w: -o %q: text or json", errUsage, g.output)
+	}
+	switch g.backend {
+	case probe.Auto, probe.Fentry, probe.Kprobe, probe.Netfilter, probe.Netlink:
+	default:
+		return fmt.Errorf("%w: --backend %q: auto, fentry, kprobe, netfilter or netlink", errUsage, g.backend)
+	}
+	if g.logFormat != "text" && g.logFormat != "json" {
+		return fmt.Errorf("%w: --log.format %q: text or json", errUsage, g.logFormat)
+	}
+	if _, err := g.level(); err != nil {
+		return fmt.Errorf("%w: --log.level %q: debug, info, warn or error", errUsage, g.logLevel)
+	}
+	return nil
+}
+
+func (g *globals) json() bool { return g.output == "json" }
+
+func (g *globals) level() (slog.Level, error) {
+	var l slog.Level
+	err := l.UnmarshalText([]byte(g.logLevel))
+	return l, err
+}
+
+func (g *globals) logger() *slog.Logger {
+	l, _ := g.level()
+	o := &slog.HandlerOptions{Level: l}
+	if g.logFormat == "json" {
+		return slog.New(slog.NewJSONHandler(g.stderr, o))
+	}
+	return slog.New(slog.NewTextHandler(g.stderr, o))
+}
+
+// color says whether stdout is a terminal that wants colours.
+func (g *globals) color() bool {
+	if _, off := os.LookupEnv("NO_COLOR"); off || g.noColor || os.Getenv("TERM") == "dumb" {
+		return false
+	}
+	f, ok := g.stdout.(*os.File)
+	if !ok {
+		return false
+	}
+	_, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS)
+	return err == nil
+}
+
+// filter parses the arguments and adds --netns.
+func (g *globals) filter(args []string) (*filter.Filter, error) {
+	text := ""
+	for i, a := range args {
+		if i > 0 {
+			text += " "
+		}
+		text += a
+	}
+	f, err := filter.Parse(text, filter.Options{NetNS: netnsByName})
+	if err != nil || g.netns == "" {
+		return f, err
+	}
+	ns, err := resolveNetNS(g.netns)
+	if err != nil {
+		return nil, err
+	}
+	both := "netns " + ns.String()
+	if !f.All() {
+		both += " and (" + f.String() + ")"
+	}
+	return filter.Parse(both, filter.Options{})
+}
+
+// resolveNetNS takes a name of /run/netns or an inode number and checks that
+// such a namespace exists.
+func resolveNetNS(s string) (event.NetNS, error) {
+	all, err := ctnl.ListNetNS()
+	if err != nil {
+		return 0, err
+	}
+	inode, numErr := strconv.ParseUint(s, 10, 32)
+	for _, ns := range all {
+		if ns.Name == s || (numErr == nil && ns.Inode == event.NetNS(inode)) {
+			return ns.Inode, nil
+		}
+	}
+	return 0, fmt.Errorf("%w: --netns %q: no such network namespace, see `ip netns` and `lsns -t net`", errUsage, s)
+}
+
+func netnsByName(name string) (event.NetNS, bool) {
+	ns, err := resolveNetNS(name)
+	return ns, err == nil
+}
+
+// open starts a pipeline, saying so when it has to wait for nf_conntrack.
+func (g *globals) open(ctx context.Context, cfg pipeline.Config) (*pipeline.Pipeline, error) {
+	cfg.Backend = g.backend
+	log := g.logger()
+	if cfg.Waiting == nil {
+		cfg.Waiting = func() { log.Info("waiting for nf_conntrack to be loaded (modprobe nf_conntrack)") }
+	}
+	p, err := pipeline.Open(ctx, cfg)
+	if err != nil {
+		return nil, err
+	}
+	r := p.Report()
+	log.Debug("attached", "backend", r.Backend)
+	for _, h := range r.Hooks {
+		if h.Backend == "" && !errors.Is(h.Err, os.ErrNotExist) {
+			log.Warn("hook not attached", "hook", h.Symbol, "lost", h.Lost, "answer", oneLine(h.Err))
+		}
+	}
+	return p, nil
+}
+
+// limited bounds a context in time; 0 is no bound.
+func limited(ctx context.Context, d time.Duration) (context.Context, context.CancelFunc) {
+	if d <= 0 {
+		return context.WithCancel(ctx)
+	}
+	return context.WithTimeout(ctx, d)
+}
+
+// version is what the Go toolchain recorded at build time.
+func version() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return "unknown"
+	}
+	v := info.Main.Version
+	if v == "" || v == "(devel)" {
+		v = "devel"
+	}
+	for _, s := range info.Settings {
+		if s.Key == "vcs.revision" && len(s.Value) >= 12 && v == "devel" {
+			v += "-" + s.Value[:12]
+		}
+	}
+	return v
+}

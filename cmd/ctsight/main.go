@@ -1,0 +1,101 @@
+// Command ctsight traces the Linux connection tracking table: every new
+// connection, every destroy with its cause, every lost packet with its reason,
+// and a ledger that is checked against the kernel's own counters.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"github.com/ctsight/ctsight/internal/ctnl"
+	"github.com/ctsight/ctsight/internal/filter"
+	"github.com/ctsight/ctsight/internal/probe"
+)
+
+// Exit codes of the contract.
+const (
+	exitDone   = 0
+	exitFailed = 1
+	exitUsage  = 2
+	exitCannot = 3 // not possible on this kernel or without this privilege
+)
+
+// errUsage marks mistakes of the command line.
+var errUsage = errors.New("usage")
+
+func main() {
+	os.Exit(run(os.Args[1:], os.Stdout, os.Stderr))
+}
+
+// run is main without the process around it.
+func run(args []string, stdout, stderr io.Writer) int {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+	defer stop()
+	cmd := newRoot(stdout, stderr)
+	cmd.SetArgs(args)
+	err := cmd.ExecuteContext(ctx)
+	if err != nil && !errors.Is(err, syscall.EPIPE) {
+		fmt.Fprintf(stderr, "ctsight: %s\n", oneLine(err))
+	}
+	return exitCode(err)
+}
+
+func newRoot(stdout, stderr io.Writer) *cobra.Command {
+	g := &globals{stdout: stdout, stderr: stderr}
+	root := &cobra.Command{
+		Use:           "ctsight",
+		Short:         "trace the Linux connection tracking table",
+		Version:       version(),
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return fmt.Errorf("%w: unknown command %q, see ctsight help", errUsage, args[0])
+			}
+			return nil
+		},
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	root.SetOut(stdout)
+	root.SetErr(stderr)
+	root.SetVersionTemplate("ctsight {{.Version}}\n")
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return fmt.Errorf("%w: %w", errUsage, err) })
+	g.flags(root.PersistentFlags())
+	root.AddCommand(newTrace(g), newDrops(g), newDoctor(g), newDemo(g), newReasons(g))
+	return root
+}
+
+// exitCode maps an error to the contract's codes.
+func exitCode(err error) int {
+	var syntax *filter.SyntaxError
+	switch {
+	case err == nil, errors.Is(err, syscall.EPIPE):
+		return exitDone
+	case errors.Is(err, errUsage), errors.As(err, &syntax):
+		return exitUsage
+	case errors.Is(err, probe.ErrNotPossible), errors.Is(err, probe.ErrNotLoaded), errors.Is(err, ctnl.ErrPermission),
+		errors.Is(err, ctnl.ErrNotLoaded), errors.Is(err, os.ErrPermission):
+		return exitCannot
+	}
+	return exitFailed
+}
+
+// oneLine keeps an error on one line: joined errors and verifier logs have more.
+func oneLine(err error) string {
+	s := strings.TrimPrefix(err.Error(), "usage: ")
+	var parts []string
+	for _, l := range strings.Split(s, "\n") {
+		if l = strings.TrimSpace(l); l != "" {
+			parts = append(parts, l)
+		}
+	}
+	return strings.Join(parts, "; ")
+}

@@ -1,0 +1,133 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/ctsight/ctsight/internal/event"
+	"github.com/ctsight/ctsight/internal/pipeline"
+	"github.com/ctsight/ctsight/internal/probe"
+	"github.com/ctsight/ctsight/internal/view"
+)
+
+// flushEvery is how long a line may wait in the output buffer.
+const flushEvery = 50 * time.Millisecond
+
+// errEnough ends a trace that has printed --count events.
+var errEnough = errors.New("enough")
+
+type traceFlags struct {
+	limit   time.Duration
+	count   uint64
+	invalid bool
+	ring    int
+}
+
+func newTrace(g *globals) *cobra.Command {
+	var t traceFlags
+	cmd := &cobra.Command{
+		Use:   "trace [FILTER]",
+		Short: "one line per event as it happens: new, destroy with cause, drop with reason",
+		Example: `  ctsight trace drop
+  ctsight trace 'src 10.0.0.0/8 and dport 53' -o json | jq .
+  ctsight trace cause early_drop --for 10s`,
+		RunE: func(cmd *cobra.Command, args []string) error { return t.run(cmd.Context(), g, args) },
+	}
+	f := cmd.Flags()
+	f.DurationVar(&t.limit, "for", 0, "end after this time (default: until Ctrl-C)")
+	f.Uint64Var(&t.count, "count", 0, "end after this many events")
+	f.BoolVar(&t.invalid, "invalid", false, "also packets that conntrack calls invalid (hooks every packet)")
+	f.IntVar(&t.ring, "ring", 0, "bytes of each CPU's ring (default 2097152, at most 4194304)")
+	return cmd
+}
+
+func (t *traceFlags) run(ctx context.Context, g *globals, args []string) error {
+	if err := g.check(); err != nil {
+		return err
+	}
+	flt, err := g.filter(args)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := limited(ctx, t.limit)
+	defer cancel()
+	clock, err := pipeline.NewClock()
+	if err != nil {
+		return err
+	}
+	p, err := g.open(ctx, pipeline.Config{Filter: flt, Invalid: t.invalid, RingBytes: t.ring})
+	if err != nil {
+		return err
+	}
+	out := newLineOutput(g, clock)
+	err = p.Run(ctx, func(e *event.Event) error {
+		if err := out.write(e); err != nil {
+			return err
+		}
+		if t.count > 0 && out.lines >= t.count {
+			return errEnough
+		}
+		return nil
+	})
+	if errors.Is(err, errEnough) {
+		err = nil
+	}
+	loss := p.Loss()
+	if err = errors.Join(err, out.flush(), p.Close()); err != nil {
+		return err
+	}
+	if loss.Lost > 0 || loss.ByStage["recursion"] > 0 || loss.ByStage["netlink"] > 0 {
+		fmt.Fprintf(g.stderr, "ctsight: %d events seen, %d lost (%s); the counters of ctsight drops stay exact\n", loss.Seen, loss.Lost, stages(loss))
+	}
+	return nil
+}
+
+func stages(l probe.Loss) string {
+	s := ""
+	for _, k := range []string{"ring", "recursion", "stash", "netlink"} {
+		if l.ByStage[k] > 0 {
+			s += fmt.Sprintf(" %s %d", k, l.ByStage[k])
+		}
+	}
+	return s[min(1, len(s)):]
+}
+
+// lineOutput writes events as lines: at once when they are few, in blocks when
+// they are many.
+type lineOutput struct {
+	buf   *bufio.Writer
+	w     *view.EventWriter
+	lines uint64
+	last  time.Time
+}
+
+func newLineOutput(g *globals, clock event.Clock) *lineOutput {
+	buf := bufio.NewWriterSize(g.stdout, 64<<10)
+	own := event.NetNS(0)
+	names := newNames()
+	if ns, err := resolveOwn(); err == nil {
+		own = ns
+	}
+	return &lineOutput{buf: buf, w: view.NewEventWriter(buf, view.EventOptions{
+		JSON: g.json(), Color: g.color(), Clock: clock, Own: own, Names: names.view(),
+	})}
+}
+
+func (o *lineOutput) write(e *event.Event) error {
+	if err := o.w.Write(e); err != nil {
+		return err
+	}
+	o.lines++
+	if t := time.Now(); t.Sub(o.last) >= flushEvery {
+		o.last = t
+		return o.buf.Flush()
+	}
+	return nil
+}
+
+func (o *lineOutput) flush() error { return o.buf.Flush() }

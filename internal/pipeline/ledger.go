@@ -1,0 +1,294 @@
+package pipeline
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"slices"
+	"time"
+
+	"github.com/ctsight/ctsight/internal/agg"
+	"github.com/ctsight/ctsight/internal/ctnl"
+	"github.com/ctsight/ctsight/internal/event"
+	"github.com/ctsight/ctsight/internal/probe"
+)
+
+// A reading is the kernel's counters of one namespace and ours, taken so close
+// together that nothing was counted in between, if the traffic let us.
+type reading struct {
+	ns     ctnl.NS
+	ours   probe.Counters
+	stats  ctnl.Totals
+	fill   ctnl.Fill
+	err    error
+	torn   bool // ours moved while the kernel's were read
+	exists bool
+}
+
+// readings takes one of every namespace.
+func (p *Pipeline) readings() (map[event.NetNS]reading, error) {
+	all, err := ctnl.ListNetNS()
+	if err != nil {
+		return nil, err
+	}
+	out := map[event.NetNS]reading{}
+	for _, ns := range all {
+		out[ns.Inode] = p.reading(ns)
+	}
+	return out, nil
+}
+
+// reading retries until our counters stand still around the kernel's.
+func (p *Pipeline) reading(ns ctnl.NS) reading {
+	r := reading{ns: ns, exists: true}
+	conn, err := ctnl.Dial(ns)
+	if err != nil {
+		r.err = err
+		return r
+	}
+	defer conn.Close()
+	for range 50 {
+		before := p.countersOf(ns.Inode)
+		stats, err := conn.Stats()
+		if err == nil {
+			r.fill, err = conn.Fill()
+		}
+		if err != nil {
+			r.err = err
+			return r
+		}
+		r.stats, r.ours = ctnl.Sum(stats), p.countersOf(ns.Inode)
+		if r.torn = r.ours != before; !r.torn {
+			break
+		}
+	}
+	return r
+}
+
+func (p *Pipeline) countersOf(ns event.NetNS) probe.Counters {
+	for _, c := range p.Counters() {
+		if c.NetNS == ns {
+			return c
+		}
+	}
+	return probe.Counters{NetNS: ns}
+}
+
+// Ledger traces until ctx ends and returns the account of that time. each, if
+// not nil, sees every event that the filter lets through.
+func (p *Pipeline) Ledger(ctx context.Context, clock event.Clock, each func(*event.Event) error) (*agg.Doc, error) {
+	before, err := p.readings()
+	if err != nil {
+		return nil, err
+	}
+	in := interval{Ledger: agg.NewLedger(agg.LedgerConfig{}), from: now(), to: math.MaxInt64}
+	err = p.Run(ctx, func(e *event.Event) error {
+		in.add(e)
+		if each != nil {
+			return each(e)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	in.to = now()
+	after, err := p.readings()
+	if err != nil {
+		return nil, err
+	}
+	doc := &agg.Doc{From: clock.At(in.from), To: clock.At(in.to), Backend: p.Report().Backend}
+	if err := errors.Join(p.Detach(), p.rest(&in)); err != nil {
+		return nil, err
+	}
+	doc.Snapshot = in.Snapshot()
+	p.account(doc, before, after)
+	doc.Loss = p.loss()
+	return doc, nil
+}
+
+// An interval adds up the events between two readings of the counters.
+type interval struct {
+	*agg.Ledger
+	from, to event.Ktime
+}
+
+func (in *interval) add(e *event.Event) {
+	if e.Time >= in.from && e.Time <= in.to {
+		in.Add(e)
+	}
+}
+
+// rest takes what is still in the rings after the programs are off.
+func (p *Pipeline) rest(in *interval) error {
+	done, cancel := context.WithCancel(context.Background())
+	cancel()
+	return p.Run(done, func(e *event.Event) error {
+		in.add(e)
+		return nil
+	})
+}
+
+// now is the monotonic clock; NewClock has found that it works.
+func now() event.Ktime {
+	k, _ := probe.Now()
+	return k
+}
+
+// account fills in the kernel's side and the balance, for every namespace in
+// which something was counted by either side.
+func (p *Pipeline) account(doc *agg.Doc, before, after map[event.NetNS]reading) {
+	traced := p.traced()
+	for _, c := range p.Counters() {
+		if _, ok := after[c.NetNS]; !ok { // gone meanwhile, with its counters
+			after[c.NetNS] = reading{ns: ctnl.NS{Inode: c.NetNS}, ours: c, err: ctnl.ErrNetNSGone}
+		}
+	}
+	order := make([]event.NetNS, 0, len(after))
+	for ns := range after {
+		order = append(order, ns)
+	}
+	slices.Sort(order)
+	for _, ns := range order {
+		b, a := before[ns], after[ns]
+		x := exact(a.ours, b.ours)
+		x.Traced = traced
+		k := kernelDelta(b, a)
+		if quiet(x, k) {
+			continue
+		}
+		rows := agg.Balance(x, k)
+		for i := range rows {
+			if a.torn || b.torn {
+				rows[i].Note = join(rows[i].Note, "counters moved while they were read")
+			}
+			if a.err != nil {
+				rows[i].Note = join(rows[i].Note, a.err.Error())
+			}
+		}
+		doc.Kernel = append(doc.Kernel, k)
+		doc.Balance = append(doc.Balance, rows...)
+	}
+}
+
+func join(a, b string) string {
+	if a == "" {
+		return b
+	}
+	return a + "; " + b
+}
+
+// traced is the set of counters that the attached hooks see in full.
+func (p *Pipeline) traced() agg.CounterSet {
+	set := agg.CounterSet(0)
+	has := map[string]bool{}
+	for _, h := range p.Report().Hooks {
+		has[h.Symbol] = h.Backend != ""
+	}
+	add := func(c agg.Counter, symbols ...string) {
+		for _, s := range symbols {
+			if !has[s] {
+				return
+			}
+		}
+		set |= agg.Counters(c)
+	}
+	add(agg.CounterDrop, "__nf_conntrack_alloc", "__nf_conntrack_confirm", "nf_ct_resolve_clash")
+	add(agg.CounterInsertFailed, "__nf_conntrack_confirm")
+	add(agg.CounterClashResolve, "__nf_conntrack_confirm", "nf_ct_resolve_clash")
+	add(agg.CounterChainTooLong, "__nf_conntrack_confirm", "nf_conntrack_hash_check_insert", "nf_ct_resolve_clash")
+	add(agg.CounterEarlyDrop, "early_drop", "nf_ct_helper_destroy")
+	add(agg.CounterInsert, "nf_conntrack_hash_check_insert")
+	add(agg.CounterInvalid, "nf_conntrack_in")
+	add(agg.CounterError, "nf_conntrack_in")
+	add(agg.CounterEntries, "__nf_conntrack_confirm", "nf_conntrack_hash_check_insert", "nf_ct_helper_destroy")
+	return set
+}
+
+// exact is what our counters gained.
+func exact(a, b probe.Counters) agg.Exact {
+	x := agg.Exact{NetNS: a.NetNS, New: a.New - b.New, UserInserts: a.NewByUser - b.NewByUser, UserNoSpace: a.ChainByUser - b.ChainByUser,
+		ExtStalePost: a.ExtPost - b.ExtPost}
+	for i := range x.Reasons {
+		x.Reasons[i] = a.Reasons[i] - b.Reasons[i]
+	}
+	for i := range x.Causes {
+		x.Causes[i] = a.Causes[i] - b.Causes[i]
+	}
+	x.ExtStalePre = x.Reasons[event.ExtStale]
+	return x
+}
+
+// kernelDelta is what the kernel's counters gained. A namespace that was not
+// there before started from zero.
+func kernelDelta(b, a reading) agg.KernelDelta {
+	k := agg.KernelDelta{NetNS: a.ns.Inode, Name: a.ns.Name}
+	if a.err != nil || b.err != nil {
+		return k
+	}
+	get := func(c ctnl.Counter) *uint64 {
+		now, ok := a.stats.Get(c)
+		if !ok {
+			return nil
+		}
+		old, _ := b.stats.Get(c)
+		d := uint64(uint32(now - old))
+		return &d
+	}
+	k.Drop, k.EarlyDrop, k.InsertFailed = get(ctnl.StatDrop), get(ctnl.StatEarlyDrop), get(ctnl.StatInsertFailed)
+	k.ClashResolve, k.ChainTooLong = get(ctnl.StatClashResolve), get(ctnl.StatChainTooLong)
+	k.Insert, k.Invalid, k.Error, k.Found = get(ctnl.StatInsert), get(ctnl.StatInvalid), get(ctnl.StatError), get(ctnl.StatFound)
+	was, is, limit := uint64(b.fill.Count), uint64(a.fill.Count), uint64(a.fill.Max)
+	k.CountBefore, k.CountAfter, k.Max = &was, &is, &limit
+	return k
+}
+
+// quiet says that nothing happened in a namespace: it gets no rows.
+func quiet(x agg.Exact, k agg.KernelDelta) bool {
+	moved := x.New + x.UserInserts + x.UserNoSpace + x.ExtStalePost
+	for _, n := range x.Reasons {
+		moved += n
+	}
+	for _, n := range x.Causes {
+		moved += n
+	}
+	for _, n := range []*uint64{k.Drop, k.EarlyDrop, k.InsertFailed, k.ClashResolve, k.ChainTooLong, k.Insert, k.Invalid, k.Error} {
+		if n != nil {
+			moved += *n
+		}
+	}
+	return moved == 0
+}
+
+func (p *Pipeline) loss() agg.Loss {
+	l := p.Loss()
+	out := agg.Loss{Seen: l.Seen, Delivered: l.Delivered, Aggregated: l.Aggregated, Lost: l.Lost}
+	for _, stage := range []string{"ring", "recursion", "stash", "netlink"} {
+		if n, ok := l.ByStage[stage]; ok {
+			out.ByStage = append(out.ByStage, agg.StageLoss{Stage: stage, Lost: n})
+		}
+	}
+	return out
+}
+
+// NewClock reads both clocks several times and keeps the closest pair.
+func NewClock() (event.Clock, error) {
+	var best event.Clock
+	width := time.Duration(1<<63 - 1)
+	for range 10 {
+		a, err := probe.Now()
+		if err != nil {
+			return best, fmt.Errorf("read the monotonic clock: %w", err)
+		}
+		wall := time.Now().Round(0)
+		b, err := probe.Now()
+		if err != nil {
+			return best, err
+		}
+		if d := b.Sub(a); d < width {
+			width, best = d, event.Clock{Mono: a + event.Ktime(d/2), Wall: wall}
+		}
+	}
+	return best, nil
+}

@@ -1,0 +1,165 @@
+// Package pipeline joins a source of events to what is made of them: it chooses
+// the backend, waits for nf_conntrack, gives destroys their lifetime, applies
+// the filter, and draws up the ledger against the kernel's own counters. It owns
+// the goroutines and the loss counts; it prints nothing.
+package pipeline
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/ctsight/ctsight/internal/agg"
+	"github.com/ctsight/ctsight/internal/event"
+	"github.com/ctsight/ctsight/internal/filter"
+	"github.com/ctsight/ctsight/internal/probe"
+)
+
+// Source is where events come from. *probe.Probe is one; so are the backends
+// of this package that need no function hooks.
+type Source interface {
+	// Run delivers events in the order of their time until ctx ends, then
+	// what is left. The event must not be kept.
+	Run(ctx context.Context, fn func(*event.Event) error) error
+	Report() probe.Report
+	Loss() probe.Loss
+	Counters() []probe.Counters
+	// Detach ends the counting; everything stays readable until Close.
+	Detach() error
+	Close() error
+}
+
+// Config says what to trace.
+type Config struct {
+	Backend   string // probe.Auto, Fentry, Kprobe, Netfilter, Netlink
+	Filter    *filter.Filter
+	RingBytes int
+	Invalid   bool
+	Audit     bool
+	// Waiting is called once when nf_conntrack is not loaded and Open waits
+	// for it. nil: do not wait.
+	Waiting func()
+}
+
+// LiveLimit bounds the table of live entries, which gives destroys their
+// lifetime, and LiveBytes is what it may take.
+const (
+	LiveLimit = 4 << 20
+	LiveBytes = LiveLimit * 32
+)
+
+// Pipeline is an open source and the state that its events pass.
+type Pipeline struct {
+	Source
+	cfg  Config
+	live *agg.Live
+}
+
+// Open chooses a backend by trying and attaches it.
+func Open(ctx context.Context, cfg Config) (*Pipeline, error) {
+	src, err := open(ctx, cfg)
+	if err != nil {
+		return nil, err
+	}
+	return &Pipeline{Source: src, cfg: cfg, live: agg.NewLive(LiveLimit, 1024)}, nil
+}
+
+// open tries the backends in turn, best first, and waits where that helps.
+func open(ctx context.Context, cfg Config) (Source, error) {
+	waited := false
+	for {
+		src, err := try(cfg)
+		if !errors.Is(err, probe.ErrNotLoaded) || cfg.Waiting == nil {
+			return src, err
+		}
+		if !waited {
+			waited = true
+			cfg.Waiting()
+		}
+		if err := waitModule(ctx); err != nil {
+			return nil, fmt.Errorf("%w (%w)", probe.ErrNotLoaded, err)
+		}
+	}
+}
+
+// try opens the backend asked for, or the first that works.
+func try(cfg Config) (Source, error) {
+	o := probe.Options{Backend: cfg.Backend, RingBytes: cfg.RingBytes, Filter: kernelFilter(cfg.Filter), Invalid: cfg.Invalid, Audit: cfg.Audit}
+	switch cfg.Backend {
+	case probe.Fentry, probe.Kprobe:
+		return wrap(probe.Open(o))
+	case "", probe.Auto:
+	default:
+		return nil, fmt.Errorf("unknown backend %q: auto, fentry, kprobe, netfilter or netlink", cfg.Backend)
+	}
+	return wrap(probe.Open(o))
+}
+
+// wrap keeps a nil pointer from becoming a Source that is not nil.
+func wrap[T Source](s T, err error) (Source, error) {
+	if err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// waitModule returns when nf_conntrack has appeared or ctx has ended.
+func waitModule(ctx context.Context) error {
+	t := time.NewTicker(200 * time.Millisecond)
+	defer t.Stop()
+	for {
+		if _, err := os.Stat("/proc/sys/net/netfilter/nf_conntrack_max"); err == nil {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-t.C:
+		}
+	}
+}
+
+// Run delivers the events that match the filter, destroys with their lifetime.
+func (p *Pipeline) Run(ctx context.Context, fn func(*event.Event) error) error {
+	return p.Source.Run(ctx, func(e *event.Event) error {
+		p.age(e)
+		if !p.cfg.Filter.Match(e) {
+			return nil
+		}
+		return fn(e)
+	})
+}
+
+// age keeps the table of live entries. The slab reuses addresses, so an entry
+// is known by its address from its insert to its destroy and no longer.
+func (p *Pipeline) age(e *event.Event) {
+	switch {
+	case e.Ptr == 0:
+	case e.Kind == event.New, e.ReplyOnly:
+		p.live.Insert(e.Ptr, e.Time)
+	case e.Kind == event.Destroy:
+		if t, ok := p.live.Remove(e.Ptr); ok && e.Time >= t {
+			e.Lifetime, e.HasLifetime = e.Time.Sub(t), true
+		}
+	}
+}
+
+// kernelFilter is the part of a filter that programs check. New entries are
+// let through wherever destroys are, for the sake of lifetimes.
+func kernelFilter(f *filter.Filter) probe.Filter {
+	k := f.Kernel()
+	if k.Any() {
+		return probe.Filter{}
+	}
+	if k.Kinds>>event.Destroy&1 != 0 {
+		k.Kinds |= 1<<event.New | 1<<event.Note
+		k.ReasonMask |= 1 << event.ClashNATReplyOnly
+	}
+	if k.Kinds == 0 {
+		k.Kinds = 1 << 30 // nothing passes, and 0 would mean everything
+	}
+	return probe.Filter{On: true, Kinds: k.Kinds, Reasons: k.ReasonMask, Causes: k.CauseMask, NetNS: k.NetNS, Zone: int(k.Zone),
+		Proto: k.Proto, Src: k.Src, Dst: k.Dst, SportMin: k.SportMin, SportMax: k.SportMax, DportMin: k.DportMin, DportMax: k.DportMax}
+}
