@@ -42,6 +42,9 @@ type Options struct {
 	// Window is how long events wait so that those of other CPUs can be put
 	// before them; 0 is 1 ms.
 	Window time.Duration
+	// Only, for tests and benchmarks, says which kernel functions to hook;
+	// nil is all. What the rest would tell is then missing.
+	Only func(symbol string) bool
 }
 
 // HookStatus is one line of Report.
@@ -174,6 +177,9 @@ func (p *Probe) mapMemory() error {
 
 // wanted says whether the options ask for a hook.
 func (p *Probe) wanted(h *hook) bool {
+	if p.opts.Only != nil && !p.opts.Only(h.symbol) {
+		return false
+	}
 	switch h.group {
 	case invalid:
 		return p.opts.Invalid
@@ -230,7 +236,7 @@ func (p *Probe) coreAttached() error {
 	defer p.mu.Unlock()
 	for i := range hooks {
 		h := &hooks[i]
-		if h.group != core || p.hooks[h] != nil {
+		if h.group != core || p.hooks[h] != nil || !p.wanted(h) {
 			continue
 		}
 		if !conntrackPresent(p.modules) {

@@ -1,0 +1,56 @@
+// Package measure is what benchguest and its host tell each other.
+package measure
+
+// Sizes of a round. The tuples are the same in every round.
+const (
+	Batches = 16
+	Packets = 256   // per batch
+	Buckets = 16384 // of the conntrack table
+)
+
+// Result is one run in one guest.
+type Result struct {
+	Kernel      string
+	Clocksource string
+	Reading     uint64 // instructions of two readings of the counter
+	Rounds      []Round
+	Expiry      []Expiry
+	Readers     []Reader
+	Programs    []Program
+}
+
+// Round is one tap, or none, under one kind of traffic. Numbers are
+// instructions per packet or entry.
+type Round struct {
+	Traffic string
+	Tap     string
+	Repeat  int
+	Insert  []float64 // mean of each batch
+	Destroy []float64
+	// InsertMedian is the median over all packets, which leaves out those
+	// that a timer interrupted.
+	InsertMedian float64
+}
+
+// Expiry is the kernel threads' work for entries that timed out, per entry.
+type Expiry struct {
+	Tap   string
+	Insns float64
+}
+
+// Reader is what a tap costs its reader, per event, beside the traffic.
+type Reader struct {
+	Traffic string
+	Tap     string
+	Events  int
+	Lost    int
+	Insns   float64
+}
+
+// Program is one of our programs as the kernel compiled it.
+type Program struct {
+	Name       string
+	Tag        string
+	Jited      int // bytes
+	Translated int
+}
