@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -54,7 +55,7 @@ func (g *globals) diagnose(cmd *cobra.Command) (*view.Doctor, error) {
 	}
 	d.NetNS, d.Warnings = namespaces()
 	d.Sysctls = sysctls()
-	p, err := pipeline.Open(cmd.Context(), pipeline.Config{Backend: g.backend})
+	p, err := pipeline.Open(cmd.Context(), pipeline.Config{Backend: g.backend, Audit: true})
 	if err != nil {
 		d.Warnings = append([]string{oneLine(err)}, d.Warnings...)
 		if errors.Is(err, probe.ErrNotLoaded) || errors.Is(err, probe.ErrNotPossible) || errors.Is(err, ctnl.ErrPermission) {
@@ -74,9 +75,34 @@ func (g *globals) diagnose(cmd *cobra.Command) (*view.Doctor, error) {
 		d.Warnings = append(d.Warnings, r.SymbolsErr.Error()+"; some causes are reported as unknown")
 	}
 	for _, h := range r.Hooks {
-		d.Hooks = append(d.Hooks, hookStatus(h))
+		if !h.Audit {
+			d.Hooks = append(d.Hooks, hookStatus(h))
+		}
 	}
+	selfCheck(cmd.Context(), p, d)
 	return d, nil
+}
+
+// selfCheck sends real flows through namespaces of our own and marks hooks
+// that did not see all of them.
+func selfCheck(ctx context.Context, p *pipeline.Pipeline, d *view.Doctor) {
+	rows, err := p.SelfCheck(ctx)
+	if err != nil {
+		d.Warnings = append(d.Warnings, oneLine(err))
+		return
+	}
+	for _, r := range rows {
+		d.Checks = append(d.Checks, view.Check{What: r.What, Want: r.Want, Got: r.Got})
+		if r.OK() {
+			continue
+		}
+		for i := range d.Hooks {
+			if d.Hooks[i].Symbol == r.Hook && d.Hooks[i].State == view.HookOK {
+				d.Hooks[i].State = view.HookFailed
+				d.Hooks[i].Answer = fmt.Sprintf("saw %d of %d %s: this build calls an inlined copy", r.Got, r.Want, r.What)
+			}
+		}
+	}
 }
 
 func hookStatus(h probe.HookStatus) view.HookStatus {

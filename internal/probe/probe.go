@@ -55,6 +55,7 @@ type HookStatus struct {
 	Err      error // what the kernel answered to the means that did not work
 	Lost     string
 	Core     bool
+	Audit    bool // attached for checking the ledger only
 }
 
 // Report says what this kernel lets the probe see.
@@ -258,7 +259,7 @@ func (p *Probe) Report() Report {
 		if !p.wanted(h) {
 			continue
 		}
-		s := HookStatus{Symbol: h.symbol, Lost: h.lost, Core: h.group == core, Err: p.errs[h]}
+		s := HookStatus{Symbol: h.symbol, Lost: h.lost, Core: h.group == core, Audit: h.group == audit, Err: p.errs[h]}
 		if a := p.hooks[h]; a != nil {
 			s.Backend, s.Programs = a.backend, a.names
 			if h.group == core && a.backend == Kprobe {

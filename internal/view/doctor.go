@@ -25,6 +25,8 @@ type Doctor struct {
 	Memory     Memory
 	Bounds     []Setting
 	Sysctls    []Setting
+	// Checks are what the self-check expected and what the hooks counted.
+	Checks []Check
 	// Warnings are sentences, most important first.
 	Warnings []string
 }
@@ -69,7 +71,6 @@ type HookStatus struct {
 	Backend  string // how it is attached, "" if it is not
 	State    HookState
 	Answer   string // of the kernel, when it refused
-	Needed   string // what it is for
 	Lost     string // what is lost without it
 	Missed   uint64 // runs the kernel skipped, where it says
 }
@@ -84,6 +85,12 @@ type NetNSTable struct {
 // Memory in bytes that will be used.
 type Memory struct{ Rings, Maps, User uint64 }
 
+// Check is one line of the self-check.
+type Check struct {
+	What      string
+	Want, Got uint64
+}
+
 // Setting is a name and a value, of a sysctl or a bound of ours.
 type Setting struct{ Name, Value, Note string }
 
@@ -95,6 +102,7 @@ func WriteDoctorText(w io.Writer, d *Doctor, color bool) error {
 	b = r.hooks(b)
 	b = r.namespaces(b)
 	b = r.settings(b)
+	b = r.checks(b)
 	for _, s := range d.Warnings {
 		b = append(appendColour(append(b, '\n'), color, yellow, "warning: "), safeText(s)...)
 	}
@@ -155,14 +163,11 @@ func (r *doctorText) hooks(b []byte) []byte {
 		return b
 	}
 	t := &table{indent: "  ", color: r.color, columns: []tableColumn{{title: "hook"}, {title: "status", sgr: stateColour},
-		{title: "backend"}, {title: "needed for"}, {title: "lost without it"}}}
+		{title: "backend"}, {title: "lost without it"}}}
 	for _, h := range r.d.Hooks {
-		lost := ""
-		if h.State != HookOK {
-			lost = safeText(h.Lost)
-			if h.Answer != "" {
-				lost += " (the kernel says: " + safeText(h.Answer) + ")"
-			}
+		lost := safeText(h.Lost)
+		if h.State != HookOK && h.Answer != "" {
+			lost += " (" + safeText(h.Answer) + ")"
 		}
 		if h.Missed > 0 {
 			lost = strings.TrimSpace(fmt.Sprintf("%s skipped %d times", lost, h.Missed))
@@ -171,7 +176,7 @@ func (r *doctorText) hooks(b []byte) []byte {
 		if h.Backend != "" {
 			backend = safeText(h.Backend)
 		}
-		t.add(safeText(h.Symbol), h.State.String(), backend, safeText(h.Needed), lost)
+		t.add(safeText(h.Symbol), h.State.String(), backend, lost)
 	}
 	return t.append(heading(b, r.color, "hooks"))
 }
@@ -200,6 +205,21 @@ func (r *doctorText) namespaces(b []byte) []byte {
 		t.add(netnsText(n.NetNS, n.Name), num(n.Count), maxText, share(n.Count, n.Max))
 	}
 	return t.append(heading(b, r.color, "network namespaces"))
+}
+
+func (r *doctorText) checks(b []byte) []byte {
+	if len(r.d.Checks) == 0 {
+		return b
+	}
+	t := &table{indent: "  ", color: r.color, columns: []tableColumn{{title: "counted"}, {title: "expected", right: true}, {title: "seen", right: true}, {title: "result"}}}
+	for _, c := range r.d.Checks {
+		result := "ok"
+		if c.Want != c.Got {
+			result = "differs"
+		}
+		t.add(safeText(c.What), num(c.Want), num(c.Got), result)
+	}
+	return t.append(heading(b, r.color, "self-check: flows through namespaces of our own"))
 }
 
 func (r *doctorText) settings(b []byte) []byte {

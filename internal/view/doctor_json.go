@@ -16,6 +16,7 @@ type (
 		Memory     doctorMemory      `json:"memory"`
 		Bounds     []doctorSetting   `json:"bounds"`
 		Sysctls    []doctorSetting   `json:"sysctls"`
+		Checks     []doctorCheck     `json:"self_check"`
 		Warnings   []outside         `json:"warnings"`
 	}
 	doctorBTF struct {
@@ -34,7 +35,6 @@ type (
 		Backend  outside   `json:"backend,omitempty"`
 		Status   string    `json:"status"`
 		Answer   outside   `json:"answer,omitempty"`
-		Needed   outside   `json:"needed_for"`
 		Lost     outside   `json:"lost_without"`
 		Missed   uint64    `json:"missed,omitempty"`
 	}
@@ -48,6 +48,11 @@ type (
 		Rings uint64 `json:"rings_bytes"`
 		Maps  uint64 `json:"maps_bytes"`
 		User  uint64 `json:"user_bytes"`
+	}
+	doctorCheck struct {
+		What outside `json:"what"`
+		Want uint64  `json:"expected"`
+		Got  uint64  `json:"seen"`
 	}
 	doctorSetting struct {
 		Name  outside `json:"name"`
@@ -67,12 +72,13 @@ func WriteDoctorJSON(w io.Writer, d *Doctor) error {
 		}),
 		Hooks: convert(d.Hooks, func(h HookStatus) doctorHook {
 			return doctorHook{outside(h.Symbol), allOutside(h.Programs), outside(h.Backend), h.State.String(), outside(h.Answer),
-				outside(h.Needed), outside(h.Lost), h.Missed}
+				outside(h.Lost), h.Missed}
 		}),
 		NetNS: convert(d.NetNS, func(n NetNSTable) doctorNetNS {
 			return doctorNetNS{uint32(n.NetNS), outside(n.Name), n.Count, n.Max}
 		}),
 		Bounds: convert(d.Bounds, settingJSON), Sysctls: convert(d.Sysctls, settingJSON),
+		Checks: convert(d.Checks, func(c Check) doctorCheck { return doctorCheck{outside(c.What), c.Want, c.Got} }),
 	}
 	return writeJSON(w, doc)
 }

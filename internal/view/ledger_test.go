@@ -161,12 +161,13 @@ func testDoctor() *Doctor {
 		BTF:        BTF{VMLinux: true, Modules: []string{"nf_conntrack", "nf_nat"}, Missing: []string{"nf_tables"}},
 		Privileges: []Privilege{{"CAP_BPF", true, "loading programs"}, {"CAP_PERFMON", false, "attaching to functions"}},
 		Remedy:     "run as root, or: setcap cap_bpf,cap_perfmon,cap_net_admin+ep ctsight",
+		Checks: []Check{{"new entries", 5, 5}, {"destroys", 5, 4}},
 		Hooks: []HookStatus{
-			{Symbol: "__nf_conntrack_confirm", Programs: []string{"confirm_exit"}, Backend: "fentry", Needed: "new entries", Lost: "everything"},
-			{Symbol: "nf_ct_resolve_clash", Programs: []string{"clash_entry", "clash_exit"}, State: HookFailed, Answer: "operation not permitted\x1b[2J", Needed: "which clash it was", Lost: "clashes are confirm_unknown"},
-			{Symbol: "nf_ct_kill_acct", Programs: []string{"kill_entry"}, State: HookMissing, Needed: "resets", Lost: "cause tcp_rst_unreplied is unknown"},
-			{Symbol: "nf_conntrack_in", Programs: []string{"in_exit"}, State: HookOff, Needed: "invalid packets", Lost: "invalid packets (ask with --invalid)"},
-			{Symbol: "nf_conntrack_free", Programs: []string{"free_entry"}, Backend: "kprobe", Needed: "the audit", Missed: 3},
+			{Symbol: "__nf_conntrack_confirm", Programs: []string{"confirm_exit"}, Backend: "fentry", Lost: "everything"},
+			{Symbol: "nf_ct_resolve_clash", Programs: []string{"clash_entry", "clash_exit"}, State: HookFailed, Answer: "operation not permitted\x1b[2J", Lost: "clashes are confirm_unknown"},
+			{Symbol: "nf_ct_kill_acct", Programs: []string{"kill_entry"}, State: HookMissing, Lost: "cause tcp_rst_unreplied is unknown"},
+			{Symbol: "nf_conntrack_in", Programs: []string{"in_exit"}, State: HookOff, Lost: "invalid packets (ask with --invalid)"},
+			{Symbol: "nf_conntrack_free", Programs: []string{"free_entry"}, Backend: "kprobe", Missed: 3},
 		},
 		NetNS:    []NetNSTable{{ownNS, "", 123, 262144}, {hostileNS, hostile, 7, 0}},
 		Memory:   Memory{Rings: 2 << 20, Maps: 300 << 10, User: 3 << 30},
@@ -195,7 +196,7 @@ func TestDoctor(t *testing.T) {
 	golden(t, "doctor.json", out.Bytes())
 	harmless(t, out.Bytes())
 	doc := checkKeys(t, "doctor", decode(t, out.Bytes()), "backend", "kernel", "lockdown", "btf", "privileges", "remedy", "hooks", "netns", "memory", "bounds", "sysctls")
-	checkKeys(t, "hook", doc["hooks"].([]any)[1], "symbol", "programs", "status", "answer", "needed_for", "lost_without")
+	checkKeys(t, "hook", doc["hooks"].([]any)[1], "symbol", "programs", "status", "answer", "lost_without")
 	out.Reset()
 	if err := WriteDoctorJSON(&out, &Doctor{}); err != nil || strings.Contains(out.String(), "null") {
 		t.Errorf("the empty report: %v, %s", err, out.String())

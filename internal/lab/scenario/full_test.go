@@ -113,6 +113,7 @@ func TestTableFullBySource(t *testing.T) {
 			if f.Src.First.Is6() {
 				f.Dst = netlab.OneAddr(netlab.Sink6(0))
 			}
+			must(t, r.B.CountSources("arrived", netlab.Prerouting, netlab.Match{Proto: event.ProtoUDP}))
 			watch := trace.Start(t, r.R)
 			truth := send(t, r, f)
 			watch.Check()
@@ -121,9 +122,11 @@ func TestTableFullBySource(t *testing.T) {
 			got.AccountsFor(t, truth)
 			bySource := func(e *event.Event) netip.Addr { return e.Orig.Src }
 			made, lost := trace.CountBy(got.Of(trace.ByKind(event.New)), bySource), trace.CountBy(got.Of(trace.ByKind(event.Drop)), bySource)
+			arrived, err := r.B.SourceCounts("arrived")
+			must(t, err)
 			for i := range 4 {
-				if a := f.Src.At(i); made[a]+lost[a] != 250 {
-					t.Errorf("%s: %d new and %d dropped, want 250 in all", a, made[a], lost[a])
+				if a := f.Src.At(i); made[a]+lost[a] != 250 || made[a] != arrived[a] {
+					t.Errorf("%s: %d new, %d dropped, %d arrived at the server; want 250 in all", a, made[a], lost[a], arrived[a])
 				}
 			}
 		})

@@ -86,6 +86,9 @@ func prepare() error {
 	for name, value := range map[string]string{
 		"/proc/sys/kernel/sched_rt_runtime_us": "-1",
 		"/proc/sys/net/core/bpf_jit_kallsyms":  "1",
+		// conntrack(8) does not get what it asks for with --buffer-size
+		"/proc/sys/net/core/rmem_max":     "67108864",
+		"/proc/sys/net/core/rmem_default": "67108864",
 	} {
 		if err := os.WriteFile(name, []byte(value), 0); err != nil {
 			return err
@@ -116,5 +119,9 @@ func realTime(pid, priority int) error {
 // lets all other threads run. When nobody has work to do time jumps ahead.
 func nap(ms int) {
 	ts := unix.NsecToTimespec(int64(ms) * 1e6)
-	unix.RawSyscall(unix.SYS_NANOSLEEP, ptr(&ts), 0, 0)
+	for { // Go's signals cut it short
+		if _, _, errno := unix.RawSyscall(unix.SYS_NANOSLEEP, ptr(&ts), ptr(&ts), 0); errno != unix.EINTR {
+			return
+		}
+	}
 }

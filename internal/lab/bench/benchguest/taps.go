@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -8,6 +9,7 @@ import (
 	"os/exec"
 	"runtime"
 	"slices"
+	"strings"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
@@ -207,14 +209,14 @@ func (l *listener) close() error { return unix.Close(l.fd) }
 // process is a listener in a process of its own. It cannot run while we send,
 // and gets as much time as it wants between the batches.
 type process struct {
-	cmd    *exec.Cmd
-	start  uint64
-	rounds int
+	cmd   *exec.Cmd
+	start uint64
+	said  bytes.Buffer
 }
 
 func startProcess(r *road, name string, args ...string) (installed, error) {
 	p := &process{cmd: exec.Command(name, args...)}
-	p.cmd.Stderr = os.Stderr
+	p.cmd.Stderr = &p.said
 	if err := r.ns.Do(p.cmd.Start); err != nil {
 		return nil, fmt.Errorf("start %s: %w", name, err)
 	}
@@ -236,20 +238,25 @@ func (p *process) drain() error {
 		}
 		last = now
 	}
-	p.rounds++
 	return nil
 }
 
 func (p *process) read() (events, lost int, perEvent float64) {
-	n := 2 * measure.Batches * measure.Packets
-	return n, 0, float64(p.used()-p.start) / float64(n)
+	return roundEvents, 0, float64(p.used()-p.start) / roundEvents
 }
 
+// roundEvents is what one round gives to see.
+const roundEvents = 2 * measure.Batches * measure.Packets
+
+// close checks that nothing was lost: work not done would count as cheap.
 func (p *process) close() error {
 	_ = p.cmd.Process.Signal(unix.SIGTERM)
 	nap(500)
 	_ = p.cmd.Process.Kill()
 	_ = p.cmd.Wait()
+	if !strings.Contains(p.said.String(), fmt.Sprint(roundEvents, " flow events")) {
+		return fmt.Errorf("not all of %d events seen: %s", roundEvents, bytes.TrimSpace(p.said.Bytes()))
+	}
 	return nil
 }
 

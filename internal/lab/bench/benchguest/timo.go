@@ -1,8 +1,13 @@
 package main
 
 import (
+	"fmt"
+	"os"
+	"os/signal"
+
 	"github.com/ti-mo/conntrack"
 	"github.com/ti-mo/netfilter"
+	"golang.org/x/sys/unix"
 )
 
 // listenTimo is the peer most Go programs use, as its documentation shows it,
@@ -20,9 +25,15 @@ func listenTimo() error {
 	if err != nil {
 		return err
 	}
-	for n := 0; ; n++ {
+	stop := make(chan os.Signal, 1)
+	signal.Notify(stop, unix.SIGTERM)
+	for n := 0; ; {
 		select {
 		case <-events:
+			n++
+		case <-stop: // in the words of conntrack(8)
+			fmt.Fprintf(os.Stderr, "%d flow events have been shown.\n", n)
+			return nil
 		case err := <-errs:
 			return err
 		}

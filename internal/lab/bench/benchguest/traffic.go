@@ -87,7 +87,7 @@ func openForward(lab *netlab.Router) (*road, error) {
 
 // openMasquerading is the same with NAT to the address of the uplink.
 func openMasquerading(lab *netlab.Router) (*road, error) {
-	err := lab.R.NFT("table ip benchnat { chain post { type nat hook postrouting priority 100; oifname up0 masquerade; } }")
+	err := lab.R.NFT("table ip benchnat {\n chain post {\n type nat hook postrouting priority 100\n oifname up0 masquerade\n }\n}\n")
 	if err != nil {
 		return nil, err
 	}

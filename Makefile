@@ -1,0 +1,63 @@
+# ctsight: make help lists the targets. `make demo` and `make test` install what
+# they need on Debian and Ubuntu; elsewhere they say what is missing.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+KERNELS ?= all
+BIN := bin
+export CGO_ENABLED := 0
+GO_SOURCES := $(shell find cmd internal -name '*.go' -o -name '*.o') go.mod go.sum
+
+# What the lab needs to boot a kernel, and what generating needs, as packages.
+LAB_PACKAGES := qemu-system-x86 busybox-static bash iproute2 nftables conntrack iptables kmod jq xz-utils cpio debian-archive-keyring hping3 nmap
+GENERATE_PACKAGES := clang-14 llvm-14
+
+.PHONY: help demo build generate test test-vm bench lint fmt image clean deps-lab deps-generate
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: build deps-lab ## the main job in a minute: on this kernel if it can host the probes, else in a VM
+	@$(BIN)/labvm demo
+
+build: $(BIN)/ctsight $(BIN)/labvm ## bin/ctsight, one static binary
+
+$(BIN)/ctsight: $(GO_SOURCES)
+	@go build -trimpath -ldflags='-s -w' -o $@ ./cmd/ctsight
+
+$(BIN)/labvm: $(GO_SOURCES)
+	@go build -trimpath -o $@ ./internal/lab/labvm
+
+generate: deps-generate ## compile bpf/ into internal/abi (clang 14); the result is committed
+	go generate ./gen.go
+
+test: build deps-lab deps-generate ## everything: vet, unit tests, generated code, all kernels
+	@./.ci/gotest ./...
+	@$(BIN)/labvm test -kernel $(KERNELS)
+
+test-vm: build deps-lab ## only the tests that need a kernel; KERNELS=6.1 for one
+	@$(BIN)/labvm test -kernel $(KERNELS)
+
+bench: build deps-lab ## instructions per connection under -icount, into docs/bench.md; fails over the gate
+	@go run ./internal/lab/bench
+
+lint: ## golangci-lint with .golangci.yml
+	@go run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0 run ./...
+
+fmt: ## gofmt and clang-format
+	@gofmt -w cmd internal gen.go
+	@if command -v clang-format >/dev/null; then clang-format -i bpf/*.c bpf/*.h; fi
+
+image: build ## container image with nothing but the binary
+	docker build -t ctsight:dev .
+
+clean: ## remove what make has built; the cache of kernels stays
+	rm -rf $(BIN) ctsight-demo.html
+
+deps-lab:
+	@./.ci/deps $(LAB_PACKAGES)
+
+deps-generate:
+	@./.ci/deps $(GENERATE_PACKAGES)
