@@ -140,9 +140,9 @@ func short(err error) error {
 	}
 	if errors.As(err, &ve) {
 		if os.Getenv("CTSIGHT_VERIFIER_LOG") != "" {
-			return fmt.Errorf("%+v", ve)
+			return fmt.Errorf("%+v: %w", ve, unix.EINVAL)
 		}
-		return fmt.Errorf("%-2v", ve)
+		return fmt.Errorf("%-2v: %w", ve, ebpf.ErrNotSupported)
 	}
 	return err
 }

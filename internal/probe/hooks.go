@@ -81,7 +81,8 @@ var hooks = []hook{
 	{symbol: "nf_conntrack_tuple_taken", group: audit, exit: "audit_taken", kentry: "k_taken", kexit: "r_taken", lost: "equality I9"},
 }
 
-// modules in which hooked functions live when they are not built in; when one
-// of them appears the missing hooks are tried again.
-var modules = []string{"nf_conntrack", "nf_conntrack_netlink", "nf_nat", "nf_conncount", "nf_synproxy_core",
+// hookModules are where hooked functions, and callers that programs know by
+// their address, live when they are not built in. When one of them comes or
+// goes, hooks and addresses are looked up again.
+var hookModules = []string{"nf_conntrack", "nf_conntrack_netlink", "nf_nat", "nf_conncount", "nf_synproxy_core",
 	"nfnetlink_queue", "nf_tables", "openvswitch", "act_ct", "ip_vs", "nf_conntrack_pptp", "nf_flow_table"}

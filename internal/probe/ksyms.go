@@ -109,7 +109,7 @@ func (s *symbols) add(line []byte, want map[string]bool) {
 	}
 }
 
-// readModules returns base address and end of every loaded module.
+// readModules returns base address and end of those hookModules that are loaded.
 func readModules() map[string][2]uint64 {
 	out := map[string][2]uint64{}
 	data, err := os.ReadFile("/proc/modules")
@@ -119,7 +119,7 @@ func readModules() map[string][2]uint64 {
 	sc := bufio.NewScanner(bytes.NewReader(data))
 	for sc.Scan() {
 		f := strings.Fields(sc.Text())
-		if len(f) < 6 {
+		if len(f) < 6 || !slices.Contains(hookModules, f[0]) {
 			continue
 		}
 		size, _ := strconv.ParseUint(f[1], 10, 64)

@@ -105,12 +105,11 @@ func ringSlots(bytes int) uint32 {
 
 // program loads one program on the maps that exist.
 func (obj *objects) program(name string) (*ebpf.Program, error) {
-	ps, ok := obj.spec.Programs[name]
+	spec := obj.spec.Copy()
+	ps, ok := spec.Programs[name]
 	if !ok {
 		return nil, fmt.Errorf("program %s: %w", name, ebpf.ErrNotSupported)
 	}
-	spec := obj.spec.Copy()
-	ps = spec.Programs[name]
 	spec.Programs = map[string]*ebpf.ProgramSpec{name: ps}
 	coll, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{
 		MapReplacements: obj.maps,

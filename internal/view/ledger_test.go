@@ -161,7 +161,7 @@ func testDoctor() *Doctor {
 		BTF:        BTF{VMLinux: true, Modules: []string{"nf_conntrack", "nf_nat"}, Missing: []string{"nf_tables"}},
 		Privileges: []Privilege{{"CAP_BPF", true, "loading programs"}, {"CAP_PERFMON", false, "attaching to functions"}},
 		Remedy:     "run as root, or: setcap cap_bpf,cap_perfmon,cap_net_admin+ep ctsight",
-		Checks: []Check{{"new entries", 5, 5}, {"destroys", 5, 4}},
+		Checks:     []Check{{"new entries", 5, 5}, {"destroys", 5, 4}},
 		Hooks: []HookStatus{
 			{Symbol: "__nf_conntrack_confirm", Programs: []string{"confirm_exit"}, Backend: "fentry", Lost: "everything"},
 			{Symbol: "nf_ct_resolve_clash", Programs: []string{"clash_entry", "clash_exit"}, State: HookFailed, Answer: "operation not permitted\x1b[2J", Lost: "clashes are confirm_unknown"},

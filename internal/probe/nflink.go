@@ -1,0 +1,350 @@
+package probe
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/btf"
+	"github.com/cilium/ebpf/link"
+	"github.com/cilium/ebpf/rlimit"
+
+	"github.com/ctsight/ctsight/internal/abi"
+	"github.com/ctsight/ctsight/internal/event"
+)
+
+// NFProbe is the backend for kernels that take no function hooks: programs at
+// netfilter's own hooks in each network namespace (BPF netfilter links, 6.4),
+// and one where packets are freed. It sees new entries and losses exactly, with
+// coarser reasons; destroys it does not see.
+//
+// What is known only after the fact is told late: an entry counts as new when
+// its packet is about to be inserted, and a loss right after that takes it back.
+// Events therefore wait for Options.Window, 10 ms by default.
+type NFProbe struct {
+	p     *Probe // rings, counters, loss; its hook table is not used
+	progs map[string]*ebpf.Program
+	kfree *attached
+
+	mu      sync.Mutex // guards what follows
+	nets    map[event.NetNS]*nfNet
+	modules map[string][2]uint64
+	symErr  error
+	closed  bool
+
+	hold *hold
+}
+
+// NetNSPath names a network namespace: a path that leads to it, and the inode
+// that it must have.
+type NetNSPath struct {
+	Inode event.NetNS
+	Path  string
+}
+
+// NetNSLinks says what is attached in one network namespace.
+type NetNSLinks struct {
+	NetNS event.NetNS
+	Links int
+	// Shifted lists the places where the priority wanted was taken and the
+	// next one out was used: between the two another BPF program sits.
+	Shifted []string
+	Err     error // what is missing, nil for nothing
+}
+
+// OpenNetfilter loads the programs and attaches them in the given namespaces.
+// It returns an error that wraps ErrNotPossible when this kernel has no BPF
+// netfilter links or no kfree_skb tracepoint for BPF.
+func OpenNetfilter(o Options, namespaces ...NetNSPath) (*NFProbe, error) {
+	if o.RingBytes == 0 {
+		o.RingBytes = 2 << 20
+	}
+	if o.Window == 0 {
+		o.Window = 10 * time.Millisecond
+	}
+	n := &NFProbe{
+		p:     &Probe{opts: o, hooks: map[*hook]*attached{}, jiffy: jiffy()},
+		progs: map[string]*ebpf.Program{},
+		nets:  map[event.NetNS]*nfNet{},
+		hold:  newHold(),
+	}
+	err := n.open()
+	for _, ns := range namespaces {
+		if err == nil {
+			err = n.AttachNetNS(ns.Path, ns.Inode)
+		}
+	}
+	if err != nil {
+		return nil, errors.Join(err, n.Close())
+	}
+	return n, nil
+}
+
+func (n *NFProbe) open() error {
+	if !conntrackPresent(readModules()) {
+		return ErrNotLoaded // the programs need its types
+	}
+	if err := rlimit.RemoveMemlock(); err != nil {
+		return fmt.Errorf("raise the memory lock limit: %w", explain(err))
+	}
+	var err error
+	if n.p.obj, err = newNFObjects(n.p.opts, n.p.jiffy); err != nil {
+		return err
+	}
+	if err := n.p.mapMemory(); err != nil {
+		return err
+	}
+	if err := n.refresh(); err != nil {
+		return err
+	}
+	for _, name := range []string{nfLast, nfPost, nfPre} {
+		if n.progs[name], err = n.p.obj.program(name); err != nil {
+			return fmt.Errorf("program %s: %w: %w", name, ErrNotPossible, explain(short(err)))
+		}
+	}
+	return n.attachKfree()
+}
+
+// nfKfree is the one hook that is not a netfilter link.
+var nfKfree = hook{symbol: "kfree_skb", group: core, entry: "nf_kfree", lost: "all losses, and new entries that were lost at insert count as new"}
+
+func (n *NFProbe) attachKfree() error {
+	prog, err := n.p.obj.program(nfKfree.entry)
+	if err != nil {
+		return fmt.Errorf("program %s: %w: %w", nfKfree.entry, ErrNotPossible, explain(short(err)))
+	}
+	n.kfree = &attached{progs: []*ebpf.Program{prog}, names: []string{nfKfree.entry}, backend: Netfilter}
+	n.p.hooks[&nfKfree] = n.kfree // for its misses
+	l, err := link.AttachTracing(link.TracingOptions{Program: prog})
+	if err != nil {
+		return fmt.Errorf("attach %s: %w: %w", nfKfree.entry, ErrNotPossible, explain(err))
+	}
+	n.kfree.links = append(n.kfree.links, l)
+	return nil
+}
+
+// newNFObjects prepares the specification and creates the maps it uses; the
+// source shares a header with programs that need more of them.
+func newNFObjects(o Options, jiffy time.Duration) (*objects, error) {
+	ncpu, err := ebpf.PossibleCPU()
+	if err != nil {
+		return nil, fmt.Errorf("count processors: %w", err)
+	}
+	obj := &objects{ncpu: ncpu, places: 256, types: btf.NewCache()}
+	if obj.spec, err = abi.LoadNflink(); err != nil {
+		return nil, fmt.Errorf("read the embedded programs: %w", err)
+	}
+	dropUnusedMaps(obj.spec)
+	slots := ringSlots(o.RingBytes)
+	obj.spec.Maps["rings"].MaxEntries = uint32(ncpu)
+	obj.spec.Maps["rings"].ValueSize = slots * uint32(recSize)
+	obj.spec.Maps["rings"].Value = nil // its BTF is that of one record
+	obj.spec.Maps["cpus"].MaxEntries = uint32(ncpu)
+	obj.spec.Maps["counts"].MaxEntries = uint32(ncpu * (obj.places + 1))
+	for name, v := range map[string]any{
+		"cfg_ring_slots":  slots,
+		"cfg_count_slots": uint32(obj.places),
+		"cfg_filter":      nfFilter(o.Filter).wire(),
+		"cfg_hz":          uint32(time.Second / jiffy),
+	} {
+		if err := obj.spec.Variables[name].Set(v); err != nil {
+			return nil, fmt.Errorf("set %s: %w", name, err)
+		}
+	}
+	spec := obj.spec.Copy()
+	spec.Programs = nil
+	coll, err := ebpf.NewCollection(spec)
+	if err != nil {
+		return nil, fmt.Errorf("create maps: %w", explain(err))
+	}
+	obj.maps, obj.vars = coll.Maps, coll.Variables
+	return obj, nil
+}
+
+func dropUnusedMaps(spec *ebpf.CollectionSpec) {
+	used := map[string]bool{}
+	for _, p := range spec.Programs {
+		for i := range p.Instructions {
+			if p.Instructions[i].IsLoadFromMap() {
+				used[p.Instructions[i].Reference()] = true
+			}
+		}
+	}
+	maps.DeleteFunc(spec.Maps, func(name string, _ *ebpf.MapSpec) bool { return !used[name] })
+}
+
+// nfFilter widens a filter to what the programs can tell: the reasons of losses
+// at lookup and at insert are found out in user space.
+func nfFilter(f Filter) Filter {
+	const lookup = 1<<event.TableFull | 1<<event.CTNoMem | 1<<event.TCPReopenRace | 1<<event.LookupUnknown
+	var insert uint64 = 1<<event.ConfirmUnknown | 1<<event.SeqAdj | 1<<event.HelperDrop
+	for r := event.ClashSameFlow; r <= event.ExtStale; r++ {
+		insert |= 1 << r
+	}
+	if f.Reasons&lookup != 0 {
+		f.Reasons |= lookup
+	}
+	if f.Reasons&insert != 0 {
+		f.Reasons |= insert
+	}
+	return f
+}
+
+// refresh renews the addresses that the programs compare with, when modules
+// have come or gone.
+func (n *NFProbe) refresh() error {
+	mods := readModules()
+	if n.modules != nil && maps.Equal(mods, n.modules) {
+		return nil
+	}
+	n.modules = mods
+	syms, err := readSymbols()
+	if n.symErr = err; syms == nil {
+		return err
+	}
+	kernel, _ := n.p.obj.types.Kernel()
+	if err := n.p.obj.vars["ksyms"].Set(syms.ksyms(kernel)); err != nil {
+		return fmt.Errorf("write kernel addresses: %w", err)
+	}
+	return nil
+}
+
+// Run delivers events in the order of their time until ctx ends, then what is
+// left in the rings, and returns nil. fn must not keep the event it is given.
+func (n *NFProbe) Run(ctx context.Context, fn func(*event.Event) error) error {
+	stop := context.AfterFunc(ctx, n.p.wake.kick)
+	defer stop()
+	d := drain{p: n.p, fn: n.hold.push, evictions: map[uint32][]event.Event{}}
+	idle, lastScan := 1, time.Now()
+	for ctx.Err() == nil {
+		t := now()
+		taken, err := d.pass(t - 1e6)
+		if err == nil {
+			err = n.deliver(t-event.Ktime(n.p.opts.Window), fn)
+		}
+		if err != nil {
+			return err
+		}
+		if time.Since(lastScan) > time.Second {
+			lastScan = time.Now()
+			if err := n.rescan(); err != nil {
+				return err
+			}
+		}
+		if taken > 0 || n.hold.waiting() {
+			idle = 1
+		} else if idle < 20 {
+			idle++
+		}
+		n.p.wake.wait(idle)
+	}
+	if _, err := d.pass(now()); err != nil {
+		return err
+	}
+	return n.deliver(1<<63-1, fn)
+}
+
+func (n *NFProbe) deliver(horizon event.Ktime, fn func(*event.Event) error) error {
+	return n.hold.release(horizon, fn)
+}
+
+func (n *NFProbe) rescan() error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.closed {
+		return nil
+	}
+	return n.refresh()
+}
+
+// Report describes what is attached.
+func (n *NFProbe) Report() Report {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	r := Report{Backend: Netfilter, NetNSPlaces: n.p.obj.places, SymbolsErr: n.symErr}
+	r.RingBytes, r.MapBytes = n.p.obj.bytes()
+	r.Hooks = append(r.Hooks, HookStatus{Symbol: nfKfree.symbol, Backend: Netfilter, Programs: n.kfree.names, Lost: nfKfree.lost, Core: true})
+	for _, family := range nfFamilies {
+		for i := range nfSites {
+			r.Hooks = append(r.Hooks, n.siteStatus(family, &nfSites[i]))
+		}
+	}
+	return r
+}
+
+// siteStatus joins what happened at one place in all namespaces.
+func (n *NFProbe) siteStatus(family link.NetfilterProtocolFamily, s *nfSite) HookStatus {
+	h := HookStatus{Symbol: s.name(family, s.priority), Lost: s.lost, Core: s.program == nfLast}
+	var errs []error
+	for _, ns := range slices.Sorted(maps.Keys(n.nets)) {
+		net := n.nets[ns]
+		if net.has[nfPlace{family, s}] {
+			h.Backend, h.Programs = Netfilter, []string{s.program}
+		}
+		if err := net.errs[nfPlace{family, s}]; err != nil {
+			errs = append(errs, fmt.Errorf("netns %s: %w", ns, err))
+		}
+	}
+	h.Err = errors.Join(errs...)
+	return h
+}
+
+// Loss returns the account of records so far. Records that took each other
+// back count as aggregated: they are told together, as one drop or not at all.
+func (n *NFProbe) Loss() Loss {
+	l := n.p.Loss()
+	taken, merged, late := n.hold.counts()
+	l.Aggregated = merged
+	l.Delivered = taken - min(taken, merged)
+	l.ByStage["late_cancel"] = late
+	return l
+}
+
+// Counters returns the exact counts, sorted by namespace. New is what was
+// about to be inserted less what was lost there; a packet that was merged into
+// the entry of another (clash_resolve) is still in it.
+func (n *NFProbe) Counters() []Counters {
+	out := n.p.Counters()
+	for i := range out {
+		c := &out[i]
+		lost := c.Reasons[event.ConfirmUnknown] + c.Reasons[event.NATExhausted]
+		c.New -= min(c.New, lost)
+	}
+	return out
+}
+
+// Detach takes all programs off their hooks, so that no event happens any
+// more; rings and counters stay readable until Close. Safe to call twice.
+func (n *NFProbe) Detach() error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.closed = true
+	var errs []error
+	for ns, net := range n.nets {
+		errs = append(errs, n.forget(ns, net))
+	}
+	if n.kfree != nil && !n.kfree.closed {
+		n.p.mu.Lock()
+		n.p.missedOfDetached += misses(n.kfree)
+		errs = append(errs, n.kfree.close())
+		n.p.mu.Unlock()
+	}
+	return errors.Join(errs...)
+}
+
+// Close detaches and frees everything. Safe to call twice.
+func (n *NFProbe) Close() error {
+	errs := []error{n.Detach()}
+	for name, prog := range n.progs {
+		if prog != nil {
+			errs = append(errs, prog.Close())
+		}
+		delete(n.progs, name)
+	}
+	return errors.Join(append(errs, n.p.Close())...)
+}
