@@ -77,7 +77,7 @@ static __always_inline __u64 ring_reserve(struct ct_cpu *c, __u32 cpu, __u32 n)
 		return 0;
 	}
 	pos = fetch_add(&c->head, n);
-	if (unread >= quarter && !(pos & (quarter - 1)))
+	if (unread >= quarter && ((pos ^ (pos + n)) & ~(__u64)(quarter - 1)))
 		bpf_ringbuf_output(&wake, &cpu, sizeof(cpu), BPF_RB_FORCE_WAKEUP);
 	return pos + 1;
 }
@@ -144,7 +144,7 @@ static __always_inline bool filter_passes(__u8 kind, __u8 code, __u32 netns, __u
 
 	if (!(cfg_filter.kinds >> kind & 1))
 		return false;
-	if ((kind == K_DROP || kind == K_NOTE) && code < 64 && !(cfg_filter.reasons >> code & 1))
+	if ((kind == K_DROP || kind == K_NOTE || kind == K_INVALID) && code < 64 && !(cfg_filter.reasons >> code & 1))
 		return false;
 	if (kind == K_DESTROY && code < 32 && !(cfg_filter.causes >> code & 1))
 		return false;

@@ -500,6 +500,32 @@ static __always_inline __u32 caller_cause(void *ctx)
 	return cause;
 }
 
+/* Whether a function, given as its text range, is on the stack. */
+static __always_inline bool on_stack(void *ctx, volatile __u64 *range)
+{
+	__u64 frames[12] = {};
+	int i;
+
+	if (bpf_get_stack(ctx, frames, sizeof(frames), 0) <= 0)
+		return false;
+	for (i = 0; i < 12; i++)
+		if (frames[i] >= range[0] && frames[i] < range[1])
+			return true;
+	return false;
+}
+
+/*
+ * Whether the kernel destroys an entry because it has expired. It looked at
+ * the clock a moment ago: when the entry expired since the tick before last,
+ * only the caller, nf_ct_gc_expired(), tells.
+ */
+static __always_inline bool has_expired(void *ctx, __s32 expires)
+{
+	if (expires > 0)
+		return false;
+	return expires < -2 || !ksyms.gc_expired[0] || on_stack(ctx, ksyms.gc_expired);
+}
+
 /* The cause an nf_ct_iterate_cleanup() stands for, from its iterator. */
 static __always_inline __u32 iter_cause(__u64 iter, __u64 data)
 {
@@ -522,11 +548,9 @@ static __always_inline __u32 iter_cause(__u64 iter, __u64 data)
 
 #define DESTROY_TASK (1 << 8) /* in the result of scope_cause: current did it */
 
-/* The cause of a destroy inside a scope; expires is in jiffies. */
-static __always_inline __u32 scope_cause(struct scope *s, __u64 ct, __s32 expires)
+/* The cause of a destroy inside a scope. */
+static __always_inline __u32 scope_cause(struct scope *s, __u64 ct, bool expired)
 {
-	bool expired = expires <= 0;
-
 	switch (s->type) {
 	case SCOPE_GC:
 		return expired ? C_TIMEOUT_GC : C_EARLY_DROP_GC;
@@ -540,7 +564,7 @@ static __always_inline __u32 scope_cause(struct scope *s, __u64 ct, __s32 expire
 	case SCOPE_DELETE:
 		return (expired ? C_TIMEOUT_LOOKUP : C_USER_DELETE) | DESTROY_TASK;
 	case SCOPE_DUMP:
-		return (expired ? C_TIMEOUT_DUMP : C_UNKNOWN) | DESTROY_TASK;
+		return C_TIMEOUT_DUMP | DESTROY_TASK; /* listings destroy nothing else */
 	case SCOPE_KILL:
 		if (s->ptr == ct)
 			return s->cause;
@@ -555,7 +579,8 @@ static __always_inline __u32 scope_cause(struct scope *s, __u64 ct, __s32 expire
 static __always_inline int on_destroy(void *ctx, const struct nf_conn *ct, bool typed)
 {
 	__s32 expires = (__s32)(RD(typed, ct, timeout) - (__u32)bpf_jiffies64());
-	__u32 cause = expires <= 0 ? C_TIMEOUT_LOOKUP : C_UNKNOWN;
+	bool expired = has_expired(ctx, expires);
+	__u32 cause = expired ? C_TIMEOUT_LOOKUP : C_UNKNOWN;
 	struct scope *s = NULL;
 	struct ct_cpu *c;
 	__u32 cpu, netns, link = 0;
@@ -571,7 +596,7 @@ static __always_inline int on_destroy(void *ctx, const struct nf_conn *ct, bool 
 		s = bpf_map_lookup_elem(&scopes, &key);
 	}
 	if (s) {
-		cause = scope_cause(s, (__u64)ct, expires);
+		cause = scope_cause(s, (__u64)ct, expired);
 		task = cause & DESTROY_TASK;
 		cause &= ~DESTROY_TASK;
 		if (cause == C_EARLY_DROP)

@@ -70,7 +70,7 @@ enum {
  * context at a time, so only taking a place needs care.
  */
 struct st_slot {
-	__u64 skb;  /* 0: free */
+	__u64 skb;  /* skb_key(); 0: free */
 	__u64 ptr;  /* ST_LAST: the entry; else struct net */
 	__u32 seen; /* jiffies */
 	__u32 len;  /* ST_INVALID: of the packet, to know it again */
@@ -100,6 +100,15 @@ struct {
 	__type(key, __u32);
 	__type(value, __u32);
 } linked SEC(".maps");
+
+/*
+ * A packet's address as a number. The verifier allows no arithmetic on typed
+ * pointers but the difference of two; the other one never changes.
+ */
+static __always_inline __u64 skb_key(const struct sk_buff *skb)
+{
+	return (__u64)skb - (__u64)&pending;
+}
 
 static __always_inline struct st_bucket *st_bucket(__u64 skb)
 {
@@ -178,7 +187,7 @@ static __always_inline void st_set(struct sk_buff *skb, const struct nf_hook_sta
 				   __u16 zone)
 {
 	__u32 now = bpf_jiffies64(), cpu;
-	struct st_slot *s = st_take((__u64)skb, now);
+	struct st_slot *s = st_take(skb_key(skb), now);
 	struct ct_cpu *c;
 
 	if (!s) {
@@ -204,8 +213,12 @@ struct nf_hook_entries___n {
 	} hooks[];
 } __attribute__((preserve_access_index));
 
+enum nf_hook_ops_type {
+	NF_HOOK_OP_UNDEFINED, /* neither nftables nor BPF */
+};
+
 struct nf_hook_ops___n {
-	__u32 hook_ops_type : 8; /* 0: neither nftables nor BPF */
+	enum nf_hook_ops_type hook_ops_type : 8;
 	int priority;
 } __attribute__((preserve_access_index));
 
@@ -247,7 +260,7 @@ static __always_inline bool conntrack_active(__u64 net, __u8 hook)
 		prio = BPF_CORE_READ(ops, priority);
 		if (prio > PRI_CONNTRACK)
 			return false;
-		if (prio == PRI_CONNTRACK && !BPF_CORE_READ_BITFIELD_PROBED(ops, hook_ops_type))
+		if (prio == PRI_CONNTRACK && BPF_CORE_READ_BITFIELD_PROBED(ops, hook_ops_type) == NF_HOOK_OP_UNDEFINED)
 			return true;
 	}
 	return false;
@@ -303,7 +316,7 @@ int nf_post(struct bpf_nf_ctx *ctx)
 		st_set(skb, state, ST_INVALID, (__u64)state->net, 0);
 		return NF_ACCEPT;
 	}
-	s = st_find((__u64)skb);
+	s = st_find(skb_key(skb));
 	if (s)
 		st_free(s);
 	return NF_ACCEPT;
@@ -327,7 +340,7 @@ int nf_last(struct bpf_nf_ctx *ctx)
 	struct ct_cpu *c;
 
 	if (!nfct) {
-		s = st_find((__u64)skb);
+		s = st_find(skb_key(skb));
 		if (s)
 			st_free(s);
 		return NF_ACCEPT;
@@ -418,7 +431,7 @@ int BPF_PROG(nf_kfree, struct sk_buff *skb, void *loc, __u32 kreason)
 {
 	__u64 nfct = skb->_nfct, location = (__u64)loc;
 	const struct nf_conn *ct = (void *)(nfct & NFCT_PTRMASK);
-	struct st_slot *s = st_find((__u64)skb);
+	struct st_slot *s = st_find(skb_key(skb));
 	__u8 reason = R_CONFIRM_UNKNOWN, kind;
 	bool last = false;
 	struct ct_cpu *c;

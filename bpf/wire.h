@@ -220,7 +220,7 @@ struct ct_ksyms {
 	__u64 ext_genid;      /* nf_conntrack_ext_genid */
 	__u64 iter_net_only;  /* the wrapper of 5.10, iter_net_only() */
 	__u64 flush, kill_all, device_cmp, inet_cmp, proto_clean;
-	__u64 hook_slow[2], nft_chain[2], nf_queue[2];
+	__u64 hook_slow[2], nft_chain[2], nf_queue[2], gc_expired[2];
 	struct ct_range range[MAX_RANGES];
 };
 

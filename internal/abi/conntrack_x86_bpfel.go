@@ -112,6 +112,7 @@ type ConntrackCtKsyms struct {
 	HookSlow     [2]uint64
 	NftChain     [2]uint64
 	NfQueue      [2]uint64
+	GcExpired    [2]uint64
 	Range        [16]struct {
 		_     structs.HostLayout
 		Start uint64

@@ -97,6 +97,7 @@ type LegacyCtKsyms struct {
 	HookSlow     [2]uint64
 	NftChain     [2]uint64
 	NfQueue      [2]uint64
+	GcExpired    [2]uint64
 	Range        [16]struct {
 		_     structs.HostLayout
 		Start uint64

@@ -280,8 +280,14 @@ func (n *rawName) set(a netip.Addr) uint32 {
 }
 
 // sendmmsg sends messages from to n-1 and returns how many the kernel took.
+// Through the stack it is one at a time: when a message but the first is
+// refused the kernel does not say so, and to send it again would show it to
+// A's conntrack twice.
 func (s *Sender) sendmmsg(from, n int) (int, error) {
 	fd := s.fd4
+	if s.stack {
+		n = from + 1
+	}
 	if s.stack && !s.credit[from].Src.Is4() {
 		fd = s.fd6
 	}

@@ -70,6 +70,7 @@ func (p *Probe) attach(h *hook) (*attached, error) {
 
 var (
 	errNotThisBackend = errors.New("not offered by this backend")
+	errVerifier       = errors.New("the verifier refused the program; please report it with CTSIGHT_VERIFIER_LOG=1")
 	errNoKprobes      = errors.New("this kernel has no kprobes (CONFIG_KPROBE_EVENTS, CONFIG_PERF_EVENTS)")
 )
 
@@ -140,9 +141,9 @@ func short(err error) error {
 	}
 	if errors.As(err, &ve) {
 		if os.Getenv("CTSIGHT_VERIFIER_LOG") != "" {
-			return fmt.Errorf("%+v: %w", ve, unix.EINVAL)
+			return fmt.Errorf("%+v: %w", ve, errVerifier)
 		}
-		return fmt.Errorf("%-2v: %w", ve, ebpf.ErrNotSupported)
+		return fmt.Errorf("%-2v: %w", ve, errVerifier)
 	}
 	return err
 }

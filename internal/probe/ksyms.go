@@ -65,7 +65,7 @@ func readSymbols() (*symbols, error) {
 			want[f] = true
 		}
 	}
-	for _, n := range []string{"nf_hook_slow", "nft_do_chain", "nf_queue"} {
+	for _, n := range []string{"nf_hook_slow", "nft_do_chain", "nf_queue", "nf_ct_gc_expired", "nf_ct_gc_expired.part.0"} {
 		want[n] = true
 	}
 	s := &symbols{addr: map[string]uint64{}, mods: readModules()}
@@ -142,6 +142,14 @@ func (s *symbols) fn(name string) [2]uint64 {
 	return [2]uint64{a, s.text[i]}
 }
 
+// gcExpired is nf_ct_gc_expired, or what GCC has split off it.
+func (s *symbols) gcExpired() [2]uint64 {
+	if r := s.fn("nf_ct_gc_expired.part.0"); r[0] != 0 {
+		return r
+	}
+	return s.fn("nf_ct_gc_expired")
+}
+
 // ksyms fills the table that programs compare addresses against.
 func (s *symbols) ksyms(kernel *btf.Spec) abi.ConntrackCtKsyms {
 	k := abi.ConntrackCtKsyms{
@@ -157,6 +165,7 @@ func (s *symbols) ksyms(kernel *btf.Spec) abi.ConntrackCtKsyms {
 		HookSlow:     s.fn("nf_hook_slow"),
 		NftChain:     s.fn("nft_do_chain"),
 		NfQueue:      s.fn("nf_queue"),
+		GcExpired:    s.gcExpired(),
 	}
 	if k.PreemptCount == 0 && s.addr["pcpu_hot"] != 0 {
 		k.PreemptCount = s.addr["pcpu_hot"] + memberOffset(kernel, "pcpu_hot", "preempt_count")

@@ -16,6 +16,7 @@ const maxHeld = 1 << 16
 // inserted really was. The loss is told within the same run of the kernel, some
 // microseconds later unless the CPU was taken away in between.
 type hold struct {
+	told  bool          // the filter lets NEW pass
 	queue []event.Event // in order of time; a ring would save moving, rarely
 	first int           // queue[:first] is delivered
 	base  uint64        // number of queue[0]
@@ -26,14 +27,14 @@ type hold struct {
 	wait                atomic.Int64
 }
 
-func newHold() *hold {
-	return &hold{news: map[uint64]uint64{}, gone: map[uint64]bool{}}
+func newHold(told bool) *hold {
+	return &hold{told: told, news: map[uint64]uint64{}, gone: map[uint64]bool{}}
 }
 
 // push takes the next event in the order of time.
 func (h *hold) push(e *event.Event) error {
 	h.taken.Add(1)
-	if e.Kind == kindCancel || lostAtInsert(e) {
+	if h.told && (e.Kind == kindCancel || lostAtInsert(e)) {
 		h.takeBack(e)
 	}
 	if e.Kind == kindCancel {

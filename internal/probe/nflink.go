@@ -71,7 +71,7 @@ func OpenNetfilter(o Options, namespaces ...NetNSPath) (*NFProbe, error) {
 		p:     &Probe{opts: o, hooks: map[*hook]*attached{}, jiffy: jiffy()},
 		progs: map[string]*ebpf.Program{},
 		nets:  map[event.NetNS]*nfNet{},
-		hold:  newHold(),
+		hold:  newHold(!o.Filter.On || o.Filter.Kinds == 0 || o.Filter.Kinds>>event.New&1 != 0),
 	}
 	err := n.open()
 	for _, ns := range namespaces {
@@ -279,7 +279,7 @@ func (n *NFProbe) Report() Report {
 
 // siteStatus joins what happened at one place in all namespaces.
 func (n *NFProbe) siteStatus(family link.NetfilterProtocolFamily, s *nfSite) HookStatus {
-	h := HookStatus{Symbol: s.name(family, s.priority), Lost: s.lost, Core: s.program == nfLast}
+	h := HookStatus{Symbol: s.name(family, s.at(family)), Lost: s.lost, Core: s.program == nfLast}
 	var errs []error
 	for _, ns := range slices.Sorted(maps.Keys(n.nets)) {
 		net := n.nets[ns]

@@ -8,7 +8,6 @@ import (
 	"os"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/ctsight/ctsight/internal/event"
 	"github.com/ctsight/ctsight/internal/lab"
@@ -294,17 +293,22 @@ func TestNetfilterRace(t *testing.T) {
 // Loopback: the packet passes the hooks twice, sockets of the host itself.
 func TestNetfilterLocal(t *testing.T) {
 	r := nfLab(t, netlab.Options{})
-	must(t, r.B.EnableConntrack())
 	tr := startNF(t, Options{}, r.R, r.B)
-	s, err := r.ServeTCP(netip.AddrPortFrom(netlab.ServerV4, 80))
-	must(t, err)
-	conns, err := r.ConnectTCP(t.Context(), netlab.ConnectOptions{N: 60, Dst: s.Addr()})
-	must(t, err)
+	must(t, r.B.EnableConntrack()) // after ours: equal priorities would put it first
+	for _, addr := range []netip.Addr{netlab.ServerV4, netlab.ServerV6} {
+		s, err := r.ServeTCP(netip.AddrPortFrom(addr, 80))
+		must(t, err)
+		conns, err := r.ConnectTCP(t.Context(), netlab.ConnectOptions{N: 60, Dst: s.Addr()})
+		must(t, err)
+		if conns.OK != 60 {
+			t.Fatalf("%+v", conns)
+		}
+	}
 	must(t, r.Drain())
 	tr.finish()
 	for _, ns := range []*netlab.NS{r.R, r.B} {
-		if c := tr.counters(ns); c.New != uint64(conns.OK) || conns.OK != 60 {
-			t.Errorf("%d new, want %d of 60", c.New, conns.OK)
+		if c := tr.counters(ns); c.New != 120 {
+			t.Errorf("%d new, want 120", c.New)
 		}
 	}
 }
@@ -347,6 +351,7 @@ func TestNetfilterTwice(t *testing.T) {
 	_, err := r.SendFlows(t.Context(), udp("10.0.1.2", 1, 5, netlab.Sink(0)), netlab.SendOptions{})
 	must(t, err)
 	must(t, r.Drain())
+	shifted := b.NetNS()
 	a.finish()
 	b.finish()
 	if s := b.Report(); s.Backend != Netfilter || len(s.Hooks) != 13 {
@@ -357,5 +362,7 @@ func TestNetfilterTwice(t *testing.T) {
 			t.Errorf("new %d, lost %d; want 2, 3", c.New, c.Reasons[event.NATExhausted])
 		}
 	}
-	time.Sleep(0)
+	if len(shifted) != 1 || len(shifted[0].Shifted) != 12 {
+		t.Errorf("links of the second: %+v", shifted)
+	}
 }

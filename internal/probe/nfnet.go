@@ -30,13 +30,23 @@ type nfSite struct {
 	program  string
 	hook     link.NetfilterInetHook
 	hookName string
-	priority int32
+	priority int32 // IPv4; see at
 	step     int32
 	lost     string
 }
 
+// at is the priority wanted in a family. Conntrack inserts at INT_MAX, except
+// for IPv6 at input: INT_MAX-1 (ipv6_conntrack_ops, 5.10 to 7.3). A hook that is
+// registered later at the same priority comes first, so not there.
+func (s *nfSite) at(family link.NetfilterProtocolFamily) int32 {
+	if family == link.NetfilterProtoIPv6 && s.hook == link.NetfilterInetLocalIn {
+		return s.priority - 1
+	}
+	return s.priority
+}
+
 // nfSites in the order of attaching: what ends a packet's way before what
-// begins it. Conntrack looks up at -200 and inserts at INT_MAX.
+// begins it. Conntrack looks up at -200.
 var nfSites = []nfSite{
 	{nfLast, link.NetfilterInetPostRouting, "postrouting", math.MaxInt32 - 1, -1, "new connections that are forwarded or leave"},
 	{nfLast, link.NetfilterInetLocalIn, "input", math.MaxInt32 - 1, -1, "new connections to this host"},
@@ -113,7 +123,7 @@ func (n *NFProbe) attachAll(net *nfNet) error {
 }
 
 func (n *NFProbe) attachOne(net *nfNet, at nfPlace) error {
-	prio := at.site.priority
+	prio := at.site.at(at.family)
 	for range maxShift {
 		l, err := link.AttachNetfilter(link.NetfilterOptions{
 			Program:        n.progs[at.site.program],
@@ -129,12 +139,12 @@ func (n *NFProbe) attachOne(net *nfNet, at nfPlace) error {
 			return fmt.Errorf("%s at %s: %w: %w", at.site.program, at.site.name(at.family, prio), ErrNotPossible, explain(err))
 		}
 		net.links, net.has[at] = append(net.links, l), true
-		if prio != at.site.priority {
+		if prio != at.site.at(at.family) {
 			net.shifted = append(net.shifted, at.site.name(at.family, prio))
 		}
 		return nil
 	}
-	return fmt.Errorf("%s at %s: all priorities up to %d are taken: %w", at.site.program, at.site.name(at.family, at.site.priority), prio, unix.EBUSY)
+	return fmt.Errorf("%s at %s: all priorities up to %d are taken: %w", at.site.program, at.site.name(at.family, at.site.at(at.family)), prio, unix.EBUSY)
 }
 
 // ForgetNetNS detaches from a network namespace, whose counters stay. Events

@@ -51,6 +51,9 @@ func run() error {
 	if err := b.build(); err != nil {
 		return err
 	}
+	if p := os.Getenv("PROFILE"); p != "" { // ZZPROF
+		return b.profile(p)
+	}
 	res, err := b.run(split(*roads))
 	if err != nil {
 		return errors.Join(err, b.lab.Close())
