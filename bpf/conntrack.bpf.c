@@ -220,9 +220,7 @@ int BPF_PROG(seqadj_exit, struct sk_buff *skb, struct nf_conn *ct, int ctinfo, _
 SEC("fexit/nf_ct_expect_related_report")
 int BPF_PROG(expect_exit, struct nf_conntrack_expect *exp, __u32 portid, int report, __u32 flags, int ret)
 {
-	if (ret >= 0)
-		return 0;
-	return mark_context(0, (__u64)exp->master, ret == -EMFILE ? R_EXPECT_LIMIT : R_HELPER, false);
+	return on_expect((__u64)exp->master, ret);
 }
 
 /* nf_conncount_count_skb: 0 is an error, on which xt_connlimit drops. */
@@ -512,9 +510,7 @@ int BPF_KRETPROBE(r_expect, int ret)
 {
 	struct args v;
 
-	if (!unstash(ARG_EXPECT, &v) || ret >= 0)
-		return 0;
-	return mark_context(0, v.a[0], ret == -EMFILE ? R_EXPECT_LIMIT : R_HELPER, false);
+	return unstash(ARG_EXPECT, &v) ? on_expect(v.a[0], ret) : 0;
 }
 
 SEC("kprobe/nf_conncount_count_skb")

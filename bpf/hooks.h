@@ -313,7 +313,9 @@ static __always_inline int on_clash(struct sk_buff *skb, const struct nf_conntra
 	cl.winner = (__u64)winner;
 	if (tuple_equal(&wo, &cl.orig)) {
 		cl.reason = R_CLASH_SAME_FLOW;
-	} else if (tuple_equal(&wo, &cl.reply) && tuple_equal(&wr, &cl.orig)) {
+	} else if (tuple_equal(&wr, &cl.orig) &&
+		   (tuple_equal(&wo, &cl.reply) || !(BPF_CORE_READ(winner, status) & IPS_NAT_MASK))) {
+		/* NAT, if it is on, moves the loser's reply out of the way of the winner */
 		cl.reason = R_CLASH_REVERSE;
 	} else if (tuple_equal(&wr, &cl.reply) || tuple_equal(&wo, &cl.reply)) {
 		/* Was the tuple already taken when NAT chose it? */
@@ -423,6 +425,11 @@ static __always_inline int on_alloc(__u64 ret, const struct net *net, const stru
 	}
 	count(cpu, netns, CNT(reason) + reason);
 	emit_alloc(c, cpu, K_DROP, reason, netns, zone, orig, 0, 0);
+	if (cfg_invalid) { /* nf_conntrack_in shall not tell it again */
+		struct mark m = {.reason = reason};
+
+		bpf_map_update_elem(&marks, &key, &m, BPF_ANY);
+	}
 	return 0;
 }
 
@@ -690,6 +697,31 @@ static __always_inline int mark_context(__u64 skb, __u64 ct, __u32 reason, bool 
 	return 0;
 }
 
+/*
+ * nf_ct_expect_related_report() returned. A helper may try again after a
+ * failure; what it says in the end counts.
+ */
+static __always_inline int on_expect(__u64 master, int ret)
+{
+	struct ct_cpu *c;
+	struct mark *m;
+	__u64 key;
+	__u32 cpu;
+
+	if (ret < 0)
+		return mark_context(0, master, ret == -EMFILE ? R_EXPECT_LIMIT : R_HELPER, false);
+	if (!pending.mark)
+		return 0;
+	c = cpu_state(&cpu);
+	if (!c)
+		return 0;
+	key = ctx_key(c, cpu);
+	m = bpf_map_lookup_elem(&marks, &key);
+	if (m && m->ct == master)
+		bpf_map_delete_elem(&marks, &key);
+	return 0;
+}
+
 /* nf_nat_setup_info(): when, and whether it failed. */
 static __always_inline int on_nat_setup(const struct nf_conn *ct, __u32 maniptype, __u32 ret)
 {
@@ -755,18 +787,27 @@ static __always_inline int on_kfree_skb(struct sk_buff *skb, __u64 location, __u
 		return 0;
 	reason = take_mark(c, cpu, key, (__u64)ct);
 	if (!ct) {
-		if (!reason && pending.invalid && bpf_map_lookup_elem(&invalids, &key)) {
-			bpf_map_delete_elem(&invalids, &key);
-			if (reason_is_netfilter(kreason) || within(location, ksyms.hook_slow) ||
-			    within(location, ksyms.nft_chain))
-				reason = R_RULESET_INVALID;
-		}
+		netns = 0;
 		dev = RD(typed, skb, dev);
-		if (!reason || reason >= R_MAX || !dev)
-			return 0;
-		netns = typed ? dev->nd_net.net->ns.inum : BPF_CORE_READ(dev, nd_net.net, ns.inum);
-		count(cpu, netns, CNT(reason) + reason);
+		if (dev) /* none on the way out of a local socket */
+			netns = typed ? dev->nd_net.net->ns.inum : BPF_CORE_READ(dev, nd_net.net, ns.inum);
 		pkt_tuple(&t, skb, typed);
+		if (!reason && pending.invalid && !nfct) {
+			struct invalid *v = bpf_map_lookup_elem(&invalids, &key);
+
+			if (!v)
+				return 0;
+			if (tuple_equal(&v->tuple, &t) && (!netns || v->netns == netns) &&
+			    (reason_is_netfilter(kreason) || within(location, ksyms.hook_slow) ||
+			     within(location, ksyms.nft_chain))) {
+				reason = R_RULESET_INVALID;
+				netns = v->netns;
+			}
+			bpf_map_delete_elem(&invalids, &key);
+		}
+		if (!reason || reason >= R_MAX || !netns)
+			return 0;
+		count(cpu, netns, CNT(reason) + reason);
 		emit_pkt(c, cpu, K_DROP, reason, 0, netns, &t, skb, location, kreason, typed);
 		return 0;
 	}
@@ -825,28 +866,45 @@ static __always_inline int on_synack(struct sk_buff *skb, __u32 netns, bool type
 static __always_inline int on_conntrack_in(struct sk_buff *skb, const struct nf_hook_state *state, int ret, bool typed)
 {
 	__u64 nfct = RD(typed, skb, _nfct), key = (__u64)skb;
+	struct invalid v = {};
 	struct ct_tuple t = {};
 	struct net *net;
 	struct ct_cpu *c;
+	struct mark *m;
 	__u32 cpu, netns;
+	__u64 ctx;
 	__u8 code = R_INVALID, type;
 
-	/* NF_DROP is told by __nf_conntrack_alloc, or is the reopen race */
-	if (nfct || ret != NF_ACCEPT)
+	if (nfct)
 		return 0;
 	c = cpu_state(&cpu);
 	if (!c)
 		return 0;
 	pkt_tuple(&t, skb, typed);
+	net = RD(typed, state, net);
+	netns = RD(typed, net, ns.inum);
+	if (ret != NF_ACCEPT) {
+		ctx = ctx_key(c, cpu);
+		m = bpf_map_lookup_elem(&marks, &ctx);
+		if (m && !m->skb && !m->ct) { /* told by __nf_conntrack_alloc */
+			bpf_map_delete_elem(&marks, &ctx);
+			return 0;
+		}
+		/* The tracker refused, or the new entry got no room for an extension */
+		code = t.proto == IPPROTO_TCP || t.proto == IPPROTO_DCCP ? R_TCP_REOPEN_RACE : R_CT_NOMEM;
+		count(cpu, netns, CNT(reason) + code);
+		emit_pkt(c, cpu, K_DROP, code, RD(typed, state, hook) + 1, netns, &t, skb, 0, 0, typed);
+		return 0;
+	}
 	type = t.dport[0];
 	if ((t.proto == IPPROTO_ICMP && (type == 3 || type == 4 || type == 5 || type == 11 || type == 12)) ||
 	    (t.proto == IPPROTO_ICMPV6 && type < 128))
 		code = R_ICMP_ERROR;
-	net = RD(typed, state, net);
-	netns = RD(typed, net, ns.inum);
 	count(cpu, netns, CNT(reason) + code);
 	emit_pkt(c, cpu, K_INVALID, code, RD(typed, state, hook) + 1, netns, &t, skb, 0, 0, typed);
-	bpf_map_update_elem(&invalids, &key, &t, BPF_ANY);
+	v.tuple = t;
+	v.netns = netns;
+	bpf_map_update_elem(&invalids, &key, &v, BPF_ANY);
 	pending.invalid = 1;
 	return 0;
 }

@@ -7,6 +7,7 @@ const volatile __u32 cfg_ring_slots = 1; /* per CPU, a power of two */
 const volatile __u32 cfg_ncpu = 1;
 const volatile __u32 cfg_count_slots = 1; /* netns places per CPU, a power of two */
 const volatile struct ct_filter cfg_filter = {};
+const volatile __u8 cfg_invalid = 0; /* nf_conntrack_in is hooked */
 
 /* Written by the loader when modules come and go. */
 struct ct_ksyms ksyms = {};
@@ -130,12 +131,20 @@ struct {
 	__type(value, struct args);
 } argstash SEC(".maps");
 
-/* Packets that conntrack called invalid (--invalid): key skb, value their netns. */
+/*
+ * Packets that conntrack called invalid (--invalid): key skb. Most of them are
+ * not dropped and stay here until their place is needed, while the skb is long
+ * used again: what is in them tells.
+ */
+struct invalid {
+	struct ct_tuple tuple;
+	__u32 netns, pad;
+};
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, 16384);
 	__type(key, __u64);
-	__type(value, struct ct_tuple);
+	__type(value, struct invalid);
 } invalids SEC(".maps");
 
 /*

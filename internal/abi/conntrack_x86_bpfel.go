@@ -164,6 +164,13 @@ type ConntrackCtTuple struct {
 	Dir   uint8
 }
 
+type ConntrackInvalid struct {
+	_     structs.HostLayout
+	Tuple ConntrackCtTuple
+	Netns uint32
+	Pad   uint32
+}
+
 type ConntrackMark struct {
 	_      structs.HostLayout
 	Skb    uint64
@@ -277,6 +284,7 @@ const (
 	ConntrackProgSynackEntry   = "synack_entry"
 	ConntrackVarCfgCountSlots  = "cfg_count_slots"
 	ConntrackVarCfgFilter      = "cfg_filter"
+	ConntrackVarCfgInvalid     = "cfg_invalid"
 	ConntrackVarCfgNcpu        = "cfg_ncpu"
 	ConntrackVarCfgRingSlots   = "cfg_ring_slots"
 	ConntrackVarKsyms          = "ksyms"
@@ -425,6 +433,7 @@ type ConntrackMapSpecs struct {
 type ConntrackVariableSpecs struct {
 	CfgCountSlots *ebpf.VariableSpec `ebpf:"cfg_count_slots"`
 	CfgFilter     *ebpf.VariableSpec `ebpf:"cfg_filter"`
+	CfgInvalid    *ebpf.VariableSpec `ebpf:"cfg_invalid"`
 	CfgNcpu       *ebpf.VariableSpec `ebpf:"cfg_ncpu"`
 	CfgRingSlots  *ebpf.VariableSpec `ebpf:"cfg_ring_slots"`
 	Ksyms         *ebpf.VariableSpec `ebpf:"ksyms"`
@@ -492,6 +501,7 @@ func (m *ConntrackMaps) Close() error {
 type ConntrackVariables struct {
 	CfgCountSlots *ebpf.Variable `ebpf:"cfg_count_slots"`
 	CfgFilter     *ebpf.Variable `ebpf:"cfg_filter"`
+	CfgInvalid    *ebpf.Variable `ebpf:"cfg_invalid"`
 	CfgNcpu       *ebpf.Variable `ebpf:"cfg_ncpu"`
 	CfgRingSlots  *ebpf.Variable `ebpf:"cfg_ring_slots"`
 	Ksyms         *ebpf.Variable `ebpf:"ksyms"`

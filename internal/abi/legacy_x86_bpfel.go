@@ -19,9 +19,27 @@ type LegacyArgs struct {
 }
 
 type LegacyClash struct {
-	_      structs.HostLayout
-	Orig   LegacyCtTuple
-	Reply  LegacyCtTuple
+	_    structs.HostLayout
+	Orig struct {
+		_     structs.HostLayout
+		Src   [16]uint8
+		Sport [2]uint8
+		L3num uint16
+		Dst   [16]uint8
+		Dport [2]uint8
+		Proto uint8
+		Dir   uint8
+	}
+	Reply struct {
+		_     structs.HostLayout
+		Src   [16]uint8
+		Sport [2]uint8
+		L3num uint16
+		Dst   [16]uint8
+		Dport [2]uint8
+		Proto uint8
+		Dir   uint8
+	}
 	Loser  uint64
 	Winner uint64
 	Reason uint32
@@ -107,9 +125,18 @@ type LegacyCtKsyms struct {
 }
 
 type LegacyCtPeek struct {
-	_        structs.HostLayout
-	Ptr      uint64
-	Orig     LegacyCtTuple
+	_    structs.HostLayout
+	Ptr  uint64
+	Orig struct {
+		_     structs.HostLayout
+		Src   [16]uint8
+		Sport [2]uint8
+		L3num uint16
+		Dst   [16]uint8
+		Dport [2]uint8
+		Proto uint8
+		Dir   uint8
+	}
 	Netns    uint32
 	Zone     uint16
 	TcpState uint8
@@ -118,15 +145,20 @@ type LegacyCtPeek struct {
 	Timeout  int32
 }
 
-type LegacyCtTuple struct {
+type LegacyInvalid struct {
 	_     structs.HostLayout
-	Src   [16]uint8
-	Sport [2]uint8
-	L3num uint16
-	Dst   [16]uint8
-	Dport [2]uint8
-	Proto uint8
-	Dir   uint8
+	Tuple struct {
+		_     structs.HostLayout
+		Src   [16]uint8
+		Sport [2]uint8
+		L3num uint16
+		Dst   [16]uint8
+		Dport [2]uint8
+		Proto uint8
+		Dir   uint8
+	}
+	Netns uint32
+	Pad   uint32
 }
 
 type LegacyMark struct {
@@ -209,6 +241,7 @@ const (
 	LegacyProgR_taken      = "r_taken"
 	LegacyVarCfgCountSlots = "cfg_count_slots"
 	LegacyVarCfgFilter     = "cfg_filter"
+	LegacyVarCfgInvalid    = "cfg_invalid"
 	LegacyVarCfgNcpu       = "cfg_ncpu"
 	LegacyVarCfgRingSlots  = "cfg_ring_slots"
 	LegacyVarKsyms         = "ksyms"
@@ -324,6 +357,7 @@ type LegacyMapSpecs struct {
 type LegacyVariableSpecs struct {
 	CfgCountSlots *ebpf.VariableSpec `ebpf:"cfg_count_slots"`
 	CfgFilter     *ebpf.VariableSpec `ebpf:"cfg_filter"`
+	CfgInvalid    *ebpf.VariableSpec `ebpf:"cfg_invalid"`
 	CfgNcpu       *ebpf.VariableSpec `ebpf:"cfg_ncpu"`
 	CfgRingSlots  *ebpf.VariableSpec `ebpf:"cfg_ring_slots"`
 	Ksyms         *ebpf.VariableSpec `ebpf:"ksyms"`
@@ -391,6 +425,7 @@ func (m *LegacyMaps) Close() error {
 type LegacyVariables struct {
 	CfgCountSlots *ebpf.Variable `ebpf:"cfg_count_slots"`
 	CfgFilter     *ebpf.Variable `ebpf:"cfg_filter"`
+	CfgInvalid    *ebpf.Variable `ebpf:"cfg_invalid"`
 	CfgNcpu       *ebpf.Variable `ebpf:"cfg_ncpu"`
 	CfgRingSlots  *ebpf.Variable `ebpf:"cfg_ring_slots"`
 	Ksyms         *ebpf.Variable `ebpf:"ksyms"`

@@ -19,9 +19,27 @@ type NflinkArgs struct {
 }
 
 type NflinkClash struct {
-	_      structs.HostLayout
-	Orig   NflinkCtTuple
-	Reply  NflinkCtTuple
+	_    structs.HostLayout
+	Orig struct {
+		_     structs.HostLayout
+		Src   [16]uint8
+		Sport [2]uint8
+		L3num uint16
+		Dst   [16]uint8
+		Dport [2]uint8
+		Proto uint8
+		Dir   uint8
+	}
+	Reply struct {
+		_     structs.HostLayout
+		Src   [16]uint8
+		Sport [2]uint8
+		L3num uint16
+		Dst   [16]uint8
+		Dport [2]uint8
+		Proto uint8
+		Dir   uint8
+	}
 	Loser  uint64
 	Winner uint64
 	Reason uint32
@@ -107,9 +125,18 @@ type NflinkCtKsyms struct {
 }
 
 type NflinkCtPeek struct {
-	_        structs.HostLayout
-	Ptr      uint64
-	Orig     NflinkCtTuple
+	_    structs.HostLayout
+	Ptr  uint64
+	Orig struct {
+		_     structs.HostLayout
+		Src   [16]uint8
+		Sport [2]uint8
+		L3num uint16
+		Dst   [16]uint8
+		Dport [2]uint8
+		Proto uint8
+		Dir   uint8
+	}
 	Netns    uint32
 	Zone     uint16
 	TcpState uint8
@@ -118,15 +145,20 @@ type NflinkCtPeek struct {
 	Timeout  int32
 }
 
-type NflinkCtTuple struct {
+type NflinkInvalid struct {
 	_     structs.HostLayout
-	Src   [16]uint8
-	Sport [2]uint8
-	L3num uint16
-	Dst   [16]uint8
-	Dport [2]uint8
-	Proto uint8
-	Dir   uint8
+	Tuple struct {
+		_     structs.HostLayout
+		Src   [16]uint8
+		Sport [2]uint8
+		L3num uint16
+		Dst   [16]uint8
+		Dport [2]uint8
+		Proto uint8
+		Dir   uint8
+	}
+	Netns uint32
+	Pad   uint32
 }
 
 type NflinkMark struct {
@@ -193,6 +225,7 @@ const (
 	NflinkVarCfgCountSlots = "cfg_count_slots"
 	NflinkVarCfgFilter     = "cfg_filter"
 	NflinkVarCfgHz         = "cfg_hz"
+	NflinkVarCfgInvalid    = "cfg_invalid"
 	NflinkVarCfgNcpu       = "cfg_ncpu"
 	NflinkVarCfgRingSlots  = "cfg_ring_slots"
 	NflinkVarKsyms         = "ksyms"
@@ -275,6 +308,7 @@ type NflinkVariableSpecs struct {
 	CfgCountSlots *ebpf.VariableSpec `ebpf:"cfg_count_slots"`
 	CfgFilter     *ebpf.VariableSpec `ebpf:"cfg_filter"`
 	CfgHz         *ebpf.VariableSpec `ebpf:"cfg_hz"`
+	CfgInvalid    *ebpf.VariableSpec `ebpf:"cfg_invalid"`
 	CfgNcpu       *ebpf.VariableSpec `ebpf:"cfg_ncpu"`
 	CfgRingSlots  *ebpf.VariableSpec `ebpf:"cfg_ring_slots"`
 	Ksyms         *ebpf.VariableSpec `ebpf:"ksyms"`
@@ -345,6 +379,7 @@ type NflinkVariables struct {
 	CfgCountSlots *ebpf.Variable `ebpf:"cfg_count_slots"`
 	CfgFilter     *ebpf.Variable `ebpf:"cfg_filter"`
 	CfgHz         *ebpf.Variable `ebpf:"cfg_hz"`
+	CfgInvalid    *ebpf.Variable `ebpf:"cfg_invalid"`
 	CfgNcpu       *ebpf.Variable `ebpf:"cfg_ncpu"`
 	CfgRingSlots  *ebpf.Variable `ebpf:"cfg_ring_slots"`
 	Ksyms         *ebpf.Variable `ebpf:"ksyms"`

@@ -131,6 +131,13 @@ func (l *Listener) Close() error {
 // Buffer returns the size of the receive buffer as the kernel counts it.
 func (l *Listener) Buffer() (int, error) { return l.s.nl.ReadBuffer() }
 
+// Queued returns how many bytes of the receive buffer hold messages that Read
+// has not taken yet; 0 when it has taken all that the kernel told so far.
+func (l *Listener) Queued() (int, error) {
+	n, err := l.s.queued()
+	return int(n), err
+}
+
 // Counts returns what was read and lost so far. It may be called any time,
 // also after Close.
 func (l *Listener) Counts() Counts {

@@ -121,10 +121,21 @@ func (s *socket) closedOr(err error) error {
 // drops reads how many messages the kernel could not put into the socket's
 // buffer (sk_drops). It counts modulo 2^32.
 func (s *socket) drops() (uint32, error) {
-	var mem [skMeminfoVars]uint32
+	mem, err := s.meminfo()
+	return mem[skMeminfoDrops], err
+}
+
+// queued reads how much memory of the receive buffer is in use: 0 when every
+// datagram has been taken.
+func (s *socket) queued() (uint32, error) {
+	mem, err := s.meminfo()
+	return mem[skMeminfoRmemAlloc], err
+}
+
+func (s *socket) meminfo() (mem [skMeminfoVars]uint32, err error) {
 	size := uint32(unsafe.Sizeof(mem))
 	var errno syscall.Errno
-	err := s.raw.Control(func(fd uintptr) {
+	err = s.raw.Control(func(fd uintptr) {
 		// x/sys/unix has no getsockopt for an array; mem and size live on
 		// this stack until the call returns.
 		_, _, errno = unix.Syscall6(unix.SYS_GETSOCKOPT, fd, unix.SOL_SOCKET, unix.SO_MEMINFO,
@@ -132,17 +143,18 @@ func (s *socket) drops() (uint32, error) {
 	})
 	switch {
 	case err != nil:
-		return 0, s.closedOr(err)
+		return mem, s.closedOr(err)
 	case errno != 0:
-		return 0, fmt.Errorf("SO_MEMINFO: %w", errno)
+		return mem, fmt.Errorf("SO_MEMINFO: %w", errno)
 	}
-	return mem[skMeminfoDrops], nil
+	return mem, nil
 }
 
 // Places of the array that SO_MEMINFO returns (uapi/linux/sock_diag.h).
 const (
-	skMeminfoDrops = 8
-	skMeminfoVars  = 9
+	skMeminfoRmemAlloc = 0
+	skMeminfoDrops     = 8
+	skMeminfoVars      = 9
 )
 
 // now reads CLOCK_MONOTONIC, the clock of the BPF side.

@@ -1,6 +1,10 @@
 package probe
 
 import (
+	"cmp"
+	"math"
+	"slices"
+
 	"github.com/ctsight/ctsight/internal/abi"
 	"github.com/ctsight/ctsight/internal/event"
 )
@@ -23,30 +27,33 @@ type drain struct {
 	ev   event.Event
 	// evictions waits for the record of the packet that caused them, by link.
 	evictions map[uint32][]event.Event
-	oldest    event.Ktime
+	oldest    event.Ktime // none of them is older
 }
 
 // pass delivers everything up to horizon and returns how many records it took.
-func (d *drain) pass(horizon event.Ktime) (int, error) {
-	n := 0
+func (d *drain) pass(horizon event.Ktime) (n int, err error) {
 	for {
 		cpu, rec, ext := d.first(horizon)
 		if rec == nil {
 			break
 		}
-		if err := d.one(cpu, rec, ext); err != nil {
-			return n, err
-		}
 		r := &d.p.rings[cpu]
-		r.take(ext != nil)
-		if n++; n%publishEvery == 0 {
+		r.take(ext != nil) // before the consumer may fail: nothing comes twice
+		n++
+		if err = d.one(cpu, rec, ext); err != nil {
+			break
+		}
+		if n%publishEvery == 0 {
 			r.publish()
 		}
 	}
 	for i := range d.p.rings {
 		d.p.rings[i].publish()
 	}
-	return n, d.expire(horizon)
+	if err != nil {
+		return n, err
+	}
+	return n, d.expire(horizon - holdEvictions)
 }
 
 // first returns the oldest record of all rings that is not beyond horizon.
@@ -68,18 +75,24 @@ func (d *drain) one(cpu int, rec *abi.ConntrackCtRec, ext *abi.ConntrackCtExt) e
 		return d.culprit(rec)
 	}
 	decode(&d.ev, rec, ext, cpu, d.p.jiffy)
-	if d.ev.Time < d.last {
-		d.p.late.Add(1)
-	}
-	d.last = max(d.last, d.ev.Time)
 	if d.ev.Cause == event.EarlyDrop && rec.Aux[1] != 0 {
-		if len(d.evictions) == 0 {
+		if len(d.evictions) == 0 || d.ev.Time < d.oldest {
 			d.oldest = d.ev.Time
 		}
 		d.evictions[rec.Aux[1]] = append(d.evictions[rec.Aux[1]], d.ev)
 		return nil
 	}
-	return d.fn(&d.ev)
+	return d.deliver(&d.ev)
+}
+
+// deliver hands an event over and counts it as late when a younger one went
+// before it.
+func (d *drain) deliver(e *event.Event) error {
+	if e.Time < d.last {
+		d.p.late.Add(1)
+	}
+	d.last = max(d.last, e.Time)
+	return d.fn(e)
 }
 
 // culprit delivers the evictions that this packet caused.
@@ -89,29 +102,37 @@ func (d *drain) culprit(rec *abi.ConntrackCtRec) error {
 	delete(d.evictions, rec.Aux[1])
 	for i := range victims {
 		victims[i].By = by
-		if err := d.fn(&victims[i]); err != nil {
+		if err := d.deliver(&victims[i]); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// expire delivers evictions whose culprit was lost with a full ring.
-func (d *drain) expire(horizon event.Ktime) error {
-	if len(d.evictions) == 0 || horizon-d.oldest < holdEvictions {
+// expire delivers the evictions from before a time, whose culprits were lost
+// with a full ring.
+func (d *drain) expire(before event.Ktime) error {
+	if len(d.evictions) == 0 || d.oldest > before {
 		return nil
 	}
-	return d.flush()
-}
-
-func (d *drain) flush() error {
+	var due []event.Event
+	d.oldest = math.MaxInt64
 	for link, victims := range d.evictions {
+		if first := victims[0].Time; first > before {
+			d.oldest = min(d.oldest, first)
+			continue
+		}
 		delete(d.evictions, link)
-		for i := range victims {
-			if err := d.fn(&victims[i]); err != nil {
-				return err
-			}
+		due = append(due, victims...)
+	}
+	slices.SortFunc(due, func(a, b event.Event) int { return cmp.Compare(a.Time, b.Time) })
+	for i := range due {
+		if err := d.deliver(&due[i]); err != nil {
+			return err
 		}
 	}
 	return nil
 }
+
+// flush delivers all evictions that still wait.
+func (d *drain) flush() error { return d.expire(math.MaxInt64) }

@@ -89,6 +89,7 @@ func (obj *objects) configure(o Options) error {
 		"cfg_ncpu":        n,
 		"cfg_count_slots": uint32(obj.places),
 		"cfg_filter":      o.Filter.wire(),
+		"cfg_invalid":     o.Invalid,
 	} {
 		if err := obj.spec.Variables[name].Set(v); err != nil {
 			return fmt.Errorf("set %s: %w", name, err)

@@ -4,6 +4,7 @@
 //	labvm [flags] -- command args...   run a command
 //	labvm fetch [flags]                fill the cache of kernels
 //	labvm test [flags] [packages]      run tests that need a kernel
+//	labvm demo [flags]                 run `ctsight demo`, here or in a guest
 package main
 
 import (
@@ -46,6 +47,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) (int, err
 			return runFetch(ctx, args[1:], stderr)
 		case "test":
 			return runTest(ctx, args[1:], stdout, stderr)
+		case "demo":
+			return runDemo(ctx, args[1:], stdout, stderr)
 		}
 	}
 	return runExec(ctx, args, stdout, stderr)

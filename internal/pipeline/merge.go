@@ -1,0 +1,140 @@
+package pipeline
+
+import (
+	"sync"
+	"sync/atomic"
+
+	"github.com/ctsight/ctsight/internal/event"
+)
+
+// mergeLimit bounds the events that wait in a merge.
+const mergeLimit = 1 << 16
+
+// A merge puts the events of several sources into the order of their time. An
+// event waits until no source can have an older one any more; how long that is
+// the caller knows. When it is full, push waits, so that events are lost where
+// losses are counted: in the ring or the socket of the source.
+type merge struct {
+	mu   sync.Mutex
+	room sync.Cond
+	heap []waiting
+	free []*event.Event
+	seq  uint64
+	open bool // push never waits
+
+	last event.Ktime // of the newest popped; for pop alone
+	late atomic.Uint64
+}
+
+// waiting is an event in the heap; events of one time stay in their order.
+type waiting struct {
+	at  event.Ktime
+	seq uint64
+	ev  *event.Event
+}
+
+func (w waiting) before(o waiting) bool {
+	return w.at < o.at || w.at == o.at && w.seq < o.seq
+}
+
+func newMerge() *merge {
+	m := &merge{}
+	m.room.L = &m.mu
+	return m
+}
+
+// push takes a copy of an event; it waits for room.
+func (m *merge) push(e *event.Event) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for len(m.heap) >= mergeLimit && !m.open {
+		m.room.Wait()
+	}
+	m.put(e)
+}
+
+// squeeze is push without waiting, for the few that may not.
+func (m *merge) squeeze(e *event.Event) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.put(e)
+}
+
+func (m *merge) put(e *event.Event) {
+	var c *event.Event
+	if n := len(m.free); n > 0 {
+		c, m.free = m.free[n-1], m.free[:n-1]
+	} else {
+		c = new(event.Event)
+	}
+	*c = *e
+	m.seq++
+	m.heap = append(m.heap, waiting{e.Time, m.seq, c})
+	m.up(len(m.heap) - 1)
+}
+
+// unblock lets push go on without room, for the last events at the end.
+func (m *merge) unblock() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.open = true
+	m.room.Broadcast()
+}
+
+// pop returns the oldest event that is not younger than horizon, nil for none.
+// done gives it back.
+func (m *merge) pop(horizon event.Ktime) *event.Event {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if len(m.heap) == 0 || m.heap[0].at > horizon {
+		return nil
+	}
+	w := m.heap[0]
+	n := len(m.heap) - 1
+	m.heap[0], m.heap[n] = m.heap[n], waiting{}
+	m.heap = m.heap[:n]
+	m.down(0)
+	m.room.Signal()
+	if w.at < m.last {
+		m.late.Add(1)
+	}
+	m.last = max(m.last, w.at)
+	return w.ev
+}
+
+// done ends the use of an event that pop returned.
+func (m *merge) done(e *event.Event) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if len(m.free) < 4096 {
+		m.free = append(m.free, e)
+	}
+}
+
+func (m *merge) up(i int) {
+	for i > 0 {
+		p := (i - 1) / 2
+		if !m.heap[i].before(m.heap[p]) {
+			return
+		}
+		m.heap[i], m.heap[p] = m.heap[p], m.heap[i]
+		i = p
+	}
+}
+
+func (m *merge) down(i int) {
+	for {
+		c := 2*i + 1
+		if c >= len(m.heap) {
+			return
+		}
+		if c+1 < len(m.heap) && m.heap[c+1].before(m.heap[c]) {
+			c++
+		}
+		if !m.heap[c].before(m.heap[i]) {
+			return
+		}
+		m.heap[i], m.heap[c] = m.heap[c], m.heap[i]
+		i = c
+	}
+}

@@ -1,0 +1,232 @@
+package probe_test
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"net/netip"
+	"runtime"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/ctsight/ctsight/internal/event"
+	"github.com/ctsight/ctsight/internal/filter"
+	"github.com/ctsight/ctsight/internal/netlab"
+	"github.com/ctsight/ctsight/internal/probe"
+)
+
+// mixed makes events of many kinds in the router: new entries of four
+// protocols, answers, a full table with evictions and refusals, zones, deletes.
+func mixed(t *testing.T, r *netlab.Router) {
+	t.Helper()
+	c := dial(t, r.R)
+	for i, f := range []netlab.Flows{
+		flows(netlab.Addrs{First: netip.MustParseAddr("198.51.100.1"), N: 4}, 30, 0),
+		{Proto: event.ProtoTCP, Src: one, Dst: netlab.OneAddr(netlab.Sink(1)), SPorts: netlab.Ports{First: 2000, N: 20}, DPorts: netlab.Ports{First: 80, N: 3}},
+		{Proto: event.ProtoICMP, Src: one, Dst: netlab.OneAddr(netlab.Sink(0)), SPorts: netlab.Ports{First: 1, N: 20}},
+		{Proto: event.ProtoUDP, Src: netlab.OneAddr(netlab.ClientV6), Dst: netlab.OneAddr(netlab.Sink6(0)), SPorts: netlab.Ports{First: 1024, N: 40}, DPorts: netlab.OnePort(53)},
+		{Proto: event.ProtoTCP, Src: one, Dst: netlab.OneAddr(netlab.ServerV4), SPorts: netlab.Ports{First: 3000, N: 10}, DPorts: netlab.OnePort(22)}, // refused by a RST
+	} {
+		if i == 3 { // the last 40 entries fit, and half of the next
+			fill, err := c.Fill()
+			must(t, err)
+			limit(t, r, int(fill.Count)+20)
+		}
+		send(t, r, f)
+	}
+	limit(t, r, 1<<20)
+	must(t, c.Delete(event.Tuple{Src: netlab.ClientV4, Dst: netlab.Sink(1), Sport: 2000, Dport: 80, Proto: event.ProtoTCP}, 0))
+	send(t, r, flows(one, 50, 2)) // zone 7
+	flush(t, c)
+}
+
+// zone7 puts what goes to the third sink into zone 7.
+func zone7(t *testing.T, r *netlab.Router) {
+	t.Helper()
+	must(t, r.R.NFT(fmt.Sprintf("table ip zones { chain c { type filter hook prerouting priority -300; ip daddr %s ct zone set 7; }; }", netlab.Sink(2))))
+}
+
+// what an event says apart from its time, so that two probes can be compared.
+func what(e *event.Event) string {
+	return fmt.Sprint(e.Kind, e.Reason, e.Cause, e.NetNS, e.Zone, e.Orig, e.Reply, e.Status, e.By, e.Mark)
+}
+
+func whats(events []event.Event) []string {
+	out := []string{}
+	for i := range events {
+		out = append(out, what(&events[i]))
+	}
+	slices.Sort(out)
+	return out
+}
+
+// sameEvents compares two multisets of events and shows some of what differs.
+func sameEvents(t *testing.T, name string, got, want []string) {
+	t.Helper()
+	if slices.Equal(got, want) {
+		return
+	}
+	t.Errorf("%s: %d events, want %d", name, len(got), len(want))
+	n := map[string]int{}
+	for _, s := range got {
+		n[s]++
+	}
+	for _, s := range want {
+		n[s]--
+	}
+	shown := 0
+	for s, d := range n {
+		if d != 0 && shown < 8 {
+			t.Logf("%+d %s", d, s)
+			shown++
+		}
+	}
+}
+
+// Two instances side by side count and tell the same (R24).
+func TestTwoInstances(t *testing.T) {
+	r := router(t)
+	zone7(t, r)
+	a, b := trace(t, probe.Options{}), trace(t, probe.Options{})
+	mixed(t, r)
+	a.settle()
+	b.settle()
+	if x, y := countersOf(a, r.R), countersOf(b, r.R); x != y || x.New == 0 {
+		t.Errorf("counters differ:\n%+v\n%+v", x, y)
+	}
+	sameEvents(t, "second instance", whats(b.told(r.R)), whats(a.told(r.R)))
+	// One going away must not disturb the other.
+	before := countersOf(a, r.R)
+	b.stop()
+	must(t, b.Close())
+	truth := send(t, r, flows(one, 100, 3))
+	a.settle()
+	if n := countersOf(a, r.R).New - before.New; n != truth.Flows() {
+		t.Errorf("after the other has gone: %d new, sent %d", n, truth.Flows())
+	}
+}
+
+// What the programs let through with a filter is what the same filter matches
+// in Go, of the same traffic; the counters are not filtered.
+func TestFilterInTheKernel(t *testing.T) {
+	r := router(t)
+	zone7(t, r)
+	for _, text := range []string{
+		"new", "drop", "destroy", "reason table_full", "cause early_drop", "cause user_flush,user_delete", "zone 7", "zone 0",
+		"proto tcp", "proto icmp", "ip6", "src 198.51.100.2", "src 198.51.100.0/31", "dst 10.9.0.0/16 and dport 53", "dport 81-82",
+		"sport 2003", "drop src 198.51.100.0/24", "src 2001:db8::/32", "new proto udp zone 7 sport 1030-1040", "port 53",
+		fmt.Sprintf("netns %d", r.R.Inode()), "netns 1",
+	} {
+		t.Run(text, func(t *testing.T) {
+			f, err := filter.Parse(text, filter.Options{})
+			must(t, err)
+			k := f.Kernel()
+			all := trace(t, probe.Options{})
+			some := trace(t, probe.Options{Filter: wireFilter(k)})
+			mixed(t, r)
+			all.settle()
+			l := some.settle()
+			if x, y := countersOf(all, r.R), countersOf(some, r.R); x != y || x.New == 0 || x.Reasons[event.TableFull] == 0 {
+				t.Errorf("counters are filtered:\n%+v\n%+v", y, x)
+			}
+			want := slices.DeleteFunc(all.told(r.R), func(e event.Event) bool { return !k.Match(&e) })
+			got := some.told(r.R)
+			sameEvents(t, text, whats(got), whats(want))
+			if n := uint64(len(all.told(r.R)) - len(want)); l.Filtered < n { // other namespaces may have had some
+				t.Errorf("%d filtered by its own account, %d are missing", l.Filtered, n)
+			}
+			t.Logf("%d of %d events, exact %t", len(got), len(all.told(r.R)), k.Exact)
+		})
+	}
+}
+
+// wireFilter is what package pipeline makes of a filter, without the new
+// entries that it needs for lifetimes.
+func wireFilter(k filter.Kernel) probe.Filter {
+	return probe.Filter{On: true, Kinds: k.Kinds, Reasons: k.ReasonMask, Causes: k.CauseMask, NetNS: k.NetNS, Zone: int(k.Zone), Proto: k.Proto,
+		Src: k.Src, Dst: k.Dst, SportMin: k.SportMin, SportMax: k.SportMax, DportMin: k.DportMin, DportMax: k.DportMax}
+}
+
+// R3: nobody reads while the rings overflow. The counters stay exact, what is
+// lost is counted, and reading again makes all well.
+func TestReaderStops(t *testing.T) {
+	r := router(t)
+	p := open(t, probe.Options{RingBytes: 64 << 10}) // 512 records per CPU
+	c := dial(t, r.R)
+	const n = 20000
+	truth := send(t, r, flows(one, n, 0))
+	flush(t, c)
+	l := p.Loss()
+	got := countersOf(p, r.R)
+	if got.New != truth.Flows() || truth.Flows() != n || got.Causes[event.UserFlush] != n || destroyed(got) != n {
+		t.Errorf("sent %d, counted %d new, %d flushed, %d destroyed", truth.Flows(), got.New, got.Causes[event.UserFlush], destroyed(got))
+	}
+	if l.Lost == 0 || l.Delivered != 0 || l.Seen != 2*n {
+		t.Errorf("%+v, want %d seen, most of them lost", l, 2*n)
+	}
+	t.Logf("ring of 512 records per CPU, %d events, ratio %.0f: %d lost", l.Seen, float64(l.Seen)/float64(512*runtime.NumCPU()), l.Lost)
+
+	tr := read(t, p)
+	after := tr.settle()
+	if after.Seen != after.Delivered+after.Lost || after.Lost != l.Lost || uint64(len(tr.told(r.R))) != after.Delivered {
+		t.Errorf("reading again: %+v, %d events", after, len(tr.told(r.R)))
+	}
+	had := len(tr.told(r.R))
+	again := send(t, r, flows(one, 300, 1)) // fits, and nothing is lost any more
+	end := tr.settle()
+	if end.Lost != l.Lost || countersOf(p, r.R).New-got.New != again.Flows() || len(tr.told(r.R))-had != int(again.Flows()) {
+		t.Errorf("after recovery: %+v, %d events of %d", end, len(tr.told(r.R))-had, again.Flows())
+	}
+}
+
+// As fast as two CPUs can: nothing is lost with rings of the default size, and
+// every event is told once.
+func TestLossless(t *testing.T) {
+	r := router(t)
+	tr := trace(t, probe.Options{})
+	c := dial(t, r.R)
+	const each = 50000
+	start := time.Now()
+	truths, err := r.SendParallel(context.Background(), netlab.SendOptions{}, flows(one, each, 0), flows(one, each, 1))
+	must(t, err)
+	took := time.Since(start)
+	must(t, r.Drain())
+	flush(t, c)
+	l := tr.settle()
+	var sent uint64
+	for _, x := range truths {
+		sent += x.Flows()
+	}
+	got := countersOf(tr, r.R)
+	t.Logf("%d flows in %v, %.0f/s, then flushed: %+v", sent, took.Round(time.Millisecond), float64(sent)/took.Seconds(), l)
+	if got.New != sent || destroyed(got) != sent {
+		t.Errorf("sent %d, counted %d new, %d destroyed", sent, got.New, destroyed(got))
+	}
+	if l.Lost != 0 || l.ByStage["recursion"] != 0 || l.ByStage["stash"] != 0 || l.Seen != l.Delivered {
+		t.Errorf("lost: %+v", l)
+	}
+	seen := map[event.Tuple]int{}
+	for _, e := range tr.told(r.R) {
+		if e.Kind == event.New {
+			seen[e.Orig]++
+		} else if e.Kind == event.Destroy {
+			seen[e.Orig] += 100
+		}
+	}
+	for tuple, n := range seen {
+		if n != 101 {
+			t.Fatalf("%v told %d times new, %d times destroyed", tuple, n%100, n/100)
+		}
+	}
+	if uint64(len(seen)) != sent {
+		t.Errorf("%d different tuples told, %d sent", len(seen), sent)
+	}
+	if l.Late > 0 {
+		t.Logf("%d late", l.Late)
+	}
+	times := tr.told(r.R)
+	if l.Late == 0 && !slices.IsSortedFunc(times, func(a, b event.Event) int { return cmp.Compare(a.Time, b.Time) }) {
+		t.Error("not in order of time")
+	}
+}
