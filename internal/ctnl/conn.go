@@ -1,21 +1,22 @@
 // Package ctnl is the netlink view of the connection tracking table: list the
 // network namespaces, dump a table without holding it, read count, limit and
 // the per-CPU statistics, delete entries, and listen to new and destroy events
-// where BPF cannot be had. It speaks nfnetlink itself on a socket of
-// mdlayher/netlink. It judges nothing, writes no setting, and keeps no state
+// where BPF cannot be had. Changes go through ti-mo/conntrack; what that library
+// holds in memory, dies of, or does not know (dump, events, newer statistics)
+// speaks nfnetlink on a socket of mdlayher/netlink. It judges nothing, writes no setting, and keeps no state
 // between calls; arithmetic over time is the caller's.
 package ctnl
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
 
 	"github.com/mdlayher/netlink"
+	"github.com/ti-mo/conntrack"
 	"golang.org/x/sys/unix"
-
-	"github.com/ctsight/ctsight/internal/event"
 )
 
 const (
@@ -39,6 +40,9 @@ type Conn struct {
 	// unfinished is its sequence number.
 	unfinished uint32
 	leftover   bool
+
+	changeMu sync.Mutex // not mu: Close must not wait for a dump
+	changer  *conntrack.Conn
 }
 
 // Dial opens a Conn in the namespace. Entering another namespace needs
@@ -54,7 +58,16 @@ func Dial(ns NS) (*Conn, error) {
 }
 
 // Close ends a call in progress with ErrClosed. It may be called twice.
-func (c *Conn) Close() error { return c.s.close() }
+func (c *Conn) Close() error {
+	err := c.s.close()
+	c.changeMu.Lock()
+	defer c.changeMu.Unlock()
+	if c.changer != nil {
+		err = errors.Join(err, c.changer.Close())
+		c.changer = nil
+	}
+	return err
+}
 
 // request is one nfnetlink request.
 type request struct {
@@ -223,55 +236,4 @@ func (c *Conn) Dump(ctx context.Context, fn func(*Entry) error) error {
 		}
 	}
 	return nil
-}
-
-// Create puts an entry into the table: tuples, status (confirmed is implied),
-// timeout, mark, zone and TCP state. The kernel answers ENOMEM when the table
-// is full.
-func (c *Conn) Create(e *Entry) error {
-	w := *e
-	w.Status |= event.Confirmed
-	w.HasTimeout = true
-	w.ID, w.Use, w.Start, w.Stop = 0, 0, 0, 0
-	b, err := encodeEntry(&w)
-	if err != nil {
-		return fmt.Errorf("create entry: %w", err)
-	}
-	flags := netlink.Create | netlink.Excl | netlink.Acknowledge
-	if err := c.ack(request{typeNew, flags, family(e.Orig), b}); err != nil {
-		return fmt.Errorf("create entry: %w", err)
-	}
-	return nil
-}
-
-// Delete removes the entry with that orig tuple in that zone; ErrNotFound says
-// that there is none. For an entry whose zone holds for the reply direction
-// only, the zone of its orig tuple is 0.
-func (c *Conn) Delete(orig event.Tuple, zone uint16) error {
-	ae := newEncoder()
-	encodeTuple(ae, ctaTupleOrig, orig, 0)
-	if zone != 0 {
-		ae.Uint16(ctaZone, zone)
-	}
-	b, err := ae.Encode()
-	if err != nil {
-		return fmt.Errorf("delete entry: %w", err)
-	}
-	if err := c.ack(request{typeDelete, netlink.Acknowledge, family(orig), b}); err != nil {
-		return fmt.Errorf("delete entry: %w", err)
-	}
-	return nil
-}
-
-// Flush removes every entry of the namespace.
-func (c *Conn) Flush() error {
-	if err := c.ack(request{typ: typeDelete, flags: netlink.Acknowledge}); err != nil {
-		return fmt.Errorf("flush: %w", notLoaded(err))
-	}
-	return nil
-}
-
-// ack sends a request that has no answer but its acknowledgement.
-func (c *Conn) ack(r request) error {
-	return c.do(context.Background(), r, func(message) error { return nil })
 }

@@ -75,6 +75,7 @@ func Run(ctx context.Context, o Options) (d *Data, err error) {
 		}
 	}()
 	if err := s.build(ctx); err != nil {
+		_ = s.tell.say(" not possible.\n")
 		return nil, err
 	}
 	if err := s.play(ctx); err != nil {
@@ -131,6 +132,9 @@ func (s *show) close() error {
 // play runs the acts while the ledger is kept.
 func (s *show) play(ctx context.Context) error {
 	s.rec = newRecorder(now(), s.tell.line)
+	if err := s.ping(); err != nil {
+		return err
+	}
 	acting, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
 	type result struct {
@@ -186,12 +190,16 @@ func (s *show) acts(ctx context.Context) error {
 // patience is how long the demo waits for what it has sent to be traced.
 const patience = 10 * time.Second
 
-// first pings through the router and waits until that is seen: from then on
-// nothing is missed.
+// ping sends one through the router before the ledger is opened. Its event
+// waits to be told; when it is, the ledger is open and nothing is missed. (A
+// packet under way while the counters are read would put them out by one.)
+func (s *show) ping() error {
+	_, err := s.lab.SendPackets(netlab.SendOptions{}, netlab.EchoRequest(netlab.ClientV4, netlab.ServerV4, 1, 1))
+	return errors.Join(err, s.lab.Drain())
+}
+
+// first waits for the ping.
 func (s *show) first(ctx context.Context) error {
-	if _, err := s.lab.SendPackets(netlab.SendOptions{}, netlab.EchoRequest(netlab.ClientV4, netlab.ServerV4, 1, 1)); err != nil {
-		return err
-	}
 	select {
 	case <-s.rec.first:
 		return nil

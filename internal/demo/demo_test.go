@@ -269,9 +269,9 @@ func TestPlan(t *testing.T) {
 		want                plan
 	}{
 		{"lab: limit set", 65536, 65536, 1000, 1 << 30, plan{Limit: 1000, Was: 65536, Assured: 600, Pending: 400}},
-		{"small table of buckets", 65536, 1024, 1000, 1 << 30, plan{Limit: 1000, Was: 65536, Assured: 900, Pending: 100}},
-		{"a host", 262144, 262144, 0, 8 << 30, plan{Limit: 262144, Was: 262144, Assured: 235930, Pending: 26214}},
-		{"memory not known", 262144, 262144, 0, 0, plan{Limit: 262144, Was: 262144, Assured: 235930, Pending: 26214}},
+		{"small table of buckets", 65536, 1024, 1000, 1 << 30, plan{Limit: 1000, Was: 65536, Assured: 950, Pending: 50}},
+		{"a host", 262144, 262144, 0, 8 << 30, plan{Limit: 262144, Was: 262144, Assured: 253952, Pending: 8192}},
+		{"memory not known", 262144, 262144, 0, 0, plan{Limit: 262144, Was: 262144, Assured: 253952, Pending: 8192}},
 		{"the limit there is", 1000, 65536, 1000, 0, plan{Limit: 1000, Was: 1000, Assured: 600, Pending: 400}},
 	} {
 		if got := newPlan(tt.limit, tt.buckets, tt.ask, tt.free); got != tt.want {

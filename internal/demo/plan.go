@@ -23,7 +23,8 @@ const (
 // plan says how the table is filled. Early drop looks for entries that are not
 // assured in 8 buckets from where the new one belongs, and every entry stands
 // in two: so with U such entries and B buckets about 16 U / B of them are met.
-// U is chosen so that some packets find one and some do not.
+// U is B / 32 where there is room for that: two packets of five find a victim.
+// The flood makes up for those that are evicted.
 type plan struct {
 	Limit int // nf_conntrack_max while the table is filled
 	Was   int // what it is without the demo; differs from Limit when it is set
@@ -57,7 +58,7 @@ func newPlan(limit, buckets, ask int, free uint64) plan {
 		p.Limit = p.Was
 		return p
 	}
-	p.Pending = min(max(buckets/32, p.Limit/10), 2*p.Limit/5)
+	p.Pending = min(max(buckets/32, 50), 2*p.Limit/5)
 	p.Assured = p.Limit - p.Pending
 	return p
 }

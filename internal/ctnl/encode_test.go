@@ -5,7 +5,6 @@ import (
 	"time"
 
 	"github.com/mdlayher/netlink"
-	"golang.org/x/sys/unix"
 
 	"github.com/ctsight/ctsight/internal/event"
 )
@@ -46,13 +45,6 @@ func encodeEntry(e *Entry) ([]byte, error) {
 		})
 	}
 	return ae.Encode()
-}
-
-func (e *Entry) tupleZone(dir ZoneDir) uint16 {
-	if e.ZoneDir == dir {
-		return e.Zone
-	}
-	return 0
 }
 
 func newEncoder() *netlink.AttributeEncoder {
@@ -107,12 +99,4 @@ func encodeProto(ae *netlink.AttributeEncoder, t event.Tuple) {
 		ae.Uint16(ctaProtoSrcPort, t.Sport)
 		ae.Uint16(ctaProtoDstPort, t.Dport)
 	}
-}
-
-// family returns the nfgenmsg family of a tuple.
-func family(t event.Tuple) uint8 {
-	if t.Src.Is4() {
-		return unix.AF_INET
-	}
-	return unix.AF_INET6
 }
