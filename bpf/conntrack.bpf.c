@@ -230,9 +230,15 @@ int BPF_PROG(conncount_exit, struct net *net, struct sk_buff *skb, __u16 l3num, 
 	return !ret ? mark_context((__u64)skb, 0, R_CONNLIMIT_ERROR, false) : 0;
 }
 
-/* synproxy_recv_client_ack: false when the cookie is wrong; the ACK is dropped. */
+/* synproxy_recv_client_ack, _ipv6: false when the cookie is wrong; the ACK is dropped. */
 SEC("fexit/synproxy_recv_client_ack")
 int BPF_PROG(cookie_exit, struct net *net, struct sk_buff *skb, void *th, void *opts, __u32 seq, __u64 ret)
+{
+	return !(ret & 0xff) ? mark_context((__u64)skb, 0, R_SYNPROXY_COOKIE, false) : 0;
+}
+
+SEC("fexit/synproxy_recv_client_ack_ipv6")
+int BPF_PROG(cookie6_exit, struct net *net, struct sk_buff *skb, void *th, void *opts, __u32 seq, __u64 ret)
 {
 	return !(ret & 0xff) ? mark_context((__u64)skb, 0, R_SYNPROXY_COOKIE, false) : 0;
 }
@@ -527,6 +533,7 @@ int BPF_KRETPROBE(r_conncount, __u32 ret)
 	return unstash(ARG_CONNCOUNT, &v) && !ret ? mark_context(v.a[0], 0, R_CONNLIMIT_ERROR, false) : 0;
 }
 
+/* synproxy_recv_client_ack and _ipv6. */
 SEC("kprobe/synproxy_recv_client_ack")
 int BPF_KPROBE(k_cookie, void *net, void *skb)
 {

@@ -64,11 +64,15 @@ static __always_inline __u32 ct_mark(const struct nf_conn *ct)
 
 /*
  * Whether the entry was ever in the hash. __nf_conntrack_alloc() clears pprev
- * of the original direction and hashing sets it, in every tree; the CONFIRMED
- * bit is set before the clash check in some (5.19 to 6.6).
+ * of the original direction and hashing sets it; the CONFIRMED bit is set
+ * before the clash check in some trees (5.19 to 6.6). Up to 5.18 entries know
+ * their CPU, and wait in lists of it that use pprev, but the bit is set by
+ * hashing alone.
  */
 static __always_inline bool ct_was_hashed(const struct nf_conn *ct)
 {
+	if (bpf_core_field_exists(ct->cpu))
+		return BPF_CORE_READ(ct, status) & IPS_CONFIRMED;
 	return BPF_CORE_READ(ct, tuplehash[0].hnnode.pprev) != NULL;
 }
 

@@ -602,6 +602,11 @@ static __always_inline int on_destroy(void *ctx, const struct nf_conn *ct, bool 
 		key = ctx_key(c, cpu);
 		s = bpf_map_lookup_elem(&scopes, &key);
 	}
+	/* A PPTP connection that goes takes its calls along, inside its own scope. */
+	if (s && RD(typed, ct, master) && caller_cause(ctx) == C_PPTP) {
+		cause = C_PPTP;
+		s = NULL;
+	}
 	if (s) {
 		cause = scope_cause(s, (__u64)ct, expired);
 		task = cause & DESTROY_TASK;
@@ -814,7 +819,8 @@ static __always_inline int on_kfree_skb(struct sk_buff *skb, __u64 location, __u
 	if (BPF_CORE_READ(ct, status) & IPS_TEMPLATE)
 		return 0;
 	if (!reason) {
-		if (ct_was_hashed(ct))
+		/* the answer of REJECT carries the entry of the packet it answers */
+		if (ct_was_hashed(ct) || (nfct & NFCT_INFOMASK) >= IP_CT_IS_REPLY)
 			return 0;
 		if (pending.lost) {
 			told = bpf_map_lookup_elem(&losses, &key);

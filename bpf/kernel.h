@@ -158,6 +158,7 @@ struct nf_conn {
 	struct nf_conntrack ct_general;
 	u32 timeout;
 	struct nf_conntrack_zone zone;
+	u16 cpu; /* up to 5.18 */
 	struct nf_conntrack_tuple_hash tuplehash[2];
 	unsigned long status;
 	possible_net_t ct_net;

@@ -218,6 +218,7 @@ const (
 	ConntrackProgClashEntry    = "clash_entry"
 	ConntrackProgConfirmExit   = "confirm_exit"
 	ConntrackProgConncountExit = "conncount_exit"
+	ConntrackProgCookie6Exit   = "cookie6_exit"
 	ConntrackProgCookieExit    = "cookie_exit"
 	ConntrackProgDeleteEntry   = "delete_entry"
 	ConntrackProgDeleteExit    = "delete_exit"
@@ -342,6 +343,7 @@ type ConntrackProgramSpecs struct {
 	ClashEntry    *ebpf.ProgramSpec `ebpf:"clash_entry"`
 	ConfirmExit   *ebpf.ProgramSpec `ebpf:"confirm_exit"`
 	ConncountExit *ebpf.ProgramSpec `ebpf:"conncount_exit"`
+	Cookie6Exit   *ebpf.ProgramSpec `ebpf:"cookie6_exit"`
 	CookieExit    *ebpf.ProgramSpec `ebpf:"cookie_exit"`
 	DeleteEntry   *ebpf.ProgramSpec `ebpf:"delete_entry"`
 	DeleteExit    *ebpf.ProgramSpec `ebpf:"delete_exit"`
@@ -521,6 +523,7 @@ type ConntrackPrograms struct {
 	ClashEntry    *ebpf.Program `ebpf:"clash_entry"`
 	ConfirmExit   *ebpf.Program `ebpf:"confirm_exit"`
 	ConncountExit *ebpf.Program `ebpf:"conncount_exit"`
+	Cookie6Exit   *ebpf.Program `ebpf:"cookie6_exit"`
 	CookieExit    *ebpf.Program `ebpf:"cookie_exit"`
 	DeleteEntry   *ebpf.Program `ebpf:"delete_entry"`
 	DeleteExit    *ebpf.Program `ebpf:"delete_exit"`
@@ -596,6 +599,7 @@ func (p *ConntrackPrograms) Close() error {
 		p.ClashEntry,
 		p.ConfirmExit,
 		p.ConncountExit,
+		p.Cookie6Exit,
 		p.CookieExit,
 		p.DeleteEntry,
 		p.DeleteExit,

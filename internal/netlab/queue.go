@@ -13,7 +13,7 @@ import (
 
 // Numbers of nfnetlink_queue (linux/netfilter/nfnetlink_queue.h).
 const (
-	nfqMsgPacket, nfqMsgVerdict, nfqMsgConfig = 0, 1, 2
+	nfqMsgPacket, nfqMsgVerdict, nfqMsgConfig, nfqMsgVerdictBatch = 0, 1, 2, 3
 
 	nfqaPacketHdr, nfqaVerdictHdr = 1, 2
 	nfqaCfgCmd, nfqaCfgParams     = 1, 2
@@ -65,7 +65,7 @@ func (n *NS) OpenQueue(num uint16) (*Queue, error) {
 func (q *Queue) Close() error { return q.conn.Close() }
 
 // message builds a message of nfnetlink_queue: an nfgenmsg header and one attribute.
-func (q *Queue) message(typ uint16, a netlink.Attribute) (netlink.Message, error) {
+func (q *Queue) message(typ int, a netlink.Attribute) (netlink.Message, error) {
 	attrs, err := netlink.MarshalAttributes([]netlink.Attribute{a})
 	if err != nil {
 		return netlink.Message{}, err
@@ -120,13 +120,35 @@ func packetID(m netlink.Message) (uint32, bool) {
 // Accept lets packets go on, in the given order.
 func (q *Queue) Accept(ids ...uint32) error { return q.verdict(nfAccept, ids) }
 
+// AcceptThrough returns the message that lets all packets up to one go on, and
+// a copy of the socket to send it on, for a process that has no need of memory.
+func (q *Queue) AcceptThrough(id uint32) (message []byte, socket *os.File, err error) {
+	m, err := q.verdictMessage(nfqMsgVerdictBatch, nfAccept, id)
+	if err != nil {
+		return nil, nil, err
+	}
+	m.Header.Length = uint32(16 + len(m.Data))
+	if message, err = m.MarshalBinary(); err != nil {
+		return nil, nil, err
+	}
+	raw, err := q.conn.SyscallConn()
+	if err != nil {
+		return nil, nil, err
+	}
+	fd := -1
+	err2 := raw.Control(func(s uintptr) { fd, err = unix.FcntlInt(s, unix.F_DUPFD_CLOEXEC, 3) })
+	if err = errors.Join(err, err2); err != nil {
+		return nil, nil, err
+	}
+	return message, os.NewFile(uintptr(fd), "nfqueue"), nil
+}
+
 // Drop drops packets.
 func (q *Queue) Drop(ids ...uint32) error { return q.verdict(nfDrop, ids) }
 
 func (q *Queue) verdict(v uint32, ids []uint32) error {
 	for _, id := range ids {
-		b := binary.BigEndian.AppendUint32(nil, v)
-		m, err := q.message(nfqMsgVerdict, netlink.Attribute{Type: nfqaVerdictHdr, Data: binary.BigEndian.AppendUint32(b, id)})
+		m, err := q.verdictMessage(nfqMsgVerdict, v, id)
 		if err == nil {
 			_, err = q.conn.Send(m)
 		}
@@ -135,6 +157,11 @@ func (q *Queue) verdict(v uint32, ids []uint32) error {
 		}
 	}
 	return nil
+}
+
+func (q *Queue) verdictMessage(typ int, v, id uint32) (netlink.Message, error) {
+	b := binary.BigEndian.AppendUint32(nil, v)
+	return q.message(typ, netlink.Attribute{Type: nfqaVerdictHdr, Data: binary.BigEndian.AppendUint32(b, id)})
 }
 
 // Together queues two packets in R and lets both go in the order in which they

@@ -13,6 +13,7 @@ import (
 type account struct {
 	first, last point
 	verdict     verdict
+	chains      uint64 // long chains told by the kernel and not yet by the probe
 
 	// moved is what the raw counters of reasons become by the verdicts so
 	// far: added to one reason what is taken from another.
@@ -48,7 +49,7 @@ func newAccount(p point) *account { return &account{first: p, last: p, verdict: 
 // restart begins at 0 for a namespace whose number was used before.
 func (a *account) restart(p point) {
 	a.before = a.merged
-	a.first, a.last, a.verdict = p, p, undecided
+	a.first, a.last, a.verdict, a.chains = p, p, undecided, 0
 }
 
 // insertLosses are the raw reasons of packets lost at insert.
@@ -86,11 +87,12 @@ func (a *account) next(p point) {
 
 // judge decides only what the kernel's counters bear out. drop counts what was
 // refused at lookup and clashes, insert_failed clashes and long chains,
-// chaintoolong the latter (equalities I2 to I4). Sums since the first reading
-// are compared, since one reading may have an event that the other has not yet.
+// chaintoolong the latter (equalities I2 to I4). The statistics are read after
+// the probe's counters and may be ahead of them: compared are sums since the
+// first reading, and long chains are kept for the next interval.
 func (a *account) judge(p point) verdict {
 	v := undecided
-	chain := statDelta(p, a.last, ctnl.StatChainTooLong)
+	chain := a.chains + statDelta(p, a.last, ctnl.StatChainTooLong)
 	allChain := statDelta(p, a.first, ctnl.StatChainTooLong)
 	failed := statDelta(p, a.first, ctnl.StatInsertFailed)
 	dropped := statDelta(p, a.first, ctnl.StatDrop)
@@ -101,12 +103,14 @@ func (a *account) judge(p point) verdict {
 	if dropped >= refused+clashes && full(p.fill) {
 		v.lookup = event.TableFull
 	}
+	a.chains = 0
 	switch {
 	case failed < lost: // a helper or a sequence adjustment lost some
 	case chain == 0:
 		v.insert, v.nat = event.ClashSameFlow, event.NATExhausted
 	case chain >= lostNow:
 		v.insert, v.nat = event.ChainTooLong, event.ChainTooLong
+		a.chains = chain - lostNow
 	}
 	return v
 }

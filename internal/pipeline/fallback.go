@@ -98,171 +98,6 @@ func (f *Fallback) usable() error {
 	return fmt.Errorf("no network namespace: %w: %w", probe.ErrNotPossible, errors.Join(append(errs, f.listErr)...))
 }
 
-// follow takes up namespaces that are new and lets go of those that nobody but
-// us keeps alive.
-func (f *Fallback) follow() error {
-	list, err := f.list()
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.listErr = err; err != nil || f.closed {
-		return err
-	}
-	clear(f.refused)
-	found := map[event.NetNS]bool{}
-	for _, ns := range list {
-		found[ns.Inode] = true
-		if f.nets[ns.Inode] == nil {
-			if err := f.add(ns); err != nil {
-				f.refused[ns.Inode] = err
-			}
-		}
-	}
-	var errs []error
-	for ino, n := range f.nets {
-		if !found[ino] {
-			errs = append(errs, f.remove(n))
-		}
-	}
-	return errors.Join(errs...)
-}
-
-// add begins to watch a namespace. One that vanishes meanwhile is no error.
-func (f *Fallback) add(ns ctnl.NS) error {
-	n := &fallbackNet{ns: ns}
-	var err error
-	if n.conn, err = ctnl.Dial(ns); err != nil {
-		return f.vanished(ns, err)
-	}
-	if f.nf != nil {
-		if err := f.nf.AttachNetNS(ns.Path, ns.Inode); err != nil {
-			return errors.Join(f.vanished(ns, err), n.conn.Close())
-		}
-	}
-	p, err := f.read(n)
-	if err != nil && f.nf == nil {
-		n.err = err
-	}
-	if n.account = f.gone[ns.Inode]; n.account == nil {
-		n.account = newAccount(p)
-	} else { // the number is used again, by a namespace that counts from 0
-		delete(f.gone, ns.Inode)
-		n.account.restart(p)
-	}
-	if v, err := ns.EventsSysctl(); err == nil && v == 0 {
-		n.eventsOff = true
-	}
-	groups := ctnl.DestroyEvents
-	if f.nf == nil {
-		groups |= ctnl.NewEvents
-	}
-	if n.listener, err = ctnl.Listen(ns, ctnl.ListenConfig{Groups: groups}); err != nil {
-		n.err = err
-	} else {
-		f.readers.Go(func() { f.listen(n) })
-	}
-	f.nets[ns.Inode] = n
-	return nil
-}
-
-// vanished is nil when the namespace is gone.
-func (f *Fallback) vanished(ns ctnl.NS, err error) error {
-	if _, oerr := ctnl.OpenNS(ns.Path); oerr != nil {
-		return nil
-	}
-	return err
-}
-
-// listen passes the events of one namespace on until its listener is closed.
-func (f *Fallback) listen(n *fallbackNet) {
-	for {
-		err := n.listener.Read(func(e *event.Event) {
-			f.mu.Lock()
-			switch e.Kind {
-			case event.New:
-				n.account.news++
-			case event.Destroy:
-				n.account.causes[e.Cause]++
-			}
-			f.mu.Unlock()
-			f.m.push(e)
-		})
-		if err != nil {
-			f.mu.Lock()
-			if !errors.Is(err, ctnl.ErrClosed) && !errors.Is(err, ctnl.ErrTimeout) {
-				n.err = err
-			}
-			f.mu.Unlock()
-			return
-		}
-	}
-}
-
-// remove ends watching a namespace; what was counted stays.
-func (f *Fallback) remove(n *fallbackNet) error {
-	f.update(n)
-	var errs []error
-	if f.nf != nil {
-		errs = append(errs, f.nf.ForgetNetNS(n.ns.Inode))
-	}
-	if n.listener != nil {
-		errs = append(errs, n.listener.Close())
-		addCounts(&f.past, n.listener.Counts())
-	}
-	errs = append(errs, n.conn.Close())
-	delete(f.nets, n.ns.Inode)
-	f.gone[n.ns.Inode] = n.account
-	return errors.Join(errs...)
-}
-
-func addCounts(to *ctnl.Counts, c ctnl.Counts) {
-	to.Messages += c.Messages
-	to.Decoded += c.Decoded
-	to.Undecodable += c.Undecodable
-	to.Skipped += c.Skipped
-	to.Foreign += c.Foreign
-	to.Overruns += c.Overruns
-	to.Lost += c.Lost
-}
-
-// read takes a reading of a namespace.
-func (f *Fallback) read(n *fallbackNet) (point, error) {
-	var p point
-	var err error
-	if p.at, err = probe.Now(); err != nil {
-		return p, err
-	}
-	if f.nf != nil {
-		p.raw = countersOf(f.nf.Counters(), n.ns.Inode)
-	}
-	if p.stats, err = n.conn.Stats(); err == nil {
-		p.fill, err = n.conn.Fill()
-	}
-	return p, err
-}
-
-func countersOf(all []probe.Counters, ns event.NetNS) probe.Counters {
-	i, ok := slices.BinarySearchFunc(all, ns, func(c probe.Counters, ns event.NetNS) int { return int(c.NetNS) - int(ns) })
-	if !ok {
-		return probe.Counters{NetNS: ns}
-	}
-	return all[i]
-}
-
-// update brings the account of a namespace up to now, as far as it can be read.
-func (f *Fallback) update(n *fallbackNet) {
-	p, err := f.read(n)
-	switch {
-	case err != nil:
-	case f.nf != nil:
-		n.account.next(p)
-	default:
-		for r, count := range n.account.losses(p) {
-			f.own++
-			f.m.squeeze(&event.Event{Time: p.at, Kind: event.Drop, Reason: r, NetNS: n.ns.Inode, Sample: uint32(min(count, 1<<32-1)), BestEffort: true})
-		}
-	}
-}
-
 // Run delivers events in the order of their time until ctx ends, then what is
 // left, and returns nil. fn must not keep the event it is given.
 func (f *Fallback) Run(ctx context.Context, fn func(*event.Event) error) error {
@@ -307,15 +142,25 @@ func (f *Fallback) loop(ctx context.Context, fn func(*event.Event) error) error 
 			_ = f.follow() // what cannot be watched is in Report; next second again
 			f.poll()
 		case <-tick.C:
-			now, err := probe.Now()
+			horizon, err := f.horizon()
 			if err == nil {
-				err = f.deliver(now-event.Ktime(window), fn)
+				err = f.deliver(horizon, fn)
 			}
 			if err != nil {
 				return err
 			}
 		}
 	}
+}
+
+// horizon is the time before which no source has anything more to tell.
+func (f *Fallback) horizon() (event.Ktime, error) {
+	t, err := probe.Now()
+	t -= event.Ktime(window)
+	if f.nf != nil {
+		t = min(t, f.nf.UpTo())
+	}
+	return t, err
 }
 
 // poll reads the statistics where they are the only source of losses.

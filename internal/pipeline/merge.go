@@ -22,7 +22,7 @@ type merge struct {
 	seq  uint64
 	open bool // push never waits
 
-	last event.Ktime // of the newest popped; for pop alone
+	last event.Ktime // of the newest popped
 	late atomic.Uint64
 }
 
@@ -53,10 +53,23 @@ func (m *merge) push(e *event.Event) {
 	m.put(e)
 }
 
-// squeeze is push without waiting, for the few that may not.
+// pushRead is push for an event whose time is when it was read: it makes way
+// for what has been delivered meanwhile.
+func (m *merge) pushRead(e *event.Event) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for len(m.heap) >= mergeLimit && !m.open {
+		m.room.Wait()
+	}
+	e.Time = max(e.Time, m.last)
+	m.put(e)
+}
+
+// squeeze is pushRead without waiting, for the few that may not.
 func (m *merge) squeeze(e *event.Event) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	e.Time = max(e.Time, m.last)
 	m.put(e)
 }
 

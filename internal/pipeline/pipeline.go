@@ -90,11 +90,24 @@ func try(cfg Config) (Source, error) {
 	switch cfg.Backend {
 	case probe.Fentry, probe.Kprobe:
 		return wrap(probe.Open(o))
+	case probe.Netfilter:
+		return wrap(OpenNetfilter(o))
+	case probe.Netlink:
+		return wrap(OpenNetlink(o))
 	case "", probe.Auto:
 	default:
 		return nil, fmt.Errorf("unknown backend %q: auto, fentry, kprobe, netfilter or netlink", cfg.Backend)
 	}
-	return wrap(probe.Open(o))
+	src, err := wrap(probe.Open(o))
+	if err == nil || !errors.Is(err, probe.ErrNotPossible) {
+		return src, err
+	}
+	for _, next := range []func(probe.Options) (*Fallback, error){OpenNetfilter, OpenNetlink} {
+		if src, lesser := wrap(next(o)); lesser == nil {
+			return src, nil
+		}
+	}
+	return nil, err // why the best does not work says most
 }
 
 // wrap keeps a nil pointer from becoming a Source that is not nil.

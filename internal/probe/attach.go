@@ -18,6 +18,8 @@ type attached struct {
 	progs   []*ebpf.Program
 	names   []string
 	backend string
+	module  string // where the function lives, "" for the kernel itself
+	load    uint64 // which load of the module this is
 	closed  bool
 }
 

@@ -14,8 +14,10 @@ import (
 const publishEvery = 256
 
 // holdEvictions is how long an eviction waits for its culprit (ns). Both are
-// written in one run of the kernel, some microseconds apart.
-const holdEvictions = 100e6
+// written in one run of the kernel, some microseconds apart; but a virtual
+// machine short of CPU may stop in between (seen: 182 ms), and so may a sender
+// that is preempted. Only a culprit lost with a full ring makes it wait in vain.
+const holdEvictions = 2e9
 
 // A drain reads all rings and puts their records in order of time. Events
 // younger than the horizon of a pass wait for the next one, so that a CPU that

@@ -47,6 +47,9 @@ func conntrackPresent(mods map[string][2]uint64) bool {
 	if _, ok := mods["nf_conntrack"]; ok {
 		return true
 	}
+	if _, err := os.Stat("/sys/module/nf_conntrack/initstate"); err == nil {
+		return false // a module that is coming or going, if it is not in mods
+	}
 	_, err := os.Stat("/proc/sys/net/netfilter/nf_conntrack_max")
 	return err == nil
 }

@@ -68,6 +68,8 @@ var hooks = []hook{
 		lost: "connlimit_error is reported as ruleset_new"},
 	{symbol: "synproxy_recv_client_ack", group: always, exit: "cookie_exit", kentry: "k_cookie", kexit: "r_cookie",
 		lost: "synproxy_cookie drops"},
+	{symbol: "synproxy_recv_client_ack_ipv6", group: always, exit: "cookie6_exit", kentry: "k_cookie", kexit: "r_cookie",
+		lost: "synproxy_cookie drops of IPv6"},
 	{symbol: "synproxy_send_client_synack", group: always, entry: "synack_entry", kentry: "k_synack",
 		lost: "synproxy_consumed notes"},
 	{symbol: "synproxy_send_client_synack_ipv6", group: always, entry: "synack6_entry", kentry: "k_synack",

@@ -19,6 +19,7 @@ import (
 // symbols is what /proc/kallsyms and /proc/modules say, as far as asked for.
 type symbols struct {
 	addr map[string]uint64 // exact name -> address
+	in   map[string]string // exact name -> module, where there is one
 	text []uint64          // all text addresses, sorted: the next one ends a function
 	mods map[string][2]uint64
 }
@@ -39,7 +40,7 @@ var callerRanges = []struct {
 }{
 	{event.TCPReopen, "", []string{"nf_conntrack_tcp_packet"}},
 	{event.CauseExtStale, "", []string{"__nf_conntrack_confirm"}},
-	{event.PPTP, "nf_conntrack_pptp", []string{"destroy_sibling_or_exp", "pptp_destroy_siblings"}},
+	{event.PPTP, "nf_conntrack_pptp", []string{"destroy_sibling_or_exp", "pptp_destroy_siblings", "gre_pptp_destroy_siblings"}},
 	{event.NATPortReuse, "nf_nat", []string{"get_unique_tuple", "nf_nat_setup_info", "nf_nat_l4proto_unique_tuple"}},
 	{event.ForceCommit, "openvswitch", []string{"ovs_ct_execute"}},
 	{event.ForceCommit, "act_ct", []string{"tcf_ct_act"}},
@@ -68,7 +69,7 @@ func readSymbols() (*symbols, error) {
 	for _, n := range []string{"nf_hook_slow", "nft_do_chain", "nf_queue", "nf_ct_gc_expired", "nf_ct_gc_expired.part.0"} {
 		want[n] = true
 	}
-	s := &symbols{addr: map[string]uint64{}, mods: readModules()}
+	s := &symbols{addr: map[string]uint64{}, in: map[string]string{}, mods: readModules()}
 	for len(data) > 0 {
 		line := data
 		if i := bytes.IndexByte(data, '\n'); i >= 0 {
@@ -105,21 +106,30 @@ func (s *symbols) add(line []byte, want map[string]bool) {
 	if name := string(f[2]); want[name] {
 		if _, dup := s.addr[name]; !dup {
 			s.addr[name] = a
+			if len(f) > 3 {
+				s.in[name] = string(bytes.Trim(f[3], "[]"))
+			}
 		}
 	}
 }
 
 // readModules returns base address and end of those hookModules that are loaded.
 func readModules() map[string][2]uint64 {
-	out := map[string][2]uint64{}
 	data, err := os.ReadFile("/proc/modules")
 	if err != nil {
-		return out // no modules at all: everything is built in
+		return map[string][2]uint64{} // no modules at all: everything is built in
 	}
+	return parseModules(data)
+}
+
+// parseModules leaves out modules that are coming or going: nothing can be
+// attached to them yet, and Rescan is to look again when they are there.
+func parseModules(data []byte) map[string][2]uint64 {
+	out := map[string][2]uint64{}
 	sc := bufio.NewScanner(bytes.NewReader(data))
 	for sc.Scan() {
 		f := strings.Fields(sc.Text())
-		if len(f) < 6 || !slices.Contains(hookModules, f[0]) {
+		if len(f) < 6 || f[4] != "Live" || !slices.Contains(hookModules, f[0]) {
 			continue
 		}
 		size, _ := strconv.ParseUint(f[1], 10, 64)
@@ -178,11 +188,14 @@ func (s *symbols) ksyms(kernel *btf.Spec) abi.ConntrackCtKsyms {
 		}
 	}
 	for _, r := range callerRanges {
-		for _, f := range r.funcs {
-			put(s.fn(f), r.cause)
-		}
-		if m, ok := s.mods[r.module]; ok {
+		m, loaded := s.mods[r.module]
+		if loaded {
 			put(m, r.cause)
+		}
+		for _, f := range r.funcs {
+			if a := s.fn(f); !loaded || a[0] < m[0] || a[0] >= m[1] {
+				put(a, r.cause)
+			}
 		}
 	}
 	return k

@@ -112,6 +112,7 @@ func (obj *objects) program(name string) (*ebpf.Program, error) {
 		return nil, fmt.Errorf("program %s: %w", name, ebpf.ErrNotSupported)
 	}
 	spec.Programs = map[string]*ebpf.ProgramSpec{name: ps}
+	spec.Variables = nil // each would map its section into memory once more
 	coll, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{
 		MapReplacements: obj.maps,
 		Cache:           obj.types,

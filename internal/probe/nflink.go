@@ -7,10 +7,12 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/btf"
+	"github.com/cilium/ebpf/features"
 	"github.com/cilium/ebpf/link"
 	"github.com/cilium/ebpf/rlimit"
 
@@ -38,6 +40,7 @@ type NFProbe struct {
 	closed  bool
 
 	hold *hold
+	upTo atomic.Int64
 }
 
 // NetNSPath names a network namespace: a path that leads to it, and the inode
@@ -91,6 +94,9 @@ func (n *NFProbe) open() error {
 	}
 	if err := rlimit.RemoveMemlock(); err != nil {
 		return fmt.Errorf("raise the memory lock limit: %w", explain(err))
+	}
+	if err := features.HaveProgramType(ebpf.Netfilter); errors.Is(err, ebpf.ErrNotSupported) {
+		return fmt.Errorf("this kernel has no BPF netfilter links (Linux 6.4): %w: %w", ErrNotPossible, err)
 	}
 	var err error
 	if n.p.obj, err = newNFObjects(n.p.opts, n.p.jiffy); err != nil {
@@ -217,8 +223,13 @@ func (n *NFProbe) refresh() error {
 // Run delivers events in the order of their time until ctx ends, then what is
 // left in the rings, and returns nil. fn must not keep the event it is given.
 func (n *NFProbe) Run(ctx context.Context, fn func(*event.Event) error) error {
-	stop := context.AfterFunc(ctx, n.p.wake.kick)
-	defer stop()
+	kicked := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() { n.p.wake.kick(); close(kicked) })
+	defer func() {
+		if !stop() { // it writes to a descriptor that Close gives back
+			<-kicked
+		}
+	}()
 	d := drain{p: n.p, fn: n.hold.push, evictions: map[uint32][]event.Event{}}
 	idle, lastScan := 1, time.Now()
 	for ctx.Err() == nil {
@@ -250,8 +261,13 @@ func (n *NFProbe) Run(ctx context.Context, fn func(*event.Event) error) error {
 }
 
 func (n *NFProbe) deliver(horizon event.Ktime, fn func(*event.Event) error) error {
-	return n.hold.release(horizon, fn)
+	err := n.hold.release(horizon, fn)
+	n.upTo.Store(int64(horizon))
+	return err
 }
+
+// UpTo returns the time up to which Run has delivered everything.
+func (n *NFProbe) UpTo() event.Ktime { return event.Ktime(n.upTo.Load()) }
 
 func (n *NFProbe) rescan() error {
 	n.mu.Lock()

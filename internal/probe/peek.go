@@ -2,6 +2,7 @@ package probe
 
 import (
 	"fmt"
+	"os"
 	"time"
 
 	"github.com/cilium/ebpf"
@@ -57,6 +58,9 @@ func (p *Probe) Peek(q []Peek) error {
 }
 
 func (p *Probe) openPeek() error {
+	if p.peekClosed {
+		return fmt.Errorf("peek: %w", os.ErrClosed)
+	}
 	if p.peekProg != nil {
 		return nil
 	}
@@ -64,7 +68,9 @@ func (p *Probe) openPeek() error {
 	if err != nil {
 		return err
 	}
+	p.mu.Lock() // Rescan replaces the types that programs are fitted to
 	prog, err := p.obj.program("peek")
+	p.mu.Unlock()
 	if err != nil {
 		_ = mem.close()
 		return fmt.Errorf("load peek: %w", explain(short(err)))

@@ -91,6 +91,7 @@ type Probe struct {
 	hooks   map[*hook]*attached
 	errs    map[*hook]error
 	modules map[string][2]uint64
+	loads   map[string]uint64
 	symErr  error
 	closed  bool
 
@@ -98,7 +99,8 @@ type Probe struct {
 	ringMem, cpuMem  *shared
 	cntMem, peekMem  *shared
 	peekProg         *ebpf.Program
-	peekMu           sync.Mutex
+	peekMu           sync.Mutex // guards peekProg, peekMem, peekClosed
+	peekClosed       bool
 	wake             *waker
 	jiffy            time.Duration
 	delivered, late  atomic.Uint64
@@ -199,11 +201,11 @@ func (p *Probe) Rescan() error {
 	if p.closed {
 		return nil
 	}
-	mods := readModules()
-	if p.modules != nil && maps.Equal(mods, p.modules) {
+	mods, loads := readModules(), moduleLoads()
+	if p.modules != nil && maps.Equal(mods, p.modules) && maps.Equal(loads, p.loads) {
 		return nil
 	}
-	p.modules = mods
+	p.modules, p.loads = mods, loads
 	p.obj.types = btf.NewCache()
 	syms, err := readSymbols()
 	p.symErr = err
@@ -214,6 +216,7 @@ func (p *Probe) Rescan() error {
 	if err := p.obj.vars["ksyms"].Set(syms.ksyms(kernel)); err != nil {
 		return fmt.Errorf("write kernel addresses: %w", err)
 	}
+	stale := p.dropStale()
 	for i := range hooks {
 		h := &hooks[i]
 		if p.hooks[h] != nil || !p.wanted(h) {
@@ -225,10 +228,27 @@ func (p *Probe) Rescan() error {
 		}
 		a, aerr := p.attach(h)
 		if p.errs[h] = aerr; a != nil {
+			a.module = syms.in[h.symbol]
+			a.load = loads[a.module]
 			p.hooks[h] = a
 		}
 	}
-	return nil
+	return stale
+}
+
+// dropStale takes off the hooks of modules that were unloaded since they were
+// attached. fentry does not let a module go; kprobes do, and do not come back
+// with it.
+func (p *Probe) dropStale() error {
+	var errs []error
+	for h, a := range p.hooks {
+		if a.module != "" && a.load != p.loads[a.module] {
+			p.missedOfDetached += misses(a)
+			errs = append(errs, a.close())
+			delete(p.hooks, h)
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // coreAttached checks that the hooks that make this backend are in place.
@@ -274,20 +294,37 @@ func (p *Probe) Report() Report {
 // Run delivers events in the order of their time until ctx ends, then what is
 // left in the rings, and returns nil. fn must not keep the event it is given.
 func (p *Probe) Run(ctx context.Context, fn func(*event.Event) error) error {
-	stop := context.AfterFunc(ctx, p.wake.kick)
-	defer stop()
+	kicked := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() { p.wake.kick(); close(kicked) })
+	defer func() {
+		if !stop() { // it writes to a descriptor that Close gives back
+			<-kicked
+		}
+	}()
 	d := drain{p: p, fn: fn, evictions: map[uint32][]event.Event{}}
 	idle, lastScan := 1, time.Now()
+	// A rescan takes long when a module has come; the rings go on meanwhile.
+	scan, scanning := make(chan error, 1), false
+	defer func() {
+		if scanning {
+			<-scan
+		}
+	}()
 	for ctx.Err() == nil {
 		n, err := d.pass(now() - event.Ktime(p.opts.Window))
 		if err != nil {
 			return err
 		}
-		if time.Since(lastScan) > time.Second {
-			lastScan = time.Now()
-			if err := p.Rescan(); err != nil {
+		if !scanning && time.Since(lastScan) > time.Second {
+			scanning = true
+			go func() { scan <- p.Rescan() }()
+		}
+		select {
+		case err := <-scan:
+			if scanning, lastScan = false, time.Now(); err != nil {
 				return err
 			}
+		default:
 		}
 		if n > 0 {
 			idle = 1
@@ -326,7 +363,9 @@ func (p *Probe) Close() error {
 		errs = append(errs, p.peekProg.Close())
 		p.peekProg = nil
 	}
+	p.peekClosed = true
 	p.peekMu.Unlock()
+	p.rings = nil // Loss and Counters after this are empty, and no crash
 	for _, s := range []*shared{p.ringMem, p.cpuMem, p.cntMem, p.peekMem} {
 		errs = append(errs, s.close())
 	}
@@ -401,6 +440,9 @@ const OtherNetNS event.NetNS = 0xffffffff
 // Counters returns the exact counts, sorted by namespace.
 func (p *Probe) Counters() []Counters {
 	sum := map[event.NetNS]*Counters{}
+	if p.cntMem == nil || p.cntMem.mem == nil {
+		return nil
+	}
 	for i := range p.obj.ncpu * (p.obj.places + 1) {
 		c := (*abi.ConntrackCtCount)(p.cntMem.elem(i))
 		ns := event.NetNS(atomic.LoadUint32(&c.Netns))

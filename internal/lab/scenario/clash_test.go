@@ -1,14 +1,16 @@
 package scenario
 
 import (
-	"bytes"
 	"errors"
+	"fmt"
 	"net/netip"
 	"os"
 	"strings"
 	"sync"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/ctsight/ctsight/internal/ctnl"
 	"github.com/ctsight/ctsight/internal/event"
@@ -142,12 +144,19 @@ func expired(x *probe.Counters) trace.Causes {
 }
 
 // reinjectSwaps says whether this kernel looks up a queued packet again when
-// it is let go, and gives it the entry that is there by then: up to 6.8.
-func reinjectSwaps(t *testing.T) bool {
+// it is let go, and gives it the entry that is there by then: up to 6.8
+// (__nf_conntrack_update).
+func reinjectSwaps(t *testing.T) bool { return release(t) < 6_09 }
+
+// release is the kernel's version as a number, 5_10 for 5.10.
+func release(t *testing.T) int {
 	t.Helper()
-	b, err := os.ReadFile("/proc/kallsyms")
+	var u unix.Utsname
+	must(t, unix.Uname(&u))
+	var major, minor int
+	_, err := fmt.Sscanf(unix.ByteSliceToString(u.Release[:]), "%d.%d", &major, &minor)
 	must(t, err)
-	return bytes.Contains(b, []byte(" nf_conntrack_update"))
+	return 100*major + minor
 }
 
 // T4: two packets of one flow pass the lookup before either is inserted.
@@ -336,7 +345,7 @@ func TestClashOther(t *testing.T) {
 		raced, exhausted := got.Traced.Reasons[event.NATRace], got.Traced.Reasons[event.NATExhausted]
 		all := lost + raced + exhausted
 		got.Is(t, trace.Want{
-			New: 200 - all, Reasons: trace.Reasons{event.ClashOther: lost, event.NATRace: raced, event.NATExhausted: exhausted},
+			New: 100, Reasons: trace.Reasons{event.ClashOther: lost, event.NATRace: raced, event.NATExhausted: exhausted},
 			Kernel: trace.Counters{ctnl.StatDrop: all, ctnl.StatInsertFailed: all},
 		})
 		for _, e := range got.Of(trace.ByKind(event.Drop)) {
@@ -373,10 +382,13 @@ func TestNATRace(t *testing.T) {
 					New: 100, Reasons: trace.Reasons{event.NATRace: raced, event.NATExhausted: exhausted},
 					Kernel: trace.Counters{ctnl.StatDrop: 100, ctnl.StatInsertFailed: 100},
 				}
-				if proto == event.ProtoUDP { // later kernels search otherwise for TCP
-					want.Kernel[ctnl.StatFound] = exhausted
-				}
 				got.Is(t, want)
+				// Later kernels search otherwise for TCP. What is told apart by
+				// time is off when the machine stops a CPU between the search
+				// and the look at the clock.
+				if proto == event.ProtoUDP && max(exhausted, got.Traced.Taken)-min(exhausted, got.Traced.Taken) > 5 {
+					t.Errorf("%d exhausted, the kernel found %d ports taken", exhausted, got.Traced.Taken)
+				}
 				if raced > 0 {
 					return
 				}

@@ -4,6 +4,7 @@ import (
 	"net/netip"
 	"regexp"
 	"strconv"
+	"strings"
 	"testing"
 
 	"github.com/ctsight/ctsight/internal/ctnl"
@@ -295,7 +296,7 @@ func TestT16Routing(t *testing.T) {
 			})
 			got.AccountsFor(t, truth)
 			for _, e := range got.Of(trace.ByKind(event.Drop)) {
-				if at, why := names.Symbol(e.Location), names.KfreeReason(e.KfreeReason); at == "" || why == "NETFILTER_DROP" {
+				if at, why := names.Symbol(e.Location), names.KfreeReason(e.KfreeReason); at == "" || strings.EqualFold(why, "netfilter_drop") {
 					t.Errorf("lost at %q, kernel reason %q", at, why)
 				} else {
 					t.Logf("lost at %s, kernel reason %s, %d errors", at, why, told)

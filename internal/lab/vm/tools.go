@@ -31,7 +31,7 @@ var tools = []tool{
 	{"kmod", "kmod"}, {"modprobe", "kmod"}, {"lsmod", "kmod"}, {"rmmod", "kmod"},
 	{"insmod", "kmod"}, {"modinfo", "kmod"}, {"depmod", "kmod"},
 	{"iptables-legacy", ""}, {"iptables-legacy-save", ""}, {"ip6tables-legacy", ""}, {"ip6tables-legacy-save", ""},
-	{"ebtables", ""}, {"ipset", ""}, {"ethtool", ""}, {"bpftool", ""}, {"strace", ""}, {"tcpdump", ""},
+	{"ebtables", ""}, {"ipset", ""}, {"ipvsadm", ""}, {"ethtool", ""}, {"bpftool", ""}, {"strace", ""}, {"tcpdump", ""},
 	{"hping3", ""}, {"nmap", ""}, {"nping", ""}, {"masscan", ""}, {"zmap", ""}, {"iperf3", ""}, {"socat", ""},
 	{"curl", ""}, {"date", ""}, {"timeout", ""}, {"unshare", ""}, {"nsenter", ""}, {"setpriv", ""}, {"capsh", ""}, {"taskset", ""}, {"prlimit", ""},
 }

@@ -1,0 +1,192 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"flag"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/ctsight/ctsight/internal/lab"
+)
+
+var update = flag.Bool("update", false, "rewrite testdata/*.golden")
+
+// asCtsight makes the test binary be ctsight.
+const asCtsight = "CTSIGHT_TEST_BINARY"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(asCtsight) != "" {
+		main()
+		return
+	}
+	os.Exit(m.Run())
+}
+
+// ctsight returns a command that runs this very program.
+func ctsight(t testing.TB, args ...string) *exec.Cmd {
+	t.Helper()
+	self, err := os.Executable()
+	must(t, err)
+	cmd := exec.Command(self, args...)
+	cmd.Env = append(os.Environ(), asCtsight+"=1", "NO_COLOR=1")
+	return cmd
+}
+
+// result is what a finished ctsight has said.
+type result struct {
+	code           int
+	stdout, stderr string
+}
+
+func runCmd(t testing.TB, cmd *exec.Cmd) result {
+	t.Helper()
+	var out, errs bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &errs
+	err := cmd.Run()
+	var ee *exec.ExitError
+	if err != nil && !errors.As(err, &ee) {
+		t.Fatal(err)
+	}
+	return result{cmd.ProcessState.ExitCode(), out.String(), errs.String()}
+}
+
+func must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// oneError asserts an exit code and exactly one line of error, which begins
+// with the program's name.
+func oneError(t testing.TB, r result, code int, words ...string) {
+	t.Helper()
+	if r.code != code {
+		t.Errorf("exit code %d, want %d", r.code, code)
+	}
+	if strings.Count(r.stderr, "\n") != 1 || !strings.HasPrefix(r.stderr, "ctsight: ") || !strings.HasSuffix(r.stderr, "\n") {
+		t.Errorf("want one line of error, got %q", r.stderr)
+	}
+	for _, w := range words {
+		if !strings.Contains(r.stderr, w) {
+			t.Errorf("%q does not say %q", r.stderr, w)
+		}
+	}
+}
+
+func TestUsageErrors(t *testing.T) {
+	for _, tc := range []struct {
+		args []string
+		says string
+	}{
+		{[]string{"nonsense"}, `unknown command "nonsense"`},
+		{[]string{"trace", "--nonsense"}, "--nonsense"},
+		{[]string{"--nonsense"}, "--nonsense"},
+		{[]string{"trace", "-o"}, "-o"},
+		{[]string{"trace", "-o", "xml"}, "text or json"},
+		{[]string{"trace", "--for", "long"}, "--for"},
+		{[]string{"trace", "--count", "-1"}, "--count"},
+		{[]string{"drops", "--top", "x"}, "--top"},
+		{[]string{"trace", "--backend", "luck"}, "fentry"},
+		{[]string{"trace", "--log.level", "loud"}, "debug"},
+		{[]string{"trace", "--log.format", "xml"}, "text or json"},
+		{[]string{"doctor", "-o", "xml"}, "text or json"},
+		{[]string{"trace", "src", "10.0.0."}, "column 5"},
+		{[]string{"drops", "src 10.0.0.1 and ("}, "column 19"},
+		{[]string{"trace", "dport 99999"}, "column 7"},
+		{[]string{"trace", "--netns", "no-such-netns"}, "no-such-netns"},
+		{[]string{"trace", "--netns", "1"}, "no such network namespace"},
+		{[]string{"trace", "netns no-such-netns"}, "column 7"},
+		{[]string{"doctor", "extra"}, "extra"},
+		{[]string{"reasons", "extra"}, "extra"},
+	} {
+		t.Run(strings.Join(tc.args, " "), func(t *testing.T) {
+			r := runCmd(t, ctsight(t, tc.args...))
+			oneError(t, r, exitUsage, tc.says)
+			if r.stdout != "" {
+				t.Errorf("stdout %q, data only", r.stdout)
+			}
+		})
+	}
+}
+
+func TestHelp(t *testing.T) {
+	for _, args := range []string{"", "help", "trace --help", "help trace", "drops --help", "doctor --help", "reasons --help"} {
+		t.Run(args, func(t *testing.T) {
+			r := runCmd(t, ctsight(t, strings.Fields(args)...))
+			if r.code != exitDone || r.stderr != "" {
+				t.Errorf("exit code %d, stderr %q", r.code, r.stderr)
+			}
+			name := strings.ReplaceAll(strings.ReplaceAll(strings.TrimSpace("help "+args), " ", "-"), "--", "-")
+			golden(t, name, r.stdout)
+		})
+	}
+}
+
+// The list of reasons and causes is the user's manual of them.
+func TestReasons(t *testing.T) {
+	r := runCmd(t, ctsight(t, "help", "reasons"))
+	if r.code != exitDone || r.stderr != "" {
+		t.Errorf("exit code %d, stderr %q", r.code, r.stderr)
+	}
+	for _, w := range []string{"table_full", "nat_exhausted", "clash_merged", "early_drop_gc", "user_flush", "ruleset_new"} {
+		if !strings.Contains(r.stdout, w) {
+			t.Errorf("does not tell of %s", w)
+		}
+	}
+	golden(t, "reasons", r.stdout)
+}
+
+func TestHelpOfNothing(t *testing.T) {
+	oneError(t, runCmd(t, ctsight(t, "help", "nonsense")), exitUsage, "nonsense")
+}
+
+func TestVersion(t *testing.T) {
+	r := runCmd(t, ctsight(t, "--version"))
+	if r.code != exitDone || r.stderr != "" || !strings.HasPrefix(r.stdout, "ctsight ") || strings.Count(r.stdout, "\n") != 1 {
+		t.Errorf("%+v", r)
+	}
+}
+
+func golden(t *testing.T, name, got string) {
+	t.Helper()
+	file := filepath.Join("testdata", name+".golden")
+	if *update {
+		must(t, os.WriteFile(file, []byte(got), 0o644))
+	}
+	want, err := os.ReadFile(file)
+	must(t, err)
+	if got != string(want) {
+		t.Errorf("differs from %s (go test ./cmd/ctsight -update rewrites it):\n%s", file, got)
+	}
+}
+
+// Without privileges: exit code 3, what is missing and the remedy in one line.
+func TestNotRoot(t *testing.T) {
+	lab.NeedRoot(t)                          // to be somebody else
+	dir, err := os.MkdirTemp("", "ctsight-") // not t.TempDir: nobody may enter it
+	must(t, err)
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	must(t, os.Chmod(dir, 0o755))
+	self, err := os.ReadFile("/proc/self/exe")
+	must(t, err)
+	binary := filepath.Join(dir, "ctsight")
+	must(t, os.WriteFile(binary, self, 0o755))
+	for _, args := range []string{"trace", "trace --backend fentry", "trace --backend kprobe", "trace --backend netfilter", "trace --backend netlink", "drops", "doctor", "doctor -o json"} {
+		t.Run(args, func(t *testing.T) {
+			cmd := exec.Command(binary, strings.Fields(args)...)
+			cmd.Env, cmd.Dir = []string{asCtsight + "=1"}, "/"
+			cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
+			r := runCmd(t, cmd)
+			oneError(t, r, exitCannot, "root", "CAP_")
+			if strings.HasPrefix(args, "doctor") == (r.stdout == "") {
+				t.Errorf("stdout %q", r.stdout)
+			}
+		})
+	}
+}

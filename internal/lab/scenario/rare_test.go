@@ -1,0 +1,380 @@
+package scenario
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/ctsight/ctsight/internal/ctnl"
+	"github.com/ctsight/ctsight/internal/event"
+	"github.com/ctsight/ctsight/internal/lab/trace"
+	"github.com/ctsight/ctsight/internal/netlab"
+	"github.com/ctsight/ctsight/internal/probe"
+)
+
+// T19: synproxy answers a SYN itself; an ACK must carry its cookie.
+func TestT19Synproxy(t *testing.T) {
+	for name, src := range map[string]netip.Addr{"v4": netlab.ClientV4, "v6": netlab.ClientV6} {
+		t.Run(name, func(t *testing.T) {
+			r := router(t, netlab.Options{})
+			sysctl(t, r, "nf_conntrack_tcp_loose", 0)
+			must(t, r.R.NFT(`table inet zz { counter lost { };
+				chain raw { type filter hook prerouting priority -300; tcp dport { 7000, 8080 } tcp flags & (fin|syn|rst|ack) == syn notrack; }
+				chain f { type filter hook forward priority 0;
+					tcp dport { 7000, 8080 } ct state invalid,untracked synproxy mss 1460 wscale 7 timestamp sack-perm; }; }`))
+			dst, server := netlab.Sink(0), netlab.ServerV4
+			if src.Is6() {
+				dst, server = netlab.Sink6(0), netlab.ServerV6
+			}
+			watch := trace.Start(t, r.R)
+			tuple := event.Tuple{Src: src, Dst: dst, Sport: 4000, Dport: 7000, Proto: event.ProtoTCP}
+			_, err := r.SendPackets(netlab.SendOptions{}, netlab.Packet{Tuple: tuple, Flags: netlab.SYN, Seq: 1})
+			must(t, err)
+			must(t, r.Drain())
+			watch.Check()
+			got := watch.In(r.R)
+			// The answer belongs to no flow: conntrack calls it invalid.
+			answers := got.Traced.Reasons[event.InvalidPacket]
+			want := trace.Want{
+				Reasons: trace.Reasons{event.SynproxyConsumed: 1, event.InvalidPacket: answers}, Kernel: trace.Counters{ctnl.StatInvalid: answers},
+			}
+			got.Is(t, want)
+			_, err = r.SendPackets(netlab.SendOptions{}, netlab.Packet{Tuple: tuple, Flags: netlab.ACK, Seq: 2, Ack: 12345})
+			must(t, err)
+			must(t, r.Drain())
+			watch.Check()
+			want.Reasons[event.InvalidPacket]++
+			want.Reasons[event.SynproxyCookie] = 1
+			want.Kernel[ctnl.StatInvalid]++
+			got.Is(t, want)
+			for _, e := range got.Of(func(e *event.Event) bool {
+				return e.Reason == event.SynproxyConsumed || e.Reason == event.SynproxyCookie
+			}) {
+				if e.Orig != tuple {
+					t.Errorf("%s: %v, want %v", e.Reason, e.Orig, tuple)
+				}
+			}
+			// A true client gets through.
+			s, err := r.ServeTCP(netip.AddrPortFrom(server, 8080))
+			must(t, err)
+			defer s.Close()
+			c, err := r.ConnectTCP(t.Context(), netlab.ConnectOptions{N: 2, Src: netlab.OneAddr(src), Dst: s.Addr()})
+			must(t, err)
+			must(t, r.Drain())
+			watch.Check()
+			if x := got.Traced; c.OK != 2 || x.New != 2 || x.Reasons[event.SynproxyConsumed] != 3 || x.Reasons[event.SynproxyCookie] != 1 {
+				t.Errorf("%+v; %v", c, trace.Summary(x))
+			}
+		})
+	}
+}
+
+// T21: NAT takes the port of a closed connection (6.5 and later); before, the
+// port is taken and the packet lost.
+func TestT21PortReuse(t *testing.T) {
+	r := router(t, netlab.Options{})
+	must(t, r.R.Masquerade(netlab.Match{Proto: event.ProtoTCP}, netlab.OnePort(10000)))
+	tcp := forge(t, r)
+	tcp.Seen = func(o event.Tuple) event.Tuple { o.Src, o.Sport = netlab.RouterBV4, 10000; return o }
+	watch := trace.Start(t, r.R)
+	must(t, tcp.Open(t.Context()))
+	must(t, tcp.Shut(t.Context()))
+	second := event.Tuple{Src: netlab.ClientV4, Dst: netlab.Sink(0), Sport: 4001, Dport: 80, Proto: event.ProtoTCP}
+	_, err := r.SendPackets(netlab.SendOptions{}, netlab.Packet{Tuple: second, Flags: netlab.SYN, Seq: 1 << 24})
+	must(t, err)
+	must(t, r.Drain())
+	watch.Check()
+	want := trace.Want{New: 2, Causes: trace.Causes{event.NATPortReuse: 1}}
+	if release(t) < 6_05 {
+		want = trace.Want{New: 1, Reasons: trace.Reasons{event.NATExhausted: 1}, Kernel: trace.Counters{ctnl.StatDrop: 1, ctnl.StatInsertFailed: 1}}
+	}
+	watch.In(r.R).Is(t, want)
+}
+
+// T22: a masqueraded flow leaves by another interface. Its entry is killed and
+// the packet with it.
+func TestT22OifChanged(t *testing.T) {
+	for name, proto := range map[string]uint8{"udp": event.ProtoUDP, "tcp": event.ProtoTCP} {
+		t.Run(name, func(t *testing.T) {
+			r := router(t, netlab.Options{})
+			must(t, r.SecondLink())
+			must(t, r.R.Masquerade(netlab.Match{Proto: proto}, netlab.Ports{}))
+			f := firstPackets(1)[name+"4"]
+			watch := trace.Start(t, r.R)
+			send(t, r, f)
+			must(t, r.R.Via(netip.PrefixFrom(netlab.Sink(0), 32), netlab.ServerCV4))
+			send(t, r, f)
+			watch.Check()
+			got := watch.In(r.R)
+			want := trace.Want{New: 1, Reasons: trace.Reasons{event.NATOifChanged: 1}, Causes: trace.Causes{event.CauseOifChanged: 1}}
+			got.Is(t, want)
+			send(t, r, f) // now by the new way
+			watch.Check()
+			want.New++
+			got.Is(t, want)
+			for _, e := range got.Events {
+				if e.Orig != f.Tuple(0) {
+					t.Errorf("%s %s of %v", e.Kind, e.Reason, e.Orig)
+				}
+			}
+		})
+	}
+}
+
+// Packets held by an NFQUEUE are lost when user space says so, or goes away.
+func TestQueueDrop(t *testing.T) {
+	r := router(t, netlab.Options{})
+	must(t, r.R.QueueTo(7, netlab.Match{Proto: event.ProtoUDP}))
+	q, err := r.R.OpenQueue(7)
+	must(t, err)
+	watch := trace.Start(t, r.R)
+	_, err = r.SendFlows(t.Context(), udp(5), netlab.SendOptions{})
+	must(t, err)
+	ids, err := q.Hold(5, 10*time.Second)
+	must(t, err)
+	must(t, q.Accept(ids[0]))
+	must(t, q.Drop(ids[1:3]...))
+	must(t, q.Close())
+	must(t, r.Drain())
+	watch.Until(r.R, 10*time.Second, "the queue is flushed", func(c probe.Counters) bool { return c.Free >= 4 })
+	watch.Check()
+	got := watch.In(r.R)
+	lost := got.Traced.Reasons[event.OtherNew]
+	got.Is(t, trace.Want{New: 1, Reasons: trace.Reasons{event.OtherNew: lost, event.RulesetNew: 4 - lost}})
+	for _, e := range got.Of(trace.ByKind(event.Drop)) {
+		t.Logf("%s at %s, kernel reason %s", e.Reason, names.Symbol(e.Location), names.KfreeReason(e.KfreeReason))
+	}
+}
+
+// Two SYNs on a closed connection at once. Both want to reopen it; one kills
+// the entry, the other is lost.
+func TestReopenRace(t *testing.T) {
+	r := router(t, netlab.Options{})
+	var tuples []event.Tuple
+	for i := range 200 {
+		tuples = append(tuples, event.Tuple{Src: netlab.ClientV4, Dst: netlab.Sink(i), Sport: 4000, Dport: 80, Proto: event.ProtoTCP})
+	}
+	tcp, err := r.ForgeTCP(netlab.SendOptions{}, tuples...)
+	must(t, err)
+	defer tcp.End()
+	for try := range tries {
+		watch := trace.Start(t, r.R)
+		must(t, tcp.Open(t.Context()))
+		must(t, tcp.Shut(t.Context()))
+		race(t, len(tuples), []*netlab.NS{r.A, r.A}, r, func(_, i int) netlab.Packet {
+			return netlab.Packet{Tuple: tuples[i], Flags: netlab.SYN, Seq: 1 << 24}
+		})
+		watch.Check()
+		got := watch.In(r.R)
+		lost, clash := got.Traced.Reasons[event.TCPReopenRace], got.Traced.Reasons[event.ClashSameFlow]
+		got.Is(t, trace.Want{
+			New:     400,
+			Reasons: trace.Reasons{event.TCPReopenRace: lost, event.ClashSameFlow: clash, event.InvalidPacket: got.Traced.Reasons[event.InvalidPacket]},
+			Causes:  trace.Causes{event.TCPReopen: 200},
+			Kernel: trace.Counters{ctnl.StatDrop: lost + clash, ctnl.StatInsertFailed: clash,
+				ctnl.StatInvalid: lost + got.Traced.Reasons[event.InvalidPacket]},
+		})
+		t.Logf("try %d: %d lost, %d clashed", try, lost, clash)
+		if lost > 0 {
+			return
+		}
+		run(t, r, "conntrack", "-F")
+	}
+	t.Log("the race did not happen")
+}
+
+// A module that extends entries goes away while packets are between their
+// lookup and their insert. Kernels with a generation of extensions (6.1 here)
+// refuse those that are still on their way; 5.10 marks them as dying.
+func TestExtensionUnload(t *testing.T) {
+	r := router(t, netlab.Options{})
+	must(t, r.SetSysctl(r.R, "net.netfilter.nf_conntrack_acct", "1")) // an extension for every entry
+	must(t, r.R.QueueTo(7, netlab.Match{Proto: event.ProtoUDP, DPort: netlab.OnePort(53)}))
+	must(t, r.R.SlowDown(netlab.Forward, netlab.Match{Proto: event.ProtoUDP, DPort: netlab.OnePort(54)}, slow))
+	q, err := r.R.OpenQueue(7)
+	must(t, err)
+	defer q.Close()
+	watch := trace.Start(t, r.R)
+	queued, direct := udp(20), udp(20)
+	queued.DPorts.First, direct.DPorts.First = 53, 54
+	var sent uint64
+	for round := range 10 {
+		must(t, exec.Command("modprobe", "nf_conntrack_tftp").Run())
+		done := make(chan error, 1)
+		go func() { done <- exec.Command("rmmod", "nf_conntrack_tftp").Run() }()
+		var held []uint32
+		for gone := false; !gone; {
+			gone = len(done) > 0 // once more after that
+			for k, f := range []*netlab.Flows{&queued, &direct} {
+				f.Dst = netlab.OneAddr(netlab.Sink(round))
+				_, err := r.SendFlows(t.Context(), *f, netlab.SendOptions{CPU: k})
+				must(t, err)
+				f.SPorts.First += 20
+				sent += 20
+			}
+			for n := 20; n > 0; {
+				ids, err := q.Hold(n, 10*time.Second)
+				if !errors.Is(err, unix.ENOENT) { // of a verdict on one that was gone
+					must(t, err)
+				}
+				held, n = append(held, ids...), n-len(ids)
+			}
+		}
+		must(t, <-done)
+		must(t, q.Accept(held...)) // where they are not gone
+	}
+	must(t, r.Drain())
+	watch.Check()
+	got := watch.In(r.R)
+	x := &got.Traced
+	stale, dying, flushed := x.Reasons[event.ExtStale], x.Reasons[event.CTDying], x.Reasons[event.OtherNew]+x.Reasons[event.RulesetNew]
+	t.Logf("sent %d: %v", sent, trace.Summary(*x))
+	got.Is(t, trace.Want{
+		New:     sent - stale - dying - flushed,
+		Reasons: trace.Reasons{event.ExtStale: stale, event.CTDying: dying, event.OtherNew: x.Reasons[event.OtherNew], event.RulesetNew: x.Reasons[event.RulesetNew]},
+		Causes:  trace.Causes{event.CauseExtStale: x.ExtPost},
+		Kernel:  trace.Counters{ctnl.StatInsertFailed: stale + dying, ctnl.StatDrop: x.ExtPost},
+	})
+	switch v := release(t); {
+	case v == 6_01 && stale == 0:
+		t.Error("no entry was stale")
+	case v == 5_10 && dying == 0:
+		t.Error("no entry was dying")
+	case v != 6_01 && stale > 0, v >= 5_19 && dying > 0:
+		t.Error("this kernel has no such check")
+	}
+}
+
+// TC's act_ct takes a flow over in the direction of a reply: the entry is
+// killed and made anew the other way round.
+func TestForceCommit(t *testing.T) {
+	r := router(t, netlab.Options{})
+	s, err := r.ServeUDP(netip.AddrPortFrom(netlab.ServerV4, 53))
+	must(t, err)
+	defer s.Close()
+	run(t, r, "tc", "qdisc", "add", "dev", "rb", "clsact")
+	run(t, r, "tc", "filter", "add", "dev", "rb", "ingress", "protocol", "ip", "matchall", "action", "ct", "pipe", "action", "ct", "commit", "force")
+	watch := trace.Start(t, r.R)
+	c, err := r.QueryUDP(t.Context(), netlab.ConnectOptions{N: 3, Src: netlab.OneAddr(netlab.ClientV4), Dst: s.Addr(), Parallel: 1})
+	must(t, err)
+	must(t, r.Drain())
+	// The flow table of act_ct keeps what was killed for another second.
+	watch.Until(r.R, 20*time.Second, "the killed entries are freed", func(c probe.Counters) bool { return c.Free >= 3 })
+	watch.Check()
+	got := watch.In(r.R)
+	got.Is(t, trace.Want{New: 6, Causes: trace.Causes{event.ForceCommit: 3}})
+	if c.OK != 3 {
+		t.Errorf("%+v", c)
+	}
+	made := newBy(t, got)
+	for _, e := range got.Of(trace.ByCause(event.ForceCommit)) {
+		if made[e.Orig] != 1 || made[e.Orig.Inverse()] != 1 {
+			t.Errorf("%v was not taken over", e.Orig)
+		}
+	}
+}
+
+// IPVS ends a connection and takes its entry along.
+func TestIPVS(t *testing.T) {
+	if _, err := exec.LookPath("ipvsadm"); err != nil {
+		t.Skip("needs ipvsadm")
+	}
+	r := router(t, netlab.Options{})
+	if err := exec.Command("modprobe", "ip_vs_rr").Run(); err != nil {
+		t.Skip("this kernel has no IPVS")
+	}
+	must(t, r.SetSysctl(r.R, "net.ipv4.vs.conntrack", "1"))
+	run(t, r, "ipvsadm", "-A", "-u", "10.0.1.1:5000", "-s", "rr")
+	run(t, r, "ipvsadm", "-a", "-u", "10.0.1.1:5000", "-r", "10.0.2.2:7000", "-m")
+	run(t, r, "ipvsadm", "--set", "1", "1", "1")
+	f := udp(3)
+	f.Dst, f.DPorts = netlab.OneAddr(netlab.RouterAV4), netlab.OnePort(5000)
+	must(t, r.B.Count("arrived", netlab.Prerouting, netlab.Match{Proto: event.ProtoUDP, DPort: netlab.OnePort(7000)}))
+	watch := trace.Start(t, r.R)
+	truth := send(t, r, f)
+	watch.Destroyed(r.R, 3)
+	watch.Check()
+	got := watch.In(r.R)
+	got.Is(t, trace.Want{New: 3, Causes: trace.Causes{event.IPVS: 3}})
+	got.AccountsFor(t, truth)
+	if n, _, err := r.B.Counter("arrived"); err != nil || n != 3 {
+		t.Errorf("%d packets arrived (%v), want 3", n, err)
+	}
+}
+
+// T20: there is no memory for an entry. The packets wait before conntrack while
+// the kernel is told to keep more memory free than there is: then allocations
+// that may not sleep fail.
+func TestT20NoMemory(t *testing.T) {
+	r := router(t, netlab.Options{})
+	run(t, r, "iptables-legacy", "-t", "raw", "-A", "PREROUTING", "-p", "udp", "-j", "NFQUEUE", "--queue-num", "7")
+	q, err := r.R.OpenQueue(7)
+	must(t, err)
+	defer q.Close()
+	const minFree = "/proc/sys/vm/min_free_kbytes"
+	old, err := os.ReadFile(minFree)
+	must(t, err)
+	// Whoever else asks for memory meanwhile makes the kernel kill somebody.
+	must(t, os.WriteFile("/proc/self/oom_score_adj", []byte("-1000"), 0))
+	must(t, r.SetSysctl(nil, "vm.oom_dump_tasks", "0"))
+	for range 20 {
+		victim := exec.Command("sleep", "1000")
+		must(t, victim.Start())
+		t.Cleanup(func() { _ = victim.Process.Kill(); _ = victim.Wait() })
+		must(t, os.WriteFile(fmt.Sprintf("/proc/%d/oom_score_adj", victim.Process.Pid), []byte("1000"), 0))
+	}
+	watch := trace.Start(t, r.R)
+	const n, batch = 600, 50
+	truth := &netlab.Truth{}
+	var ids []uint32
+	for i := range n / batch {
+		some, err := r.SendFlows(t.Context(), udp(n).Part(i, n/batch), netlab.SendOptions{})
+		must(t, err)
+		truth.Add(some)
+		held, err := q.Hold(batch, 20*time.Second)
+		must(t, err)
+		ids = append(ids, held...)
+	}
+	message, socket, err := q.AcceptThrough(ids[n-1])
+	must(t, err)
+	defer socket.Close()
+	// A shell does it, with what is built into it: nothing that it then still
+	// would have to find room for. The first round is a rehearsal.
+	quote := ""
+	for _, b := range message {
+		quote += fmt.Sprintf("\\x%02x", b)
+	}
+	script := `echo $1 >&3; printf "$2" >&8; echo $1 >&4
+		echo 16777216 >&5; printf "$2" >&7; echo $1 >&6`
+	shell := exec.Command("bash", "-c", script, "-", strings.TrimSpace(string(old)), quote)
+	for range 4 { // a sysctl takes one write
+		w, err := os.OpenFile(minFree, os.O_WRONLY, 0)
+		must(t, err)
+		defer w.Close()
+		shell.ExtraFiles = append(shell.ExtraFiles, w)
+	}
+	null, err := os.OpenFile(os.DevNull, os.O_WRONLY, 0)
+	must(t, err)
+	defer null.Close()
+	shell.ExtraFiles = append(shell.ExtraFiles, socket, null)
+	out, err := shell.CombinedOutput()
+	t.Logf("%s", out)
+	must(t, err)
+	must(t, r.Drain())
+	watch.Check()
+	got := watch.In(r.R)
+	lost := got.Traced.Reasons[event.CTNoMem]
+	if lost == 0 {
+		t.Error("memory for everybody")
+	}
+	t.Logf("%d refused", lost)
+	got.Is(t, trace.Want{New: n - lost, Reasons: trace.Reasons{event.CTNoMem: lost}, Kernel: trace.Counters{ctnl.StatDrop: lost}})
+	got.AccountsFor(t, truth)
+}
