@@ -187,7 +187,7 @@ func privileges() []view.Privilege {
 
 // namespaces lists every network namespace and its table.
 func namespaces() ([]view.NetNSTable, []string) {
-	all, err := ctnl.ListNetNS()
+	all, err := ctnl.ListAllNetNS()
 	if err != nil {
 		return nil, []string{oneLine(err)}
 	}

@@ -52,6 +52,53 @@ func ListNetNS() ([]NS, error) {
 	return l.ns, nil
 }
 
+// ListAllNetNS also finds namespaces that are held by nothing but a thread, a
+// descriptor or a bind mount. It reads the links of every descriptor of the
+// machine, some microseconds each, so it is not for every second.
+func ListAllNetNS() ([]NS, error) {
+	all, err := ListNetNS()
+	if err != nil {
+		return nil, err
+	}
+	l := nsList{ns: all, seen: map[event.NetNS]int{}}
+	for i, n := range all {
+		l.seen[n.Inode] = i
+	}
+	for _, pattern := range []string{"/proc/[0-9]*/task/[0-9]*/ns/net", "/proc/[0-9]*/fd/[0-9]*"} {
+		paths, err := filepath.Glob(pattern)
+		if err != nil {
+			return nil, err
+		}
+		for _, p := range paths {
+			if ino, err := linkInode(p); err == nil {
+				l.add(NS{Inode: ino, Path: p})
+			}
+		}
+	}
+	for _, p := range nsMounts() {
+		if n, err := OpenNS(p); err == nil {
+			l.add(n)
+		}
+	}
+	return l.ns, nil
+}
+
+// nsMounts are the places where namespaces of any kind are bind-mounted.
+func nsMounts() []string {
+	data, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return nil
+	}
+	var out []string
+	for line := range strings.Lines(string(data)) {
+		f := strings.Fields(line)
+		if len(f) > 4 && strings.Contains(line, " - nsfs ") && strings.HasPrefix(f[3], "net:[") {
+			out = append(out, f[4])
+		}
+	}
+	return out
+}
+
 // nsList collects namespaces without doubles.
 type nsList struct {
 	ns   []NS

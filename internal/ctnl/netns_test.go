@@ -178,3 +178,24 @@ func TestEventsSysctl(t *testing.T) {
 		t.Errorf("nf_conntrack_events is %d", v)
 	}
 }
+
+// A namespace that only a descriptor of this process holds.
+func TestListAllNetNS(t *testing.T) {
+	needRoot(t)
+	ns := testNS(t)
+	has := func(list func() ([]NS, error)) bool {
+		all, err := list()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, n := range all {
+			if n.Inode == ns.Inode {
+				return n.Do(func() error { return nil }) == nil
+			}
+		}
+		return false
+	}
+	if !has(ListAllNetNS) {
+		t.Errorf("namespace %d is not found by its descriptor", ns.Inode)
+	}
+}

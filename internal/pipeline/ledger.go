@@ -28,7 +28,7 @@ type reading struct {
 
 // readings takes one of every namespace.
 func (p *Pipeline) readings() (map[event.NetNS]reading, error) {
-	all, err := ctnl.ListNetNS()
+	all, err := ctnl.ListAllNetNS()
 	if err != nil {
 		return nil, err
 	}
@@ -81,6 +81,9 @@ func (p *Pipeline) Ledger(ctx context.Context, clock event.Clock, each func(*eve
 	before, err := p.readings()
 	if err != nil {
 		return nil, err
+	}
+	if p.cfg.Tracing != nil {
+		p.cfg.Tracing()
 	}
 	in := interval{Ledger: agg.NewLedger(agg.LedgerConfig{}), from: now(), to: math.MaxInt64}
 	err = p.Run(ctx, func(e *event.Event) error {

@@ -38,6 +38,8 @@ type Config struct {
 	RingBytes int
 	Invalid   bool
 	Audit     bool
+	// Tracing is called when a ledger has taken its first reading; may be nil.
+	Tracing func()
 	// Waiting is called once when nf_conntrack is not loaded and Open waits
 	// for it. nil: do not wait.
 	Waiting func()

@@ -3,8 +3,10 @@ package scenario
 import (
 	"encoding/binary"
 	"fmt"
+	"net/netip"
 	"testing"
 
+	"github.com/ctsight/ctsight/internal/ctnl"
 	"github.com/ctsight/ctsight/internal/event"
 	"github.com/ctsight/ctsight/internal/lab/trace"
 	"github.com/ctsight/ctsight/internal/netlab"
@@ -123,6 +125,75 @@ func TestHelperSecondTry(t *testing.T) {
 	watch.In(r.R).Is(t, trace.Want{New: 2})
 	if n := nftCounter(t, r.R, "lost"); n != 2 {
 		t.Errorf("the rule counts %d, want 2", n)
+	}
+}
+
+// withOption returns an IPv4 packet with a TCP option put into its header.
+func withOption(t *testing.T, p netlab.Packet, option [4]byte) []byte {
+	t.Helper()
+	b, err := p.Append(nil)
+	must(t, err)
+	out := append(append(append([]byte(nil), b[:40]...), option[:]...), b[40:]...)
+	out[32] += 1 << 4 // the length of the TCP header
+	sumUp(out)
+	return out
+}
+
+// sumUp puts length and checksums of a TCP packet of IPv4 right.
+func sumUp(b []byte) {
+	checksum := func(sum uint32, b []byte) uint16 {
+		for ; len(b) > 1; b = b[2:] {
+			sum += uint32(b[0])<<8 | uint32(b[1])
+		}
+		if len(b) > 0 {
+			sum += uint32(b[0]) << 8
+		}
+		for sum > 0xffff {
+			sum = sum>>16 + sum&0xffff
+		}
+		return ^uint16(sum)
+	}
+	binary.BigEndian.PutUint16(b[2:], uint16(len(b)))
+	b[10], b[11], b[36], b[37] = 0, 0, 0, 0
+	binary.BigEndian.PutUint16(b[10:], checksum(0, b[:20]))
+	pseudo := append(append([]byte(nil), b[12:20]...), 0, b[9])
+	sum := uint32(^checksum(uint32(len(b)-20), pseudo))
+	binary.BigEndian.PutUint16(b[36:], checksum(sum, b[20:]))
+}
+
+// A helper has changed the length of what was said, so that sequence numbers
+// are adjusted from then on. A packet whose options make no sense cannot be.
+func TestSeqAdj(t *testing.T) {
+	r := router(t, netlab.Options{})
+	helper(t, r, "ftp", 21)
+	must(t, r.R.Masquerade(netlab.Match{Proto: event.ProtoTCP}, netlab.Ports{}))
+	run(t, r, "modprobe", "nf_nat_ftp")
+	watch := trace.Start(t, r.R)
+	tuple := event.Tuple{Src: netip.MustParseAddr("198.51.100.177"), Dst: netlab.Sink(1), Sport: 4000, Dport: 21, Proto: event.ProtoTCP}
+	tcp, err := r.ForgeTCP(netlab.SendOptions{}, tuple)
+	must(t, err)
+	defer tcp.End()
+	tcp.Seen = func(o event.Tuple) event.Tuple { o.Src = netlab.RouterBV4; return o }
+	must(t, tcp.Open(t.Context()))
+	const hello, noop, port = "220 hello\r\n", "NOOP\r\n", "EPRT |1|198.51.100.177|7100|\r\n"
+	say(t, tcp, netlab.Server, hello)
+	say(t, tcp, netlab.Client, noop)
+	say(t, tcp, netlab.Client, port) // 198.51.100.177 becomes 10.0.2.1
+	s, err := r.NewSender(r.A, netlab.SendOptions{})
+	must(t, err)
+	defer s.Close()
+	next := netlab.Packet{Tuple: tuple, Flags: netlab.ACK, Seq: uint32(100_001 + len(noop) + len(port)), Ack: uint32(500_001 + len(hello))}
+	for _, option := range [][4]byte{{1, 1, 1, 1}, {99, 1, 0, 0}, {99, 0, 0, 0}} { // nothing; too short for itself, twice
+		must(t, s.SendRaw(withOption(t, next, option), tuple))
+	}
+	must(t, s.Sync())
+	watch.Check()
+	got := watch.In(r.R)
+	got.Is(t, trace.Want{New: 1, Reasons: trace.Reasons{event.SeqAdj: 2}, Kernel: trace.Counters{ctnl.StatDrop: 2}})
+	for _, e := range got.Events {
+		if e.Orig != tuple {
+			t.Errorf("%s %s of %v", e.Kind, e.Reason, e.Orig)
+		}
 	}
 }
 

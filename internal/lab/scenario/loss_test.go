@@ -255,6 +255,35 @@ func TestT15Connlimit(t *testing.T) {
 	}
 }
 
+// Connlimit cannot count a packet that has neither an entry nor ports.
+func TestConnlimitError(t *testing.T) {
+	r := router(t, netlab.Options{})
+	run(t, r, "iptables-legacy", "-A", "FORWARD", "-p", "udp", "-m", "connlimit", "--connlimit-above", "2", "-j", "DROP")
+	s, err := r.NewSender(r.A, netlab.SendOptions{})
+	must(t, err)
+	defer s.Close()
+	watch := trace.Start(t, r.R)
+	tuple := event.Tuple{Src: netlab.ClientV4, Dst: netlab.Sink(0), Proto: event.ProtoUDP}
+	b, err := (&netlab.Packet{Tuple: tuple}).Append(nil)
+	must(t, err)
+	b = b[:22]
+	b[2], b[3], b[10], b[11] = 0, 22, 0, 0
+	var sum uint32
+	for i := 0; i < 20; i += 2 {
+		sum += uint32(b[i])<<8 | uint32(b[i+1])
+	}
+	sum = sum>>16 + sum&0xffff
+	b[10], b[11] = ^byte(sum>>8), ^byte(sum)
+	for range 3 {
+		must(t, s.SendRaw(b, tuple))
+	}
+	must(t, s.Sync())
+	watch.Check()
+	watch.In(r.R).Is(t, trace.Want{
+		Reasons: trace.Reasons{event.InvalidPacket: 3, event.ConnlimitError: 3}, Kernel: trace.Counters{ctnl.StatInvalid: 3},
+	})
+}
+
 // T16: lost by routing, after the lookup.
 func TestT16Routing(t *testing.T) {
 	for _, c := range []struct {

@@ -309,12 +309,51 @@ func TestIPVS(t *testing.T) {
 	}
 }
 
-// T20: there is no memory for an entry. The packets wait before conntrack while
-// the kernel is told to keep more memory free than there is: then allocations
-// that may not sleep fail.
+// T20: there is no memory for an entry.
 func TestT20NoMemory(t *testing.T) {
 	r := router(t, netlab.Options{})
 	run(t, r, "iptables-legacy", "-t", "raw", "-A", "PREROUTING", "-p", "udp", "-j", "NFQUEUE", "--queue-num", "7")
+	watch := trace.Start(t, r.R)
+	const n = 600
+	truth := withoutMemory(t, r, udp(n))
+	watch.Check()
+	got := watch.In(r.R)
+	lost := got.Traced.Reasons[event.CTNoMem]
+	if lost == 0 {
+		t.Error("memory for everybody")
+	}
+	t.Logf("%d refused", lost)
+	got.Is(t, trace.Want{New: n - lost, Reasons: trace.Reasons{event.CTNoMem: lost}, Kernel: trace.Counters{ctnl.StatDrop: lost}})
+	got.AccountsFor(t, truth)
+}
+
+// There is an entry, but no memory for what NAT wants to remember of it.
+func TestNATSetupNoMemory(t *testing.T) {
+	r := router(t, netlab.Options{})
+	helper(t, r, "ftp", 21)
+	must(t, r.R.Masquerade(netlab.Match{Proto: event.ProtoTCP}, netlab.Ports{}))
+	must(t, r.R.QueueTo(7, netlab.Match{Proto: event.ProtoTCP}))
+	watch := trace.Start(t, r.R)
+	const n = 600
+	f := firstPackets(n)["tcp4"]
+	f.DPorts = netlab.OnePort(21)
+	truth := withoutMemory(t, r, f)
+	watch.Check()
+	got := watch.In(r.R)
+	lost := got.Traced.Reasons[event.NATSetup]
+	if lost == 0 {
+		t.Error("memory for everybody")
+	}
+	t.Logf("%d refused", lost)
+	got.Is(t, trace.Want{New: n - lost, Reasons: trace.Reasons{event.NATSetup: lost}})
+	got.AccountsFor(t, truth)
+}
+
+// withoutMemory sends packets that a rule puts into queue 7, and lets them all
+// go while the kernel is told to keep more memory free than there is: then
+// allocations that may not sleep fail.
+func withoutMemory(t *testing.T, r *netlab.Router, f netlab.Flows) *netlab.Truth {
+	t.Helper()
 	q, err := r.R.OpenQueue(7)
 	must(t, err)
 	defer q.Close()
@@ -330,19 +369,18 @@ func TestT20NoMemory(t *testing.T) {
 		t.Cleanup(func() { _ = victim.Process.Kill(); _ = victim.Wait() })
 		must(t, os.WriteFile(fmt.Sprintf("/proc/%d/oom_score_adj", victim.Process.Pid), []byte("1000"), 0))
 	}
-	watch := trace.Start(t, r.R)
-	const n, batch = 600, 50
 	truth := &netlab.Truth{}
 	var ids []uint32
-	for i := range n / batch {
-		some, err := r.SendFlows(t.Context(), udp(n).Part(i, n/batch), netlab.SendOptions{})
+	for i := range 20 {
+		part := f.Part(i, 20)
+		some, err := r.SendFlows(t.Context(), part, netlab.SendOptions{})
 		must(t, err)
 		truth.Add(some)
-		held, err := q.Hold(batch, 20*time.Second)
+		held, err := q.Hold(int(some.Packets()), 20*time.Second)
 		must(t, err)
 		ids = append(ids, held...)
 	}
-	message, socket, err := q.AcceptThrough(ids[n-1])
+	message, socket, err := q.AcceptThrough(ids[len(ids)-1])
 	must(t, err)
 	defer socket.Close()
 	// A shell does it, with what is built into it: nothing that it then still
@@ -365,16 +403,9 @@ func TestT20NoMemory(t *testing.T) {
 	defer null.Close()
 	shell.ExtraFiles = append(shell.ExtraFiles, socket, null)
 	out, err := shell.CombinedOutput()
-	t.Logf("%s", out)
-	must(t, err)
-	must(t, r.Drain())
-	watch.Check()
-	got := watch.In(r.R)
-	lost := got.Traced.Reasons[event.CTNoMem]
-	if lost == 0 {
-		t.Error("memory for everybody")
+	if err != nil {
+		t.Fatalf("%v: %s", err, out)
 	}
-	t.Logf("%d refused", lost)
-	got.Is(t, trace.Want{New: n - lost, Reasons: trace.Reasons{event.CTNoMem: lost}, Kernel: trace.Counters{ctnl.StatDrop: lost}})
-	got.AccountsFor(t, truth)
+	must(t, r.Drain())
+	return truth
 }
