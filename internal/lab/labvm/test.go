@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/ctsight/ctsight/internal/lab/vm"
@@ -24,11 +25,12 @@ type testRun struct {
 	stdout     io.Writer
 	stderr     io.Writer
 	pkgTimeout time.Duration
+	parallel   int
 }
 
 // runTest compiles the tests once and runs them in every chosen kernel.
 func runTest(ctx context.Context, args []string, stdout, stderr io.Writer) (int, error) {
-	t := &testRun{stdout: stdout, stderr: stderr, guestFlags: guestFlags{kernels: vm.Kernels()}}
+	t := &testRun{stdout: &lines{w: stdout}, stderr: &lines{w: stderr}, guestFlags: guestFlags{kernels: vm.Kernels()}}
 	if err := t.parse(args); err != nil {
 		return codeUsage, err
 	}
@@ -58,6 +60,7 @@ func (t *testRun) parse(args []string) error {
 	tests := fs.String("tests", "", "package patterns, separated by spaces (default ./...)")
 	short := fs.Bool("short", false, "tell long tests to be short")
 	fs.DurationVar(&t.pkgTimeout, "test.timeout", 5*time.Minute, "limit for one package")
+	fs.IntVar(&t.parallel, "parallel", 2, "guests at a time")
 	own, rest := splitArgs(args)
 	if err := fs.Parse(own); err != nil {
 		return err
@@ -173,16 +176,43 @@ func (t *testRun) runKernels(ctx context.Context, files []vm.File) (tally, error
 	const script = "/lab/tests"
 	spec := vm.Spec{Env: t.env, Command: []string{script},
 		Files: append(files, vm.File{Content: []byte(t.script()), Mode: 0o755, Guest: script})}
-	var errs error
+	var (
+		mu    sync.Mutex // guards total and errs
+		errs  error
+		wg    sync.WaitGroup
+		slots = make(chan struct{}, max(1, t.parallel))
+	)
 	for _, k := range t.kernels {
-		n, err := t.runKernel(ctx, k, spec)
-		total.add(n)
+		slots <- struct{}{}
 		if ctx.Err() != nil {
-			return total, ctx.Err()
+			break
 		}
-		errs = errors.Join(errs, err)
+		wg.Go(func() {
+			defer func() { <-slots }()
+			n, err := t.runKernel(ctx, k, spec)
+			mu.Lock()
+			defer mu.Unlock()
+			total.add(n)
+			errs = errors.Join(errs, err)
+		})
+	}
+	wg.Wait()
+	if ctx.Err() != nil {
+		return total, ctx.Err()
 	}
 	return total, errs
+}
+
+// lines passes whole writes on, one at a time: guests run side by side.
+type lines struct {
+	mu sync.Mutex
+	w  io.Writer
+}
+
+func (l *lines) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.w.Write(b)
 }
 
 // runKernel boots one kernel and prints a line per package as it comes.
