@@ -82,10 +82,10 @@ func (p *Pipeline) Ledger(ctx context.Context, clock event.Clock, each func(*eve
 	if err != nil {
 		return nil, err
 	}
+	in := interval{Ledger: agg.NewLedger(agg.LedgerConfig{}), from: now(), to: math.MaxInt64}
 	if p.cfg.Tracing != nil {
 		p.cfg.Tracing()
 	}
-	in := interval{Ledger: agg.NewLedger(agg.LedgerConfig{}), from: now(), to: math.MaxInt64}
 	err = p.Run(ctx, func(e *event.Event) error {
 		in.add(e)
 		if each != nil {
