@@ -42,7 +42,7 @@ The table is filled up to the machine's own limit (nf_conntrack_max, compared
 with each namespace by itself) if that is at most 300000. --max sets another
 limit while the demo runs: it then holds for the whole machine, and is put back
 at the end, also after Ctrl-C, but not after kill -9.`,
-		Args: cobra.NoArgs,
+		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return d.run(cmd.Context(), g) },
 	}
 	f := cmd.Flags()

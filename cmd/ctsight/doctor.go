@@ -26,7 +26,7 @@ func newDoctor(g *globals) *cobra.Command {
 		Long: `Doctor loads and attaches every program, says what the kernel answered, and
 takes everything off again. It changes no setting. Exit code 0 when at least
 new connections can be traced, 3 when not.`,
-		Args: cobra.NoArgs,
+		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := g.check(); err != nil {
 				return err

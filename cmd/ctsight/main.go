@@ -56,21 +56,43 @@ func newRoot(stdout, stderr io.Writer) *cobra.Command {
 		Version:       version(),
 		SilenceErrors: true,
 		SilenceUsage:  true,
-		Args: func(_ *cobra.Command, args []string) error {
-			if len(args) > 0 {
-				return fmt.Errorf("%w: unknown command %q, see ctsight help", errUsage, args[0])
-			}
-			return nil
-		},
-		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		Args:          noArgs,
+		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	root.SetOut(stdout)
 	root.SetErr(stderr)
 	root.SetVersionTemplate("ctsight {{.Version}}\n")
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return fmt.Errorf("%w: %w", errUsage, err) })
 	g.flags(root.PersistentFlags())
+	root.SetHelpCommand(newHelp(root))
 	root.AddCommand(newTrace(g), newDrops(g), newDoctor(g), newDemo(g), newReasons(g))
 	return root
+}
+
+// noArgs is cobra.NoArgs with our exit code.
+func noArgs(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	if !cmd.HasParent() {
+		return fmt.Errorf("%w: unknown command %q, see ctsight help", errUsage, args[0])
+	}
+	return fmt.Errorf("%w: %s takes no arguments, got %q", errUsage, cmd.CommandPath(), args[0])
+}
+
+// newHelp is cobra's help command, except that an unknown topic is an error.
+func newHelp(root *cobra.Command) *cobra.Command {
+	return &cobra.Command{
+		Use:   "help [command]",
+		Short: "help about a command; `help reasons` explains every reason and cause",
+		RunE: func(_ *cobra.Command, args []string) error {
+			cmd, rest, err := root.Find(args)
+			if err != nil || len(rest) > 0 {
+				return fmt.Errorf("%w: no help on %q, see ctsight help", errUsage, strings.Join(args, " "))
+			}
+			return cmd.Help()
+		},
+	}
 }
 
 // exitCode maps an error to the contract's codes.

@@ -21,7 +21,7 @@ func newReasons(g *globals) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "reasons",
 		Short: "every reason and cause: what the kernel did, its counter, what to do",
-		Args:  cobra.NoArgs,
+		Args:  noArgs,
 		RunE:  func(*cobra.Command, []string) error { return print() },
 	}
 	cmd.SetHelpFunc(func(*cobra.Command, []string) { _ = print() })
