@@ -11,7 +11,7 @@ import (
 // cntl_msg_types), with the subsystem in the upper byte.
 const (
 	subsys         = unix.NFNL_SUBSYS_CTNETLINK << 8
-	typeNew        = subsys | 0 // IPCTNL_MSG_CT_NEW
+	typeNew        = subsys     // IPCTNL_MSG_CT_NEW
 	typeGet        = subsys | 1 // IPCTNL_MSG_CT_GET
 	typeDelete     = subsys | 2 // IPCTNL_MSG_CT_DELETE
 	typeStatsCPU   = subsys | 4 // IPCTNL_MSG_CT_GET_STATS_CPU

@@ -138,7 +138,7 @@ func TestDoOwn(t *testing.T) {
 	}
 	want := errors.New("own error")
 	for _, ns := range []NS{{}, own} {
-		if err := ns.Do(func() error { return want }); err != want {
+		if err := ns.Do(func() error { return want }); !errors.Is(err, want) {
 			t.Errorf("%+v: %v", ns, err)
 		}
 	}

@@ -79,14 +79,14 @@ func (s *socket) recv(buf []byte, block bool) (d datagram, err error) {
 			var flags int
 			var from unix.Sockaddr
 			d.n, _, flags, from, err = unix.Recvmsg(int(fd), buf, nil, 0)
-			if err == unix.EINTR {
+			if errors.Is(err, unix.EINTR) {
 				continue
 			}
 			d.truncated = flags&unix.MSG_TRUNC != 0
 			if sa, ok := from.(*unix.SockaddrNetlink); ok {
 				d.foreign = sa.Pid != 0
 			}
-			return !block || err != unix.EAGAIN
+			return !block || !errors.Is(err, unix.EAGAIN)
 		}
 	})
 	if s.closed.Load() {

@@ -130,7 +130,7 @@ func both(k, l Kernel) Kernel {
 	dst, ok5 := prefixAnd(k.Dst, l.Dst)
 	sport, ok6 := ports{k.SportMin, k.SportMax}.and(ports{l.SportMin, l.SportMax})
 	dport, ok7 := ports{k.DportMin, k.DportMax}.and(ports{l.DportMin, l.DportMax})
-	if w.kinds == 0 || !(ok1 && ok2 && ok3 && ok4 && ok5 && ok6 && ok7) {
+	if w.kinds == 0 || !ok1 || !ok2 || !ok3 || !ok4 || !ok5 || !ok6 || !ok7 {
 		return noKernel()
 	}
 	return Kernel{Kinds: w.kinds, ReasonMask: w.reasons, CauseMask: w.causes, NetNS: netns, Zone: zone, Proto: proto,

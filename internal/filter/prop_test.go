@@ -171,7 +171,7 @@ func TestPropertyAlgebra(t *testing.T) {
 			strings.Join([]string{sa, "or", sb, "and", sc}, " "):        ma || mb && mc,
 			strings.Join([]string{sa, "and not", sb, "or", sc}, " "):    ma && !mb || mc,
 			strings.Join([]string{"not", sa, sb, "and", sc}, " "):       !ma && mb && mc,
-			strings.Join([]string{"!(", sa, "||", sb, ") &&", sc}, " "): !(ma || mb) && mc,
+			strings.Join([]string{"!(", sa, "||", sb, ") &&", sc}, " "): !ma && !mb && mc,
 		} {
 			if got := mustParse(t, s).Match(&e); got != want {
 				t.Fatalf("%q: %v, want %v", s, got, want)

@@ -10,9 +10,10 @@ import (
 	"strings"
 	"sync"
 
-	"github.com/ctsight/ctsight/internal/event"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/ctsight/ctsight/internal/event"
 )
 
 // netnsDir is where ip-netns(8) keeps its named namespaces.

@@ -8,8 +8,9 @@ import (
 	"net/netip"
 	"sync"
 
-	"github.com/ctsight/ctsight/internal/event"
 	"golang.org/x/sys/unix"
+
+	"github.com/ctsight/ctsight/internal/event"
 )
 
 // Races of two packets of one flow on two CPUs: both miss in the lookup, both

@@ -10,8 +10,9 @@ import (
 	"time"
 	"unsafe"
 
-	"github.com/ctsight/ctsight/internal/event"
 	"golang.org/x/sys/unix"
+
+	"github.com/ctsight/ctsight/internal/event"
 )
 
 const (

@@ -12,8 +12,9 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/ctsight/ctsight/internal/event"
 	"golang.org/x/sys/unix"
+
+	"github.com/ctsight/ctsight/internal/event"
 )
 
 // Service is a server in B: it echoes what it is sent.

@@ -11,6 +11,8 @@ import (
 	"os"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/ctsight/ctsight/internal/agg"
 	"github.com/ctsight/ctsight/internal/event"
 	"github.com/ctsight/ctsight/internal/filter"
@@ -77,6 +79,9 @@ func open(ctx context.Context, cfg Config) (Source, error) {
 			return src, err
 		}
 		if !waited {
+			if err := mayTrace(); err != nil { // nor when it is loaded
+				return nil, err
+			}
 			waited = true
 			cfg.Waiting()
 		}
@@ -118,6 +123,16 @@ func wrap[T Source](s T, err error) (Source, error) {
 		return nil, err
 	}
 	return s, nil
+}
+
+// mayTrace says what no backend can do without.
+func mayTrace() error {
+	hdr := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var caps [2]unix.CapUserData
+	if err := unix.Capget(&hdr, &caps[0]); err != nil || caps[0].Effective>>unix.CAP_NET_ADMIN&1 == 1 {
+		return nil
+	}
+	return fmt.Errorf("%w: CAP_NET_ADMIN is missing: run as root", probe.ErrNotPossible)
 }
 
 // waitModule returns when nf_conntrack has appeared or ctx has ended.

@@ -143,9 +143,9 @@ func short(err error) error {
 	}
 	if errors.As(err, &ve) {
 		if os.Getenv("CTSIGHT_VERIFIER_LOG") != "" {
-			return fmt.Errorf("%+v: %w", ve, errVerifier)
+			return fmt.Errorf("%s: %w", fmt.Sprintf("%+v", ve), errVerifier)
 		}
-		return fmt.Errorf("%-2v: %w", ve, errVerifier)
+		return fmt.Errorf("%s: %w", fmt.Sprintf("%-2v", ve), errVerifier)
 	}
 	return err
 }

@@ -131,8 +131,6 @@ func (tr *tracer) count(ns *netlab.NS, want func(*event.Event) bool) (n uint64) 
 	return n
 }
 
-func isNew(e *event.Event) bool { return e.Kind == event.New }
-
 // settle waits until everything that the programs have written is read.
 func (tr *tracer) settle() probe.Loss {
 	tr.t.Helper()
