@@ -86,10 +86,12 @@ func TestSentIsReceivedIsCountedIsTracked(t *testing.T) {
 			must(t, err)
 			must(t, r.Drain())
 			if f.Proto == event.ProtoICMP || f.Proto == event.ProtoICMPv6 {
-				packets, _, err = r.R.Counter("all") // B answers, the counter sees both
+				// B answers, the counter sees both. An answer is no packet of
+				// ours: a busy machine may lose some on the way back.
+				packets, _, err = r.R.Counter("all")
 				must(t, err)
-				if packets != 2*n {
-					t.Errorf("nft counted %d echo packets, want %d", packets, 2*n)
+				if packets <= n || packets > 2*n {
+					t.Errorf("nft counted %d echo packets, want %d and up to as many answers", packets, n)
 				}
 			} else if packets != n || bytes != truth.Bytes() {
 				t.Errorf("nft counted %d packets of %d bytes, sent %d of %d", packets, bytes, n, truth.Bytes())

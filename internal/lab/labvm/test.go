@@ -55,11 +55,11 @@ func runTest(ctx context.Context, args []string, stdout, stderr io.Writer) (int,
 // parse reads flags and package patterns; arguments after -- go to the test binaries.
 func (t *testRun) parse(args []string) error {
 	fs := newFlagSet("labvm test", t.stderr)
-	t.register(fs, 20*time.Minute)
+	t.register(fs, time.Hour)
 	pattern := fs.String("run", "", "run only tests matching this expression")
 	tests := fs.String("tests", "", "package patterns, separated by spaces (default ./...)")
 	short := fs.Bool("short", false, "tell long tests to be short")
-	fs.DurationVar(&t.pkgTimeout, "test.timeout", 5*time.Minute, "limit for one package")
+	fs.DurationVar(&t.pkgTimeout, "test.timeout", 20*time.Minute, "limit for one package")
 	fs.IntVar(&t.parallel, "parallel", 2, "guests at a time")
 	own, rest := splitArgs(args)
 	if err := fs.Parse(own); err != nil {

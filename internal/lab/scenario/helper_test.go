@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"net/netip"
+	"strings"
 	"testing"
 
 	"github.com/ctsight/ctsight/internal/ctnl"
@@ -101,26 +102,29 @@ func TestHelperSecondTry(t *testing.T) {
 	must(t, r.R.Masquerade(netlab.Match{Proto: event.ProtoTCP}, netlab.Ports{})) // the helper of NAT tries ports
 	run(t, r, "modprobe", "nf_nat_ftp")
 	watch := trace.Start(t, r.R)
-	// Active mode: the client announces a port, which NAT maps to one of the
-	// router's. The second client announces the same and gets the next one.
-	var tuples []event.Tuple
+	// Active mode: clients announce a port, which NAT maps to one of the
+	// router's. Both announce the same; the second is refused and gets another.
+	client := netlab.ClientV4
+	var conns []*netlab.TCP
 	for i := range 2 {
-		src := netlab.ClientV4
-		if i == 1 {
-			src = src.Next()
-		}
-		tuples = append(tuples, event.Tuple{Src: src, Dst: netlab.Sink(1), Sport: uint16(4000 + i), Dport: 21, Proto: event.ProtoTCP})
+		tcp, err := r.ForgeTCP(netlab.SendOptions{}, event.Tuple{Src: client, Dst: netlab.Sink(1), Sport: uint16(4000 + i), Dport: 21, Proto: event.ProtoTCP})
+		must(t, err)
+		defer tcp.End()
+		tcp.Seen = func(o event.Tuple) event.Tuple { o.Src = netlab.RouterBV4; return o }
+		must(t, tcp.Open(t.Context()))
+		say(t, tcp, netlab.Server, "220 hello\r\n")
+		say(t, tcp, netlab.Client, "NOOP\r\n")
+		say(t, tcp, netlab.Client, fmt.Sprintf("EPRT |1|%s|7100|\r\n", client))
+		client, conns = client.Next(), append(conns, tcp)
 	}
-	tcp, err := r.ForgeTCP(netlab.SendOptions{}, tuples...)
-	must(t, err)
-	defer tcp.End()
-	tcp.Seen = func(o event.Tuple) event.Tuple { o.Src = netlab.RouterBV4; return o }
-	must(t, tcp.Open(t.Context()))
-	say(t, tcp, netlab.Server, "220 hello\r\n")
-	say(t, tcp, netlab.Client, "NOOP\r\n")
-	say(t, tcp, netlab.Client, "EPRT |1|10.0.1.2|7100|\r\n") // no address of the second's own: refused
-	must(t, r.R.NFT("table inet zz { counter lost { }; chain c { type filter hook forward priority 0; ct state established counter name lost drop; }; }"))
-	say(t, tcp, netlab.Client, "NOOP\r\n")
+	out := run(t, r, "conntrack", "-L", "expect")
+	if strings.Count(out, "helper=ftp") != 2 || strings.Count(out, " dport=7100 ") != 1 {
+		t.Errorf("not two are expected, or on one port:\n%s", out)
+	}
+	must(t, r.R.NFT("table inet zz { counter lost { }; chain c { type filter hook prerouting priority 0; ct state established counter name lost drop; }; }"))
+	for _, tcp := range conns {
+		must(t, tcp.Segment(t.Context(), netlab.Client, netlab.ACK, nil))
+	}
 	watch.Check()
 	watch.In(r.R).Is(t, trace.Want{New: 2})
 	if n := nftCounter(t, r.R, "lost"); n != 2 {

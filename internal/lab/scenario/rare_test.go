@@ -200,7 +200,7 @@ func TestReopenRace(t *testing.T) {
 		}
 		run(t, r, "conntrack", "-F")
 	}
-	t.Log("the race did not happen")
+	t.Errorf("no race in %d tries", tries)
 }
 
 // A module that extends entries goes away while packets are between their

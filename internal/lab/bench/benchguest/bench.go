@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"runtime/debug"
 	"slices"
 	"strings"
 
@@ -97,6 +98,11 @@ func (b *bench) traffic(k kind) error {
 	if _, err := b.round(r, nil); err != nil { // warm caches of the allocator
 		return err
 	}
+	if k.name == "forward" {
+		if err := b.expiry("none", r, nil); err != nil {
+			return err
+		}
+	}
 	bare := func(n int) error { return b.add(k.name, "none", n, r, nil) }
 	for _, t := range b.taps {
 		for n := range b.repeat {
@@ -121,17 +127,12 @@ func (b *bench) one(traffic string, t tap, n int, r *road) error {
 		events, lost, insns := rd.read()
 		b.res.Readers = append(b.res.Readers, measure.Reader{Traffic: traffic, Tap: t.name, Events: events, Lost: lost, Insns: insns})
 	}
-	if pl, ok := in.(interface{ programs() []measure.Program }); ok && b.res.Programs == nil {
-		b.res.Programs = pl.programs()
-	}
 	if err == nil && n == 0 && t.expiry && traffic == "forward" {
 		err = b.expiry(t.name, r, in)
 	}
 	err = errors.Join(err, in.close())
-	if err == nil && n == 0 && t.expiry && traffic == "forward" && b.res.Expiry[0].Tap != "none" {
-		err = b.expiry("none", r, nil)
-	}
-	nap(300) // let the kernel free programs and trampolines
+	debug.FreeOSMemory() // the collector is off while we measure
+	nap(300)             // let the kernel free programs and trampolines
 	return err
 }
 
@@ -201,33 +202,4 @@ func (b *bench) round(r *road, in installed) (m measure.Round, err error) {
 func median(v []float64) float64 {
 	s := slices.Sorted(slices.Values(v))
 	return (s[(len(s)-1)/2] + s[len(s)/2]) / 2
-}
-
-// expiry measures the other way to go: entries that time out are removed by
-// the garbage collector, in a kernel thread.
-func (b *bench) expiry(tap string, r *road, in installed) error {
-	if err := r.timeout(1); err != nil {
-		return err
-	}
-	defer r.timeout(30)
-	if err := r.send(0, b.cost[:]); err != nil {
-		return err
-	}
-	before := kworkers()
-	for range 300 {
-		nap(500)
-		if r.count() == 0 {
-			break
-		}
-	}
-	used := kworkers() - before
-	if r.count() != 0 {
-		return errors.New("entries do not time out")
-	}
-	b.res.Expiry = append(b.res.Expiry, measure.Expiry{Tap: tap, Insns: float64(used) / measure.Packets})
-	fmt.Printf("expiry   %-22s %8.1f\n", tap, float64(used)/measure.Packets)
-	if in != nil {
-		return in.drain()
-	}
-	return nil
 }

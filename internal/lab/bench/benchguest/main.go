@@ -36,7 +36,7 @@ func run() error {
 	out := flag.String("out", "/out/bench.json", "file for the numbers")
 	only := flag.String("taps", "", "comma-separated taps to measure; empty is all")
 	roads := flag.String("traffic", "", "comma-separated kinds of traffic; empty is all")
-	repeat := flag.Int("repeat", 2, "rounds per tap")
+	repeat := flag.Int("repeat", 1, "rounds per tap")
 	listen := flag.Bool("listen", false, "be the ti-mo/conntrack peer, nothing else")
 	flag.Parse()
 	if *listen {
@@ -50,9 +50,6 @@ func run() error {
 	b := &bench{taps: choose(allTaps(), *only), repeat: *repeat}
 	if err := b.build(); err != nil {
 		return err
-	}
-	if p := os.Getenv("PROFILE"); p != "" { // ZZPROF
-		return b.profile(p)
 	}
 	res, err := b.run(split(*roads))
 	if err != nil {

@@ -39,11 +39,3 @@ func pids(comm string) (out []int) {
 	}
 	return out
 }
-
-// kworkers is the time of all kernel worker threads.
-func kworkers() (sum uint64) {
-	for _, pid := range pids("kworker/") {
-		sum += cpuTime(fmt.Sprintf("/proc/%d/schedstat", pid))
-	}
-	return sum
-}

@@ -50,7 +50,12 @@ func choose(all []tap, only string) []tap {
 
 func allTaps() []tap {
 	ours := func(name string, o probe.Options) tap {
-		return tap{name: name, expiry: name == "ctsight", open: func(*road) (installed, error) { return openCtsight(o) }}
+		return tap{name: name, expiry: name == "ctsight", open: func(*road) (installed, error) {
+			if o.Backend == "" { // never silently something else
+				o.Backend = probe.Fentry
+			}
+			return openCtsight(o)
+		}}
 	}
 	const confirm, alloc, destroy = "__nf_conntrack_confirm", "__nf_conntrack_alloc", "nf_ct_helper_destroy"
 	only := func(symbol string) probe.Options {
@@ -63,7 +68,7 @@ func allTaps() []tap {
 		ours("ctsight", probe.Options{}),
 		ours("ctsight-confirm", only(confirm)),
 		ours("ctsight-alloc", only(alloc)),
-		ours("ctsight-destroy", only(destroy)),
+		ours("ctsight-destroy", probe.Options{Only: func(s string) bool { return s == destroy || s == "nf_ct_iterate_cleanup" }}),
 		ours("ctsight-rare", rare),
 		ours("ctsight-invalid", probe.Options{Invalid: true}),
 		ours("ctsight-audit", probe.Options{Audit: true}),

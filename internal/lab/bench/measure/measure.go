@@ -16,7 +16,6 @@ type Result struct {
 	Rounds      []Round
 	Expiry      []Expiry
 	Readers     []Reader
-	Programs    []Program
 }
 
 // Round is one tap, or none, under one kind of traffic. Numbers are
@@ -32,7 +31,8 @@ type Round struct {
 	InsertMedian float64
 }
 
-// Expiry is the kernel threads' work for entries that timed out, per entry.
+// Expiry is the garbage collector's work for a batch of entries that timed
+// out, per entry, the walk over the table included.
 type Expiry struct {
 	Tap   string
 	Insns float64
@@ -45,12 +45,4 @@ type Reader struct {
 	Events  int
 	Lost    int
 	Insns   float64
-}
-
-// Program is one of our programs as the kernel compiled it.
-type Program struct {
-	Name       string
-	Tag        string
-	Jited      int // bytes
-	Translated int
 }
