@@ -42,6 +42,74 @@ static __always_inline void ct_copy(struct ct_rec *r, const struct nf_conn *ct)
 	}
 }
 
+/*
+ * An entry from its timeout to its mark, as the kernel has it, on the stack: a
+ * new entry needs of it its namespace before there is room in the ring, and
+ * one long read costs less than three short ones. Up to the status it has the
+ * layout of struct ct_rec.
+ */
+struct ct_img {
+	__u64 w[24];
+};
+
+#define IMG_FROM 8 /* offset of the timeout */
+#define IMG_GET(m, type, field) (*(type *)((char *)(m) + bpf_core_field_offset(struct nf_conn, field) - IMG_FROM))
+
+static __always_inline __u32 img_size(void)
+{
+	if (bpf_core_field_exists(((struct nf_conn *)0)->mark))
+		return bpf_core_field_offset(struct nf_conn, mark) + 4 - IMG_FROM;
+	return bpf_core_field_offset(struct nf_conn, ct_net) + 8 - IMG_FROM;
+}
+
+/* Whether this kernel's layout allows it. A constant once the program is loaded. */
+static __always_inline bool img_fits(void)
+{
+	return bpf_core_field_offset(struct nf_conn, timeout) == IMG_FROM &&
+	       bpf_core_field_offset(struct nf_conn, zone) == IMG_FROM + 4 &&
+	       bpf_core_field_offset(struct nf_conn, status) == IMG_FROM + CT_BLOCK - 4 &&
+	       bpf_core_field_offset(struct nf_conn, ct_net) + 8 - IMG_FROM <= img_size() &&
+	       img_size() <= sizeof(struct ct_img);
+}
+
+static __always_inline void img_read(struct ct_img *m, const struct nf_conn *ct)
+{
+	bpf_probe_read_kernel(m, img_size(), __builtin_preserve_access_index(&ct->timeout));
+}
+
+/* The entry's namespace: that of the packet's device, if it is the same. */
+static __always_inline __u32 img_netns(const struct ct_img *m, const struct net_device *dev, bool typed)
+{
+	struct net *net = IMG_GET(m, struct net *, ct_net), *near;
+	__u32 inum;
+
+	if (typed) {
+		near = dev->nd_net.net; /* zeros without a device */
+		/* before the test, or the compiler reads it through the other, untyped pointer */
+		inum = *(volatile unsigned int *)&near->ns.inum;
+		if (near == net)
+			return inum;
+	}
+	return BPF_CORE_READ(net, ns.inum);
+}
+
+/* ct_copy() from an image. */
+static __always_inline void img_copy(struct ct_rec *r, const struct ct_img *m)
+{
+	__u64 *to = (__u64 *)r;
+	int i;
+
+#pragma unroll
+	for (i = 3; i < 8; i++)
+		to[i] = m->w[i];
+#pragma unroll
+	for (i = 10; i < 15; i++)
+		to[i] = m->w[i];
+	r->status = m->w[15];
+	r->mark = bpf_core_field_exists(((struct nf_conn *)0)->mark) ? IMG_GET(m, __u32, mark) : 0;
+	r->zone = m->w[0] >> 56 & 1 ? m->w[0] >> 32 : 0; /* nf_conntrack_zone.dir, .id */
+}
+
 static __always_inline void ct_tuple_read(struct ct_tuple *t, const struct nf_conn *ct, int dir)
 {
 	if (dir)

@@ -46,47 +46,77 @@ found:
 	return 0;
 }
 
+/*
+ * The same for the two events that every flow has: tries the first place
+ * without a call.
+ */
+static __always_inline void count_often(__u32 cpu, __u32 netns, __u32 word)
+{
+	__u32 idx = cpu * (cfg_count_slots + 1) + (netns & (cfg_count_slots - 1));
+	struct ct_count *c = bpf_map_lookup_elem(&counts, &idx);
+
+	asm volatile("" : "+r"(word)); /* the verifier has to see the next test */
+	if (c && c->netns == netns && word < sizeof(struct ct_count) / 8)
+		__sync_fetch_and_add((__u64 *)c + word, 1);
+	else
+		count(cpu, netns, word);
+}
+
 /* Room in every ring for programs that interrupt each other between the
  * check and the reservation. */
 #define RING_SLACK 16
 
-static __always_inline struct ct_rec *ring_slot(__u32 cpu, __u64 pos)
+static __always_inline struct ct_rec *ring_slot(__u8 *ring, __u64 pos)
 {
-	__u8 *ring = bpf_map_lookup_elem(&rings, &cpu);
-	__u64 off = (pos & (cfg_ring_slots - 1)) * sizeof(struct ct_rec);
-
-	if (!ring)
-		return NULL;
-	return (struct ct_rec *)(ring + off);
+	return (struct ct_rec *)(ring + (pos & (cfg_ring_slots - 1)) * sizeof(struct ct_rec));
 }
 
 /*
- * Takes n slots of this CPU's ring. Returns the first position plus one, or 0
- * when the ring is full, which is counted. Wakes the reader each time a
- * quarter of the ring has been written while at least a quarter is unread.
+ * Takes n slots of this CPU's ring, from *pos on. False when the ring is full,
+ * which is counted. Wakes the reader each time a quarter of the ring has been
+ * written while at least a quarter is unread.
  */
-static __always_inline __u64 ring_reserve(struct ct_cpu *c, __u32 cpu, __u32 n)
+static __always_inline bool ring_reserve(struct ct_cpu *c, __u32 cpu, __u32 n, __u64 *pos)
 {
 	__u64 unread = *(volatile __u64 *)&c->head - *(volatile __u64 *)&c->tail;
 	__u32 quarter = cfg_ring_slots / 4;
-	__u64 pos;
 
 	__sync_fetch_and_add(&c->seen, 1);
 	if (unread > cfg_ring_slots - RING_SLACK) {
 		__sync_fetch_and_add(&c->lost, 1);
-		return 0;
+		return false;
 	}
-	pos = fetch_add(&c->head, n);
-	if (unread >= quarter && ((pos ^ (pos + n)) & ~(__u64)(quarter - 1)))
+	*pos = fetch_add(&c->head, n);
+	if (unread >= quarter && ((*pos ^ (*pos + n)) & ~(__u64)(quarter - 1)))
 		bpf_ringbuf_output(&wake, &cpu, sizeof(cpu), BPF_RB_FORCE_WAKEUP);
-	return pos + 1;
+	return true;
 }
 
-static __always_inline void ring_commit(struct ct_rec *r, __u64 pos1)
+static __always_inline void ring_commit(struct ct_rec *r, __u64 pos)
 {
 	barrier(); /* x86 keeps the order of stores; the reader loads seq first */
-	*(volatile __u32 *)&r->seq = (__u32)pos1;
+	*(volatile __u32 *)&r->seq = (__u32)pos + 1;
 }
+
+/*
+ * The preemption count of this CPU, as a variable of the kernel. The loader
+ * replaces the number by the variable's BTF id and then sets cfg_preempt_var;
+ * cilium/ebpf knows externs for functions and addresses only.
+ */
+#define PREEMPT_VAR "0x6374736967687401"
+
+static __always_inline __u32 preempt_count(void)
+{
+	void *p;
+
+	asm volatile("%0 = " PREEMPT_VAR " ll" : "=r"(p));
+	p = bpf_this_cpu_ptr(p);
+	if (bpf_core_type_exists(struct pcpu_hot))
+		return *(__u32 *)(p + bpf_core_field_offset(struct pcpu_hot, preempt_count));
+	return *(__u32 *)p;
+}
+
+#define SERVING_SOFTIRQ 0x100 /* SOFTIRQ_OFFSET: serving, not merely disabled */
 
 /*
  * Whether this CPU is handling a softirq, that is, whether current is a
@@ -94,10 +124,12 @@ static __always_inline void ring_commit(struct ct_rec *r, __u64 pos1)
  */
 static __always_inline bool in_softirq(struct ct_cpu *c, __u32 cpu)
 {
-	__u64 addr = c->pc_addr;
-	__u64 off = 0;
+	__u64 addr, off = 0;
 	__u32 count = 0;
 
+	if (cfg_preempt_var)
+		return preempt_count() & SERVING_SOFTIRQ;
+	addr = c->pc_addr;
 	if (!addr) {
 		if (!ksyms.preempt_count || !ksyms.per_cpu_offset)
 			return false;
@@ -106,7 +138,7 @@ static __always_inline bool in_softirq(struct ct_cpu *c, __u32 cpu)
 		c->pc_addr = addr;
 	}
 	bpf_probe_read_kernel(&count, sizeof(count), (void *)addr);
-	return count & 0x100; /* SOFTIRQ_OFFSET: serving, not merely disabled */
+	return count & SERVING_SOFTIRQ;
 }
 
 /*
@@ -169,10 +201,11 @@ static __always_inline bool filter_passes(__u8 kind, __u8 code, __u32 netns, __u
 /* The same for an entry; false is counted. */
 static __always_inline bool ct_passes(struct ct_cpu *c, __u8 kind, __u8 code, __u32 netns, const struct nf_conn *ct)
 {
-	struct ct_tuple t = {};
+	struct ct_tuple t;
 
 	if (!cfg_filter.on)
 		return true;
+	__builtin_memset(&t, 0, sizeof(t));
 	ct_tuple_read(&t, ct, 0);
 	if (filter_passes(kind, code, netns, ct_zone(ct), &t))
 		return true;
@@ -180,21 +213,23 @@ static __always_inline bool ct_passes(struct ct_cpu *c, __u8 kind, __u8 code, __
 	return false;
 }
 
-/* Who is current, for the second half of a record. */
+/*
+ * Who is current, for the second half of a record. The name is copied as it
+ * is, always with a zero at its end: bpf_get_current_comm() takes twice the
+ * time to find it.
+ */
 static __always_inline void ext_task(struct ct_ext *x)
 {
+	struct task_struct *t = (void *)bpf_get_current_task();
+
 	x->pid = bpf_get_current_pid_tgid() >> 32;
 	x->cgroup = bpf_get_current_cgroup_id();
-	bpf_get_current_comm(x->comm, sizeof(x->comm));
+	bpf_probe_read_kernel(x->comm, sizeof(x->comm), __builtin_preserve_access_index(&t->comm));
 }
 
-/* The second half at pos1 + 1: zeroed, kind set, not yet committed. */
-static __always_inline struct ct_ext *ext_slot(__u32 cpu, __u64 pos1)
+/* Begins a second half: zeroed, kind set, not yet committed. */
+static __always_inline void ext_init(struct ct_ext *x)
 {
-	struct ct_ext *x = (struct ct_ext *)ring_slot(cpu, pos1);
-
-	if (!x)
-		return NULL;
 	x->kind = K_EXT;
 	x->location = 0;
 	x->cgroup = 0;
@@ -202,7 +237,6 @@ static __always_inline struct ct_ext *ext_slot(__u32 cpu, __u64 pos1)
 	x->pid = 0;
 	x->kfree_reason = 0;
 	x->comm[0] = 0;
-	return x;
 }
 
 #endif

@@ -18,6 +18,12 @@ enum {
 	SCOPE_KILL = 6,	  /* nf_ct_kill_acct */
 };
 
+#ifdef LEGACY
+static __always_inline struct scope *scope_find(__u64 key, struct ct_cpu *c)
+{
+	return bpf_map_lookup_elem(&scopes, &key);
+}
+
 static __always_inline void scope_enter(__u64 key, struct scope *s, struct ct_cpu *c)
 {
 	if (!bpf_map_update_elem(&scopes, &key, s, BPF_NOEXIST))
@@ -26,10 +32,90 @@ static __always_inline void scope_enter(__u64 key, struct scope *s, struct ct_cp
 		__sync_fetch_and_add(&c->stash_fail, 1);
 }
 
-static __always_inline void scope_leave(__u64 key)
+static __always_inline void scope_leave(__u64 key, struct ct_cpu *c)
 {
 	if (!bpf_map_delete_elem(&scopes, &key))
 		__sync_fetch_and_add(&pending.scope, -1);
+}
+#else
+static __always_inline struct scope_set *scope_set(__u64 key)
+{
+	__u32 i = (key * 0x9e3779b97f4a7c15ULL) >> (64 - SCOPE_BITS);
+
+	return bpf_map_lookup_elem(&scopes, &i);
+}
+
+/* This context's scope. */
+static __always_inline struct scope *scope_find(__u64 key, struct ct_cpu *c)
+{
+	struct scope_set *set = scope_set(key);
+	__u32 k;
+
+	if (!set)
+		return NULL;
+#pragma unroll
+	for (k = 0; k < SCOPE_WAYS; k++)
+		if (*(volatile __u64 *)&set->way[k].key == key)
+			break;
+	if (k == SCOPE_WAYS)
+		return NULL;
+	return &set->way[(k + c->zero) & (SCOPE_WAYS - 1)];
+}
+
+/* Only the context itself writes to its scope, so only taking a place needs care. */
+static __always_inline void scope_enter(__u64 key, struct scope *s, struct ct_cpu *c)
+{
+	struct scope *t = scope_find(key, c);
+	struct scope_set *set;
+	__u32 k;
+
+	s->key = key;
+	if (t) {
+		*t = *s;
+		return;
+	}
+	set = scope_set(key);
+	if (!set)
+		return;
+#pragma unroll
+	for (k = 0; k < SCOPE_WAYS; k++) {
+		t = &set->way[k];
+		if (!*(volatile __u64 *)&t->key && !__sync_val_compare_and_swap(&t->key, 0, key)) {
+			*t = *s;
+			__sync_fetch_and_add(&pending.scope, 1);
+			return;
+		}
+	}
+	__sync_fetch_and_add(&c->stash_fail, 1);
+}
+
+static __always_inline void scope_leave(__u64 key, struct ct_cpu *c)
+{
+	struct scope *s = scope_find(key, c);
+
+	if (!s)
+		return;
+	*(volatile __u64 *)&s->key = 0;
+	__sync_fetch_and_add(&pending.scope, -1);
+}
+#endif
+
+/* Notes who is current, once for all that the scope will destroy. */
+static __always_inline void scope_task(struct scope *s)
+{
+	struct task_struct *t = (void *)bpf_get_current_task();
+
+	s->pid = bpf_get_current_pid_tgid() >> 32;
+	s->cgroup = bpf_get_current_cgroup_id();
+	bpf_probe_read_kernel(s->comm, sizeof(s->comm), __builtin_preserve_access_index(&t->comm));
+}
+
+/* ext_task() for what happens inside the scope. */
+static __always_inline void scope_ext(struct ct_ext *x, const struct scope *s)
+{
+	x->pid = s->pid;
+	x->cgroup = s->cgroup;
+	__builtin_memcpy(x->comm, s->comm, sizeof(x->comm));
 }
 
 /* Opens a scope that needs no more than its type and cause. */
@@ -42,6 +128,8 @@ static __always_inline int on_scope_entry(__u32 type, __u32 cause)
 	c = cpu_state(&cpu);
 	if (!c)
 		return 0;
+	if (type == SCOPE_DELETE || type == SCOPE_DUMP || cause == C_USER_FLUSH)
+		scope_task(&s); /* see DESTROY_TASK */
 	scope_enter(ctx_key(c, cpu), &s, c);
 	return 0;
 }
@@ -53,7 +141,7 @@ static __always_inline int on_scope_exit(void)
 
 	c = cpu_state(&cpu);
 	if (c)
-		scope_leave(ctx_key(c, cpu));
+		scope_leave(ctx_key(c, cpu), c);
 	return 0;
 }
 
@@ -66,12 +154,10 @@ static __always_inline void rec_head(struct ct_rec *r, __u8 kind, __u8 code, __u
 	r->ts = ts;
 	r->ptr = ptr;
 	r->netns = netns;
-	r->flags = flags;
-	r->tcp_state = 0;
-	r->hook = 0;
-	r->pad = 0;
-	r->aux[0] = 0;
-	r->aux[1] = 0;
+	/* volatile: or they become one store per byte */
+	*(volatile __u32 *)&r->flags = flags; /* and tcp_state, hook, pad */
+	*(volatile __u32 *)&r->aux[0] = 0;
+	*(volatile __u32 *)&r->aux[1] = 0;
 }
 
 /* Where the packet came in and is going out. */
@@ -122,31 +208,38 @@ __noinline __u64 recall(__u64 ptr, __u32 what)
 struct out {
 	struct ct_rec *r;
 	struct ct_ext *x; /* the second half, if asked for */
-	__u64 pos1;
+	__u64 pos;
 };
 
 static __always_inline bool out_open(struct out *o, struct ct_cpu *c, __u32 cpu, bool ext)
 {
-	o->pos1 = ring_reserve(c, cpu, ext ? 2 : 1);
-	if (!o->pos1)
+	__u8 *ring = bpf_map_lookup_elem(&rings, &cpu);
+
+	if (!ring || !ring_reserve(c, cpu, ext ? 2 : 1, &o->pos))
 		return false;
-	o->r = ring_slot(cpu, o->pos1 - 1);
+	o->r = ring_slot(ring, o->pos);
 	o->x = NULL;
-	if (ext)
-		o->x = ext_slot(cpu, o->pos1);
-	return o->r && (!ext || o->x);
+	if (ext) {
+		o->x = (struct ct_ext *)ring_slot(ring, o->pos + 1);
+		ext_init(o->x);
+	}
+	return true;
 }
 
 static __always_inline void out_close(struct out *o)
 {
 	if (o->x)
-		ring_commit((struct ct_rec *)o->x, o->pos1 + 1);
-	ring_commit(o->r, o->pos1);
+		ring_commit((struct ct_rec *)o->x, o->pos + 1);
+	ring_commit(o->r, o->pos);
 }
 
-/* A record of an entry; with task, current is named as the cause. */
-static __always_inline void emit_ct(struct ct_cpu *c, __u32 cpu, __u8 kind, __u8 code, __u8 flags, __u64 ts,
-				    const struct nf_conn *ct, __u32 netns, struct sk_buff *skb, bool task, bool typed)
+/*
+ * A record of an entry, from its image if there is one; with task, current is
+ * named as the cause.
+ */
+static __always_inline void emit_img(struct ct_cpu *c, __u32 cpu, __u8 kind, __u8 code, __u8 flags, __u64 ts,
+				     const struct nf_conn *ct, const struct ct_img *m, __u32 netns, __u32 iif, __u32 oif,
+				     bool task)
 {
 	struct out o;
 
@@ -154,14 +247,33 @@ static __always_inline void emit_ct(struct ct_cpu *c, __u32 cpu, __u8 kind, __u8
 		return;
 	if (!out_open(&o, c, cpu, task))
 		return;
-	ct_copy(o.r, ct);
+	if (m) {
+		img_copy(o.r, m);
+	} else {
+		ct_copy(o.r, ct);
+		o.r->mark = ct_mark(ct);
+	}
 	rec_head(o.r, kind, code, ts, (__u64)ct, netns, flags | (task ? RF_EXT | RF_TASK : 0));
-	if (skb)
-		rec_ifaces(o.r, skb, typed);
-	o.r->mark = ct_mark(ct);
+	o.r->aux[0] = iif;
+	o.r->aux[1] = oif;
 	if (o.x) /* the verifier of 6.1 does not connect it with task */
 		ext_task(o.x);
 	out_close(&o);
+}
+
+static __always_inline void emit_ct(struct ct_cpu *c, __u32 cpu, __u8 kind, __u8 code, __u8 flags, __u64 ts,
+				    const struct nf_conn *ct, __u32 netns, struct sk_buff *skb, bool task, bool typed)
+{
+	struct net_device *dev;
+	__u32 iif = 0, oif = 0;
+
+	if (skb) {
+		iif = RD(typed, skb, skb_iif);
+		dev = RD(typed, skb, dev);
+		if (dev)
+			oif = RD(typed, dev, ifindex);
+	}
+	emit_img(c, cpu, kind, code, flags, ts, ct, NULL, netns, iif, oif, task);
 }
 
 /* A record of a packet without an entry, from its headers. */
@@ -244,15 +356,33 @@ static __always_inline __u8 confirm_reason(const struct nf_conn *ct, bool *post)
 	return R_CHAIN_TOO_LONG;
 }
 
+/* A packet's entry went into the table; m is its image or NULL, a constant. */
+static __always_inline void on_insert(struct ct_cpu *c, __u32 cpu, struct sk_buff *skb, const struct nf_conn *ct,
+				      const struct ct_img *m, bool typed)
+{
+	struct net_device *dev = RD(typed, skb, dev); /* where it goes out, or came in to stay */
+	__u32 iif = RD(typed, skb, skb_iif);
+	__u32 netns = m ? img_netns(m, dev, typed) : ct_netns(ct);
+	__u32 oif = RD(typed, dev, ifindex); /* 0 without a device */
+	__u64 ts = bpf_ktime_get_ns();
+
+	count_often(cpu, netns, CNT(new));
+	remember(cpu, INSERTED, (__u64)ct, ts);
+	if (!iif && !in_softirq(c, cpu))
+		emit_img(c, cpu, K_NEW, 0, 0, ts, ct, m, netns, iif, oif, true);
+	else
+		emit_img(c, cpu, K_NEW, 0, 0, ts, ct, m, netns, iif, oif, false);
+}
+
 static __always_inline int on_confirm(struct sk_buff *skb, int ret, bool typed)
 {
 	__u64 nfct = RD(typed, skb, _nfct);
 	const struct nf_conn *ct = (void *)(nfct & NFCT_PTRMASK);
+	struct ct_img img;
 	struct ct_cpu *c;
 	__u32 cpu, netns;
 	__u8 reason;
 	bool post;
-	__u64 ts;
 
 	if ((nfct & NFCT_INFOMASK) >= IP_CT_IS_REPLY)
 		return 0;
@@ -268,17 +398,16 @@ static __always_inline int on_confirm(struct sk_buff *skb, int ret, bool typed)
 			return 0;
 		}
 	}
-	netns = ct_netns(ct);
 	if (ret == NF_ACCEPT) {
-		count(cpu, netns, CNT(new));
-		ts = bpf_ktime_get_ns();
-		remember(cpu, INSERTED, (__u64)ct, ts);
-		if (!RD(typed, skb, skb_iif) && !in_softirq(c, cpu))
-			emit_ct(c, cpu, K_NEW, 0, 0, ts, ct, netns, skb, true, typed);
-		else
-			emit_ct(c, cpu, K_NEW, 0, 0, ts, ct, netns, skb, false, typed);
+		if (img_fits()) {
+			img_read(&img, ct);
+			on_insert(c, cpu, skb, ct, &img, typed);
+		} else {
+			on_insert(c, cpu, skb, ct, NULL, typed);
+		}
 		return 0;
 	}
+	netns = ct_netns(ct);
 	reason = confirm_reason(ct, &post);
 	if (post)
 		count(cpu, netns, CNT(ext_post));
@@ -459,11 +588,11 @@ static __always_inline int on_early_drop_exit(__u64 ret)
 	if (!c)
 		return 0;
 	key = ctx_key(c, cpu);
-	s = bpf_map_lookup_elem(&scopes, &key);
+	s = scope_find(key, c);
 	if (s) {
 		d.link = s->link;
 		d.evicted = s->evicted;
-		scope_leave(key);
+		scope_leave(key, c);
 	}
 	if (!(ret & 0xff))
 		d.evicted = 0;
@@ -579,6 +708,26 @@ static __always_inline __u32 scope_cause(struct scope *s, __u64 ct, bool expired
 	return expired ? C_TIMEOUT_LOOKUP : C_UNKNOWN;
 }
 
+/* The record of a destroy; by is the scope whose task did it, or NULL, a constant. */
+static __always_inline void emit_destroy(struct ct_cpu *c, __u32 cpu, __u32 cause, const struct nf_conn *ct,
+					 __u32 netns, __s32 expires, __u32 link, const struct scope *by, bool typed)
+{
+	struct out o;
+
+	if (!out_open(&o, c, cpu, by != NULL))
+		return;
+	ct_copy(o.r, ct);
+	rec_head(o.r, K_DESTROY, cause, bpf_ktime_get_ns(), (__u64)ct, netns, by ? RF_EXT | RF_TASK : 0);
+	if (o.r->orig.proto == IPPROTO_TCP)
+		o.r->tcp_state = RD(typed, ct, proto.tcp.state);
+	o.r->aux[0] = expires;
+	o.r->aux[1] = link;
+	o.r->mark = bpf_core_field_exists(ct->mark) ? RD(typed, ct, mark) : 0;
+	if (by)
+		scope_ext(o.x, by);
+	out_close(&o);
+}
+
 /*
  * nf_ct_helper_destroy(): called once for every entry taken out of the hash,
  * by both exits of nf_ct_delete(), before the entry is unlinked.
@@ -592,7 +741,6 @@ static __always_inline int on_destroy(void *ctx, const struct nf_conn *ct, bool 
 	struct ct_cpu *c;
 	__u32 cpu, netns, link = 0;
 	bool task = false;
-	struct out o;
 	__u64 key;
 
 	c = cpu_state(&cpu);
@@ -600,7 +748,7 @@ static __always_inline int on_destroy(void *ctx, const struct nf_conn *ct, bool 
 		return 0;
 	if (pending.scope > 0) {
 		key = ctx_key(c, cpu);
-		s = bpf_map_lookup_elem(&scopes, &key);
+		s = scope_find(key, c);
 	}
 	/* A PPTP connection that goes takes its calls along, inside its own scope. */
 	if (s && RD(typed, ct, master) && caller_cause(ctx) == C_PPTP) {
@@ -616,23 +764,17 @@ static __always_inline int on_destroy(void *ctx, const struct nf_conn *ct, bool 
 	}
 	if (cause == C_UNKNOWN)
 		cause = caller_cause(ctx);
+	cause += c->zero;
 	if (cause >= C_MAX)
 		cause = C_UNKNOWN;
 	netns = typed ? ct->ct_net.net->ns.inum : ct_netns(ct);
-	count(cpu, netns, CNT(cause) + cause);
+	count_often(cpu, netns, CNT(cause) + cause);
 	if (!ct_passes(c, K_DESTROY, cause, netns, ct))
 		return 0;
-	if (!out_open(&o, c, cpu, task))
-		return 0;
-	ct_copy(o.r, ct);
-	rec_head(o.r, K_DESTROY, cause, bpf_ktime_get_ns(), (__u64)ct, netns, task ? RF_EXT | RF_TASK : 0);
-	o.r->tcp_state = RD(typed, ct, proto.tcp.state);
-	o.r->aux[0] = expires;
-	o.r->aux[1] = link;
-	o.r->mark = bpf_core_field_exists(ct->mark) ? RD(typed, ct, mark) : 0;
-	if (o.x) /* the verifier of 6.1 does not connect it with task */
-		ext_task(o.x);
-	out_close(&o);
+	if (s && task)
+		emit_destroy(c, cpu, cause, ct, netns, expires, link, s, typed);
+	else
+		emit_destroy(c, cpu, cause, ct, netns, expires, link, NULL, typed);
 	return 0;
 }
 

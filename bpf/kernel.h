@@ -184,6 +184,10 @@ struct nf_ct_iter_data {
 	struct net *net;
 };
 
+struct task_struct {
+	char comm[16];
+};
+
 /* 6.2 to 6.14 keep the preemption count of x86 here. */
 struct pcpu_hot {
 	int preempt_count;

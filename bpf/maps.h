@@ -7,6 +7,7 @@ const volatile __u32 cfg_ring_slots = 1; /* per CPU, a power of two */
 const volatile __u32 cfg_ncpu = 1;
 const volatile __u32 cfg_count_slots = 1; /* netns places per CPU, a power of two */
 const volatile struct ct_filter cfg_filter = {};
+const volatile __u8 cfg_preempt_var = 0; /* PREEMPT_VAR is in place, see emit.h */
 const volatile __u8 cfg_invalid = 0; /* nf_conntrack_in is hooked */
 
 /* Written by the loader when modules come and go. */
@@ -61,19 +62,42 @@ struct {
 	__uint(max_entries, 4096);
 } wake SEC(".maps");
 
-/* What runs in this context: key ctx_key(), written and removed by scopes. */
+/* What runs in a context, from the entry to the exit of a function. */
 struct scope {
+	__u64 key; /* ctx_key(); 0: place is free */
 	__u32 type; /* SCOPE_* */
 	__u32 cause;
 	__u32 link;
 	__u32 evicted;
 	__u64 ptr;
+	__u64 cgroup; /* this and the rest: current, where it is the cause */
+	__u32 pid;
+	__u32 pad;
+	__u8 comm[16];
+};
+
+/*
+ * All scopes that are open: at most two per CPU at a time, and sleepers. Every
+ * destroy inside a scope looks here, so it is not a hash map but four places
+ * for each hash value; LEGACY has no means to take a place.
+ */
+#define SCOPE_WAYS 4
+#define SCOPE_BITS 10
+struct scope_set {
+	struct scope way[SCOPE_WAYS];
 };
 struct {
+#ifdef LEGACY
 	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 4096); /* at most two per CPU at a time, and sleepers */
+	__uint(max_entries, 4096);
 	__type(key, __u64);
 	__type(value, struct scope);
+#else
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1 << SCOPE_BITS);
+	__type(key, __u32);
+	__type(value, struct scope_set);
+#endif
 } scopes SEC(".maps");
 
 /* early_drop's result, from its return to the return of __nf_conntrack_alloc. */

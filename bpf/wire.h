@@ -168,7 +168,8 @@ struct ct_cpu {
 	__u64 lost; /* no room in the ring */
 	__u64 filtered;
 	__u64 stash_fail; /* no room in a hash map: an event may lack detail */
-	__u64 spare[2];
+	__u64 zero; /* always 0: added where the verifier should forget what it knows, and follow one path for all */
+	__u64 spare;
 	__u64 tail; /* next slot to read; user space only, own cache line */
 	__u64 pad[7];
 };

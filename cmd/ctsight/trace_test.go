@@ -47,19 +47,11 @@ func traffic(t *testing.T, n float64) *netlab.Router {
 	return r
 }
 
-// bounded ends a command that does not end by itself.
-func bounded(t testing.TB, cmd *exec.Cmd) result {
-	t.Helper()
-	timer := time.AfterFunc(patience, func() { _ = cmd.Process.Signal(syscall.SIGABRT) })
-	defer timer.Stop()
-	return runCmd(t, cmd)
-}
-
 // --count ends after exactly so many lines, each of which is one JSON object
 // with the fields that the contract promises always.
 func TestTraceJSON(t *testing.T) {
 	r := traffic(t, 50)
-	res := bounded(t, ctsight(t, "trace", "new", "-o", "json", "--count", "10"))
+	res := runCmd(t, ctsight(t, "trace", "new", "-o", "json", "--count", "10"))
 	if res.code != exitDone || res.stderr != "" {
 		t.Errorf("exit code %d, stderr %q", res.code, res.stderr)
 	}
@@ -96,7 +88,7 @@ func TestTraceJSON(t *testing.T) {
 func TestTraceFor(t *testing.T) {
 	traffic(t, 50)
 	start := time.Now()
-	res := bounded(t, ctsight(t, "trace", "--for", "2s"))
+	res := runCmd(t, ctsight(t, "trace", "--for", "2s"))
 	if took := time.Since(start); took < 2*time.Second {
 		t.Errorf("ended after %v", took)
 	}
@@ -105,7 +97,7 @@ func TestTraceFor(t *testing.T) {
 	}
 	t.Logf("%d lines", strings.Count(res.stdout, "\n"))
 	// A time that is over before everything is attached is no mistake either.
-	if res := bounded(t, ctsight(t, "trace", "--for", "1ms")); res.code != exitDone || res.stderr != "" {
+	if res := runCmd(t, ctsight(t, "trace", "--for", "1ms")); res.code != exitDone || res.stderr != "" {
 		t.Errorf("--for 1ms: exit code %d, stderr %q", res.code, res.stderr)
 	}
 }
@@ -179,7 +171,7 @@ func TestHead(t *testing.T) {
 	must(t, err)
 	cmd := exec.Command("bash", "-c", `"$0" trace new | head -1; echo "${PIPESTATUS[@]}"`, self)
 	cmd.Env = append(os.Environ(), asCtsight+"=1")
-	res := bounded(t, cmd)
+	res := runCmd(t, cmd)
 	lines := strings.Split(strings.TrimSpace(res.stdout), "\n")
 	if len(lines) != 2 || lines[1] != "0 0" || res.stderr != "" {
 		t.Errorf("%+v", res)
@@ -205,7 +197,7 @@ func TestOutputFails(t *testing.T) {
 
 func TestDropsJSON(t *testing.T) {
 	traffic(t, 50)
-	res := bounded(t, ctsight(t, "drops", "-o", "json", "--for", "2s"))
+	res := runCmd(t, ctsight(t, "drops", "-o", "json", "--for", "2s"))
 	var doc map[string]any
 	if err := json.Unmarshal([]byte(res.stdout), &doc); err != nil || res.code != exitDone || res.stderr != "" {
 		t.Errorf("%v: %+v", err, res)
@@ -225,7 +217,7 @@ func TestNoBTF(t *testing.T) {
 	for _, args := range []string{"trace --for 1s --backend fentry", "trace --for 1s --backend kprobe"} {
 		cmd := exec.Command("unshare", "-m", "sh", "-c", "mount -t tmpfs none /sys/kernel/btf && exec "+self+" "+args)
 		cmd.Env = append(os.Environ(), asCtsight+"=1")
-		oneError(t, bounded(t, cmd), exitCannot, "BTF")
+		oneError(t, runCmd(t, cmd), exitCannot, "BTF")
 	}
 }
 
@@ -237,8 +229,8 @@ func TestLockdown(t *testing.T) {
 	if mode == "none" || mode == "" {
 		t.Skip("needs a kernel booted with lockdown=integrity or lockdown=confidentiality")
 	}
-	res := bounded(t, ctsight(t, "trace", "--for", "1s"))
-	doctor := bounded(t, ctsight(t, "doctor"))
+	res := runCmd(t, ctsight(t, "trace", "--for", "1s"))
+	doctor := runCmd(t, ctsight(t, "doctor"))
 	t.Logf("lockdown %s: trace %d %q\ndoctor %d %q\n%s", mode, res.code, res.stderr, doctor.code, doctor.stderr, doctor.stdout)
 	if mode == "integrity" {
 		if res.code != exitDone || res.stderr != "" || doctor.code != exitDone {

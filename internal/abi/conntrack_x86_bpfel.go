@@ -57,7 +57,8 @@ type ConntrackCtCpu struct {
 	Lost      uint64
 	Filtered  uint64
 	StashFail uint64
-	Spare     [2]uint64
+	Zero      uint64
+	Spare     uint64
 	Tail      uint64
 	Pad       [7]uint64
 }
@@ -187,11 +188,21 @@ type ConntrackRecent struct {
 
 type ConntrackScope struct {
 	_       structs.HostLayout
+	Key     uint64
 	Type    uint32
 	Cause   uint32
 	Link    uint32
 	Evicted uint32
 	Ptr     uint64
+	Cgroup  uint64
+	Pid     uint32
+	Pad     uint32
+	Comm    [16]uint8
+}
+
+type ConntrackScopeSet struct {
+	_   structs.HostLayout
+	Way [4]ConntrackScope
 }
 
 // Names of all BPF objects in the ELF.
@@ -287,6 +298,7 @@ const (
 	ConntrackVarCfgFilter      = "cfg_filter"
 	ConntrackVarCfgInvalid     = "cfg_invalid"
 	ConntrackVarCfgNcpu        = "cfg_ncpu"
+	ConntrackVarCfgPreemptVar  = "cfg_preempt_var"
 	ConntrackVarCfgRingSlots   = "cfg_ring_slots"
 	ConntrackVarKsyms          = "ksyms"
 	ConntrackVarPending        = "pending"
@@ -437,6 +449,7 @@ type ConntrackVariableSpecs struct {
 	CfgFilter     *ebpf.VariableSpec `ebpf:"cfg_filter"`
 	CfgInvalid    *ebpf.VariableSpec `ebpf:"cfg_invalid"`
 	CfgNcpu       *ebpf.VariableSpec `ebpf:"cfg_ncpu"`
+	CfgPreemptVar *ebpf.VariableSpec `ebpf:"cfg_preempt_var"`
 	CfgRingSlots  *ebpf.VariableSpec `ebpf:"cfg_ring_slots"`
 	Ksyms         *ebpf.VariableSpec `ebpf:"ksyms"`
 	Pending       *ebpf.VariableSpec `ebpf:"pending"`
@@ -505,6 +518,7 @@ type ConntrackVariables struct {
 	CfgFilter     *ebpf.Variable `ebpf:"cfg_filter"`
 	CfgInvalid    *ebpf.Variable `ebpf:"cfg_invalid"`
 	CfgNcpu       *ebpf.Variable `ebpf:"cfg_ncpu"`
+	CfgPreemptVar *ebpf.Variable `ebpf:"cfg_preempt_var"`
 	CfgRingSlots  *ebpf.Variable `ebpf:"cfg_ring_slots"`
 	Ksyms         *ebpf.Variable `ebpf:"ksyms"`
 	Pending       *ebpf.Variable `ebpf:"pending"`

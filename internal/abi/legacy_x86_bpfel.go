@@ -75,7 +75,8 @@ type LegacyCtCpu struct {
 	Lost      uint64
 	Filtered  uint64
 	StashFail uint64
-	Spare     [2]uint64
+	Zero      uint64
+	Spare     uint64
 	Tail      uint64
 	Pad       [7]uint64
 }
@@ -177,11 +178,16 @@ type LegacyRecent struct {
 
 type LegacyScope struct {
 	_       structs.HostLayout
+	Key     uint64
 	Type    uint32
 	Cause   uint32
 	Link    uint32
 	Evicted uint32
 	Ptr     uint64
+	Cgroup  uint64
+	Pid     uint32
+	Pad     uint32
+	Comm    [16]uint8
 }
 
 // Names of all BPF objects in the ELF.
@@ -243,6 +249,7 @@ const (
 	LegacyVarCfgFilter     = "cfg_filter"
 	LegacyVarCfgInvalid    = "cfg_invalid"
 	LegacyVarCfgNcpu       = "cfg_ncpu"
+	LegacyVarCfgPreemptVar = "cfg_preempt_var"
 	LegacyVarCfgRingSlots  = "cfg_ring_slots"
 	LegacyVarKsyms         = "ksyms"
 	LegacyVarPending       = "pending"
@@ -359,6 +366,7 @@ type LegacyVariableSpecs struct {
 	CfgFilter     *ebpf.VariableSpec `ebpf:"cfg_filter"`
 	CfgInvalid    *ebpf.VariableSpec `ebpf:"cfg_invalid"`
 	CfgNcpu       *ebpf.VariableSpec `ebpf:"cfg_ncpu"`
+	CfgPreemptVar *ebpf.VariableSpec `ebpf:"cfg_preempt_var"`
 	CfgRingSlots  *ebpf.VariableSpec `ebpf:"cfg_ring_slots"`
 	Ksyms         *ebpf.VariableSpec `ebpf:"ksyms"`
 	Pending       *ebpf.VariableSpec `ebpf:"pending"`
@@ -427,6 +435,7 @@ type LegacyVariables struct {
 	CfgFilter     *ebpf.Variable `ebpf:"cfg_filter"`
 	CfgInvalid    *ebpf.Variable `ebpf:"cfg_invalid"`
 	CfgNcpu       *ebpf.Variable `ebpf:"cfg_ncpu"`
+	CfgPreemptVar *ebpf.Variable `ebpf:"cfg_preempt_var"`
 	CfgRingSlots  *ebpf.Variable `ebpf:"cfg_ring_slots"`
 	Ksyms         *ebpf.Variable `ebpf:"ksyms"`
 	Pending       *ebpf.Variable `ebpf:"pending"`

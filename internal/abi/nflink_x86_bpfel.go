@@ -75,7 +75,8 @@ type NflinkCtCpu struct {
 	Lost      uint64
 	Filtered  uint64
 	StashFail uint64
-	Spare     [2]uint64
+	Zero      uint64
+	Spare     uint64
 	Tail      uint64
 	Pad       [7]uint64
 }
@@ -177,11 +178,21 @@ type NflinkRecent struct {
 
 type NflinkScope struct {
 	_       structs.HostLayout
+	Key     uint64
 	Type    uint32
 	Cause   uint32
 	Link    uint32
 	Evicted uint32
 	Ptr     uint64
+	Cgroup  uint64
+	Pid     uint32
+	Pad     uint32
+	Comm    [16]uint8
+}
+
+type NflinkScopeSet struct {
+	_   structs.HostLayout
+	Way [4]NflinkScope
 }
 
 type NflinkStBucket struct {
@@ -227,6 +238,7 @@ const (
 	NflinkVarCfgHz         = "cfg_hz"
 	NflinkVarCfgInvalid    = "cfg_invalid"
 	NflinkVarCfgNcpu       = "cfg_ncpu"
+	NflinkVarCfgPreemptVar = "cfg_preempt_var"
 	NflinkVarCfgRingSlots  = "cfg_ring_slots"
 	NflinkVarKsyms         = "ksyms"
 	NflinkVarPending       = "pending"
@@ -310,6 +322,7 @@ type NflinkVariableSpecs struct {
 	CfgHz         *ebpf.VariableSpec `ebpf:"cfg_hz"`
 	CfgInvalid    *ebpf.VariableSpec `ebpf:"cfg_invalid"`
 	CfgNcpu       *ebpf.VariableSpec `ebpf:"cfg_ncpu"`
+	CfgPreemptVar *ebpf.VariableSpec `ebpf:"cfg_preempt_var"`
 	CfgRingSlots  *ebpf.VariableSpec `ebpf:"cfg_ring_slots"`
 	Ksyms         *ebpf.VariableSpec `ebpf:"ksyms"`
 	Pending       *ebpf.VariableSpec `ebpf:"pending"`
@@ -381,6 +394,7 @@ type NflinkVariables struct {
 	CfgHz         *ebpf.Variable `ebpf:"cfg_hz"`
 	CfgInvalid    *ebpf.Variable `ebpf:"cfg_invalid"`
 	CfgNcpu       *ebpf.Variable `ebpf:"cfg_ncpu"`
+	CfgPreemptVar *ebpf.Variable `ebpf:"cfg_preempt_var"`
 	CfgRingSlots  *ebpf.Variable `ebpf:"cfg_ring_slots"`
 	Ksyms         *ebpf.Variable `ebpf:"ksyms"`
 	Pending       *ebpf.Variable `ebpf:"pending"`

@@ -90,6 +90,7 @@ func (obj *objects) configure(o Options) error {
 		"cfg_count_slots": uint32(obj.places),
 		"cfg_filter":      o.Filter.wire(),
 		"cfg_invalid":     o.Invalid,
+		"cfg_preempt_var": !obj.legacy && linkPreemptCount(obj.spec, obj.types),
 	} {
 		if err := obj.spec.Variables[name].Set(v); err != nil {
 			return fmt.Errorf("set %s: %w", name, err)

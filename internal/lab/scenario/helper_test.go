@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"net/netip"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -102,6 +103,8 @@ func TestHelperSecondTry(t *testing.T) {
 	must(t, r.R.Masquerade(netlab.Match{Proto: event.ProtoTCP}, netlab.Ports{})) // the helper of NAT tries ports
 	run(t, r, "modprobe", "nf_nat_ftp")
 	watch := trace.Start(t, r.R)
+	runtime.LockOSThread() // what a context leaves behind, the same one would find
+	defer runtime.UnlockOSThread()
 	// Active mode: clients announce a port, which NAT maps to one of the
 	// router's. Both announce the same; the second is refused and gets another.
 	client := netlab.ClientV4
