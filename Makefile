@@ -35,7 +35,7 @@ generate: deps-generate ## compile bpf/ into internal/abi (clang 14); the result
 
 test: build deps-lab deps-generate ## everything: vet, unit tests, generated code, all kernels
 	@./.ci/gotest ./...
-	@$(BIN)/labvm test -kernel $(KERNELS)
+	@$(BIN)/labvm test -again -kernel $(KERNELS)
 
 test-vm: build deps-lab ## only the tests that need a kernel; KERNELS=6.1 for one
 	@$(BIN)/labvm test -kernel $(KERNELS)

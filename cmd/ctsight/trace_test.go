@@ -229,6 +229,9 @@ func TestLockdown(t *testing.T) {
 	if mode == "none" || mode == "" {
 		t.Skip("needs a kernel booted with lockdown=integrity or lockdown=confidentiality")
 	}
+	if out, err := exec.Command("modprobe", "nf_conntrack").CombinedOutput(); err != nil {
+		t.Fatalf("modprobe: %v: %s", err, out)
+	}
 	res := runCmd(t, ctsight(t, "trace", "--for", "1s"))
 	doctor := runCmd(t, ctsight(t, "doctor"))
 	t.Logf("lockdown %s: trace %d %q\ndoctor %d %q\n%s", mode, res.code, res.stderr, doctor.code, doctor.stderr, doctor.stdout)

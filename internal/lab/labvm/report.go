@@ -45,6 +45,7 @@ type runReport struct {
 	next    int            // first package that has not reported
 	total   tally          // of this kernel
 	reasons map[string]int // skip reason -> how often
+	failed  []pkg
 	now     func() time.Time
 }
 
@@ -133,6 +134,9 @@ func (r *runReport) print(ok bool, why string) error {
 		r.now().Sub(p.start).Seconds(), counts, why)
 	if err == nil && (!ok || r.verbose) {
 		_, err = r.w.Write(p.output.Bytes())
+	}
+	if !ok {
+		r.failed = append(r.failed, r.pkgs[r.next])
 	}
 	r.total.add(p.tally)
 	r.cur = nil

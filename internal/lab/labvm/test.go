@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -26,6 +27,7 @@ type testRun struct {
 	stderr     io.Writer
 	pkgTimeout time.Duration
 	parallel   int
+	again      bool
 }
 
 // runTest compiles the tests once and runs them in every chosen kernel.
@@ -60,6 +62,7 @@ func (t *testRun) parse(args []string) error {
 	tests := fs.String("tests", "", "package patterns, separated by spaces (default ./...)")
 	short := fs.Bool("short", false, "tell long tests to be short")
 	fs.DurationVar(&t.pkgTimeout, "test.timeout", 20*time.Minute, "limit for one package")
+	fs.BoolVar(&t.again, "again", false, "run packages that failed once more, in a fresh guest")
 	fs.IntVar(&t.parallel, "parallel", 2, "guests at a time")
 	own, rest := splitArgs(args)
 	if err := fs.Parse(own); err != nil {
@@ -152,14 +155,14 @@ func samePlace(paths ...string) []vm.File {
 func guestTest(p pkg) string { return filepath.Join(p.Dir, filepath.Base(p.Dir)+".test") }
 
 // script returns what the guest runs: each binary between two marks that runReport reads.
-func (t *testRun) script() string {
+func (t *testRun) script(pkgs []pkg) string {
 	var b strings.Builder
 	b.WriteString("#!/bin/bash\n")
 	var args []string
 	for _, a := range t.testArgs {
 		args = append(args, vm.Quote(a))
 	}
-	for i, p := range t.pkgs {
+	for i, p := range pkgs {
 		fmt.Fprintf(&b, "printf '%s%d\\n'\n", beginMark, i)
 		fmt.Fprintf(&b, "cd %s && %s %s 2>&1\n", vm.Quote(p.Dir), vm.Quote(guestTest(p)), strings.Join(args, " "))
 		fmt.Fprintf(&b, "printf '%s%d %%d\\n' $?\n", endMark, i)
@@ -173,9 +176,6 @@ func (t *testRun) runKernels(ctx context.Context, files []vm.File) (tally, error
 	if len(t.pkgs) == 0 {
 		return total, nil
 	}
-	const script = "/lab/tests"
-	spec := vm.Spec{Env: t.env, Command: []string{script},
-		Files: append(files, vm.File{Content: []byte(t.script()), Mode: 0o755, Guest: script})}
 	var (
 		mu    sync.Mutex // guards total and errs
 		errs  error
@@ -189,7 +189,7 @@ func (t *testRun) runKernels(ctx context.Context, files []vm.File) (tally, error
 		}
 		wg.Go(func() {
 			defer func() { <-slots }()
-			n, err := t.runKernel(ctx, k, spec)
+			n, err := t.runKernel(ctx, k, files)
 			mu.Lock()
 			defer mu.Unlock()
 			total.add(n)
@@ -215,13 +215,30 @@ func (l *lines) Write(b []byte) (int, error) {
 	return l.w.Write(b)
 }
 
-// runKernel boots one kernel and prints a line per package as it comes.
-func (t *testRun) runKernel(ctx context.Context, k vm.Kernel, spec vm.Spec) (tally, error) {
+// runKernel runs all packages on one kernel, and those that failed once more
+// in a fresh guest if that is allowed: an emulated machine that others slow
+// down may miss any deadline. The first failure stays in the output.
+func (t *testRun) runKernel(ctx context.Context, k vm.Kernel, files []vm.File) (tally, error) {
+	total, failed, err := t.boot(ctx, k, t.pkgs, files)
+	if !t.again || len(failed) == 0 || err != nil || ctx.Err() != nil {
+		return total, err
+	}
+	fmt.Fprintf(t.stdout, "note %-6s %d packages failed and run once more\n", k.Name, len(failed))
+	second, _, err := t.boot(ctx, k, failed, files)
+	total.failed = second.failed
+	return total, err
+}
+
+// boot boots one kernel and prints a line per package as it comes.
+func (t *testRun) boot(ctx context.Context, k vm.Kernel, pkgs []pkg, files []vm.File) (tally, []pkg, error) {
 	img, err := vm.Fetch(ctx, k, t.stderr)
 	if err != nil {
-		return tally{failed: len(t.pkgs)}, err
+		return tally{failed: len(pkgs)}, nil, err
 	}
-	rep := newRunReport(t.stdout, k.Name, t.pkgs, t.verbose)
+	const script = "/lab/tests"
+	spec := vm.Spec{Env: t.env, Command: []string{script},
+		Files: append(slices.Clone(files), vm.File{Content: []byte(t.script(pkgs)), Mode: 0o755, Guest: script})}
+	rep := newRunReport(t.stdout, k.Name, pkgs, t.verbose)
 	o := t.options(t.stderr)
 	o.Stdout = rep
 	res, err := vm.Run(ctx, img, spec, o)
@@ -229,5 +246,5 @@ func (t *testRun) runKernel(ctx context.Context, k vm.Kernel, spec vm.Spec) (tal
 	for _, s := range res.Splats() {
 		fmt.Fprintf(t.stdout, "note %-6s kernel log: %s\n", k.Name, s)
 	}
-	return total, err
+	return total, rep.failed, err
 }
