@@ -37,6 +37,9 @@ func main() {
 
 // run is main without the process around it.
 func run(args []string, stdout, stderr io.Writer) int {
+	// A closed pipe is an error to return from, with everything detached, and
+	// not a signal to die of.
+	signal.Ignore(syscall.SIGPIPE)
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
 	cmd := newRoot(stdout, stderr)
