@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -64,7 +65,7 @@ func (t *traceFlags) run(ctx context.Context, g *globals, args []string) error {
 	if err != nil {
 		return err
 	}
-	out := newLineOutput(g, clock)
+	out := newLineOutput(g, clock, cancel)
 	err = p.Run(ctx, func(e *event.Event) error {
 		if err := out.write(e); err != nil {
 			return err
@@ -98,27 +99,37 @@ func stages(l probe.Loss) string {
 }
 
 // lineOutput writes events as lines: at once when they are few, in blocks when
-// they are many.
+// they are many. No line waits longer than flushEvery, whether or not another
+// one follows.
 type lineOutput struct {
+	lines uint64
+	fail  func() // called when a line could not be written and write is not there to say so
+
+	mu    sync.Mutex
 	buf   *bufio.Writer
 	w     *view.EventWriter
-	lines uint64
 	last  time.Time
+	timer *time.Timer
+	armed bool
 }
 
-func newLineOutput(g *globals, clock event.Clock) *lineOutput {
+func newLineOutput(g *globals, clock event.Clock, fail func()) *lineOutput {
 	buf := bufio.NewWriterSize(g.stdout, 64<<10)
 	own := event.NetNS(0)
 	names := newNames()
 	if ns, err := resolveOwn(); err == nil {
 		own = ns
 	}
-	return &lineOutput{buf: buf, w: view.NewEventWriter(buf, view.EventOptions{
+	o := &lineOutput{fail: fail, buf: buf, w: view.NewEventWriter(buf, view.EventOptions{
 		JSON: g.json(), Color: g.color(), Clock: clock, Own: own, Names: names.view(),
 	})}
+	o.timer = time.AfterFunc(time.Hour, o.flushLate)
+	return o
 }
 
 func (o *lineOutput) write(e *event.Event) error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
 	if err := o.w.Write(e); err != nil {
 		return err
 	}
@@ -127,7 +138,26 @@ func (o *lineOutput) write(e *event.Event) error {
 		o.last = t
 		return o.buf.Flush()
 	}
+	if !o.armed {
+		o.armed = true
+		o.timer.Reset(flushEvery)
+	}
 	return nil
 }
 
-func (o *lineOutput) flush() error { return o.buf.Flush() }
+// flushLate writes what no later event has pushed out.
+func (o *lineOutput) flushLate() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.armed = false
+	if o.buf.Flush() != nil { // the error stays in buf, for flush
+		o.fail()
+	}
+}
+
+func (o *lineOutput) flush() error {
+	o.timer.Stop()
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.buf.Flush()
+}

@@ -17,6 +17,7 @@ const twoPackages = beginMark + "0\n" +
 	"\x16=== RUN   TestB\n    b_test.go:3: note\n    b_test.go:4: needs rain\n\x16--- SKIP: TestB (0.00s)\n" +
 	"PASS\n" + endMark + "0 0\n" +
 	beginMark + "1\n" +
+	"\x16=== RUN   TestFine\nchatter\n\x16--- PASS: TestFine (0.00s)\n" +
 	"\x16=== RUN   TestC\n    c_test.go:9: wrong\n\x16--- FAIL: TestC (0.00s)\n\x16=== NAME  \nFAIL" + endMark + "1 1\n"
 
 // feed writes text in small pieces and returns what is printed, with times set to zero.
@@ -38,12 +39,12 @@ func feed(t *testing.T, text string, guest error, verbose bool) (string, tally) 
 func TestReport(t *testing.T) {
 	got, total := feed(t, twoPackages, nil, false)
 	const want = "ok   6.1    internal/a                  0.0s  2 passed, 1 skipped\n" +
-		"FAIL 6.1    internal/b                  0.0s  0 passed, 1 failed\n" +
+		"FAIL 6.1    internal/b                  0.0s  1 passed, 1 failed\n" +
 		"=== RUN   TestC\n    c_test.go:9: wrong\n--- FAIL: TestC (0.00s)\nFAIL\n"
 	if got != want {
 		t.Errorf("got\n%s\nwant\n%s", got, want)
 	}
-	if want := (tally{passed: 2, failed: 1, skipped: 1}); total != want {
+	if want := (tally{passed: 3, failed: 1, skipped: 1}); total != want {
 		t.Errorf("got %v, want %v", total, want)
 	}
 }

@@ -53,6 +53,8 @@ type runReport struct {
 type pkgReport struct {
 	tally
 	output  bytes.Buffer
+	verbose bool
+	begun   int               // where in output the running top-level test begins
 	test    string            // test whose output comes now
 	lastLog map[string]string // test -> its last t.Log or t.Skip line
 	start   time.Time
@@ -84,7 +86,7 @@ func (r *runReport) line(s string) error {
 		s = s[i:]
 	}
 	if _, ok := strings.CutPrefix(s, beginMark); ok {
-		r.cur = &pkgReport{lastLog: map[string]string{}, start: r.now()}
+		r.cur = &pkgReport{verbose: r.verbose, lastLog: map[string]string{}, start: r.now()}
 		return nil
 	}
 	if rest, ok := strings.CutPrefix(s, endMark); ok && r.cur != nil {
@@ -167,6 +169,8 @@ func (r *runReport) finish(err error) tally {
 }
 
 var (
+	topLine    = regexp.MustCompile(`^=== RUN\s+[^/]+$`)
+	endLine    = regexp.MustCompile(`^--- (PASS|SKIP): `)
 	resultLine = regexp.MustCompile(`^\s*--- (PASS|FAIL|SKIP): (.+) \([0-9.]+s\)$`)
 	stateLine  = regexp.MustCompile(`^=== (RUN|NAME|CONT)\s+(.*)$`)
 	logLine    = regexp.MustCompile(`^\s+\S+\.go:[0-9]+: (.*)$`)
@@ -176,8 +180,14 @@ var (
 // follow output that did not end its own line.
 func (p *pkgReport) line(s string, reasons map[string]int) {
 	for part := range strings.SplitSeq(s, "\x16") {
+		if topLine.MatchString(part) {
+			p.begun = p.output.Len()
+		}
 		if part != "" && !strings.HasPrefix(part, "=== NAME") {
 			p.output.WriteString(part + "\n")
+		}
+		if !p.verbose && endLine.MatchString(part) { // details are for failures
+			p.output.Truncate(p.begun)
 		}
 		p.event(part, reasons)
 	}
