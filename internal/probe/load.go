@@ -3,6 +3,7 @@ package probe
 import (
 	"errors"
 	"fmt"
+	"iter"
 	"math/bits"
 
 	"github.com/cilium/ebpf"
@@ -38,7 +39,8 @@ func newObjects(o Options) (*objects, error) {
 	if err != nil {
 		return nil, fmt.Errorf("count processors: %w", err)
 	}
-	obj := &objects{ncpu: ncpu, legacy: !haveFetchingAtomics(), types: btf.NewCache()}
+	obj := &objects{ncpu: ncpu, legacy: !haveFetchingAtomics()}
+	_, obj.types, _ = o.Kernel.look() // what is wrong with the symbols Rescan says
 	if obj.spec, err = loadSpec(obj.legacy); err != nil {
 		return nil, err
 	}
@@ -107,15 +109,24 @@ func ringSlots(bytes int) uint32 {
 
 // program loads one program on the maps that exist.
 func (obj *objects) program(name string) (*ebpf.Program, error) {
-	spec := obj.spec.Copy()
-	ps, ok := spec.Programs[name]
+	ps, ok := obj.spec.Programs[name]
 	if !ok {
 		return nil, fmt.Errorf("program %s: %w", name, ebpf.ErrNotSupported)
 	}
-	spec.Programs = map[string]*ebpf.ProgramSpec{name: ps}
-	spec.Variables = nil // each would map its section into memory once more
+	// Nothing but this program and its maps: whatever else is in the
+	// specification would be copied, and each map opened once more.
+	spec := &ebpf.CollectionSpec{
+		Maps:      map[string]*ebpf.MapSpec{},
+		Programs:  map[string]*ebpf.ProgramSpec{name: ps.Copy()},
+		Types:     obj.spec.Types,
+		ByteOrder: obj.spec.ByteOrder,
+	}
+	used := map[string]*ebpf.Map{}
+	for m := range mapsOf(ps) {
+		spec.Maps[m], used[m] = obj.spec.Maps[m].Copy(), obj.maps[m]
+	}
 	coll, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{
-		MapReplacements: obj.maps,
+		MapReplacements: used,
 		Cache:           obj.types,
 	})
 	if err != nil {
@@ -124,6 +135,17 @@ func (obj *objects) program(name string) (*ebpf.Program, error) {
 	p := coll.DetachProgram(name)
 	coll.Close()
 	return p, nil
+}
+
+// mapsOf yields the names of the maps that a program uses, each once or more.
+func mapsOf(p *ebpf.ProgramSpec) iter.Seq[string] {
+	return func(yield func(string) bool) {
+		for i := range p.Instructions {
+			if p.Instructions[i].IsLoadFromMap() && !yield(p.Instructions[i].Reference()) {
+				return
+			}
+		}
+	}
 }
 
 func (obj *objects) close() error {

@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/cilium/ebpf"
-	"github.com/cilium/ebpf/btf"
 	"github.com/cilium/ebpf/features"
 	"github.com/cilium/ebpf/link"
 	"github.com/cilium/ebpf/rlimit"
@@ -69,6 +68,9 @@ func OpenNetfilter(o Options, namespaces ...NetNSPath) (*NFProbe, error) {
 	}
 	if o.Window == 0 {
 		o.Window = 10 * time.Millisecond
+	}
+	if o.Kernel == nil {
+		o.Kernel = new(Kernel)
 	}
 	n := &NFProbe{
 		p:     &Probe{opts: o, hooks: map[*hook]*attached{}, jiffy: jiffy()},
@@ -141,7 +143,8 @@ func newNFObjects(o Options, jiffy time.Duration) (*objects, error) {
 	if err != nil {
 		return nil, fmt.Errorf("count processors: %w", err)
 	}
-	obj := &objects{ncpu: ncpu, places: 256, types: btf.NewCache()}
+	obj := &objects{ncpu: ncpu, places: 256}
+	_, obj.types, _ = o.Kernel.look() // what is wrong with the symbols refresh says
 	if obj.spec, err = abi.LoadNflink(); err != nil {
 		return nil, fmt.Errorf("read the embedded programs: %w", err)
 	}
@@ -175,10 +178,8 @@ func newNFObjects(o Options, jiffy time.Duration) (*objects, error) {
 func dropUnusedMaps(spec *ebpf.CollectionSpec) {
 	used := map[string]bool{}
 	for _, p := range spec.Programs {
-		for i := range p.Instructions {
-			if p.Instructions[i].IsLoadFromMap() {
-				used[p.Instructions[i].Reference()] = true
-			}
+		for m := range mapsOf(p) {
+			used[m] = true
 		}
 	}
 	maps.DeleteFunc(spec.Maps, func(name string, _ *ebpf.MapSpec) bool { return !used[name] })
@@ -209,7 +210,8 @@ func (n *NFProbe) refresh() error {
 		return nil
 	}
 	n.modules = mods
-	syms, err := readSymbols()
+	syms, types, err := n.p.opts.Kernel.look()
+	n.p.obj.types = types
 	if n.symErr = err; syms == nil {
 		return err
 	}

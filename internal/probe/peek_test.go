@@ -23,7 +23,7 @@ func peeker(t testing.TB) *Probe {
 	must(t, rlimit.RemoveMemlock())
 	p := &Probe{jiffy: jiffy()}
 	var err error
-	p.obj, err = newObjects(Options{})
+	p.obj, err = newObjects(Options{Kernel: new(Kernel)})
 	must(t, err)
 	t.Cleanup(func() { must(t, p.Close()) })
 	return p

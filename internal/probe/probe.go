@@ -16,7 +16,6 @@ import (
 	"time"
 
 	"github.com/cilium/ebpf"
-	"github.com/cilium/ebpf/btf"
 	"github.com/cilium/ebpf/rlimit"
 
 	"github.com/ctsight/ctsight/internal/abi"
@@ -45,6 +44,8 @@ type Options struct {
 	// Only, for tests and benchmarks, says which kernel functions to hook;
 	// nil is all. What the rest would tell is then missing.
 	Only func(symbol string) bool
+	// Kernel, if not nil, is shared with other probes of this process.
+	Kernel *Kernel
 }
 
 // HookStatus is one line of Report.
@@ -115,6 +116,9 @@ func Open(o Options) (*Probe, error) {
 	}
 	if o.Window == 0 {
 		o.Window = time.Millisecond
+	}
+	if o.Kernel == nil {
+		o.Kernel = new(Kernel)
 	}
 	p := &Probe{opts: o, hooks: map[*hook]*attached{}, errs: map[*hook]error{}}
 	switch o.Backend {
@@ -206,9 +210,8 @@ func (p *Probe) Rescan() error {
 		return nil
 	}
 	p.modules, p.loads = mods, loads
-	p.obj.types = btf.NewCache()
-	syms, err := readSymbols()
-	p.symErr = err
+	syms, types, err := p.opts.Kernel.look()
+	p.symErr, p.obj.types = err, types
 	if syms == nil {
 		return err
 	}

@@ -57,11 +57,15 @@ func limit(t *testing.T, r *netlab.Router, most int) {
 	must(t, r.SetSysctl(nil, "net.netfilter.nf_conntrack_max", strconv.Itoa(most)))
 }
 
+// kernel is shared by all probes: an emulated machine reads long at it.
+var kernel probe.Kernel
+
 // open opens a probe that is closed when the test ends.
 func open(t testing.TB, o probe.Options) *probe.Probe {
 	t.Helper()
 	lab.NeedVM(t)
 	loadModules()
+	o.Kernel = &kernel
 	p, err := probe.Open(o)
 	must(t, err)
 	t.Cleanup(func() { must(t, p.Close()) })

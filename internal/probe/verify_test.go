@@ -43,7 +43,7 @@ func TestVerifierBudget(t *testing.T) {
 	}
 	for name, f := range map[string]Filter{"all": {}, "filter": strictest} {
 		t.Run(name, func(t *testing.T) {
-			obj, err := newObjects(Options{Filter: f})
+			obj, err := newObjects(Options{Filter: f, Kernel: new(Kernel)})
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -53,7 +53,7 @@ var Modules = []string{"nf_conntrack", "nf_conntrack_netlink", "nf_nat", "nf_tab
 	"nft_masq", "nf_conncount", "nf_synproxy_core", "nfnetlink_queue", "nft_queue", "veth"}
 
 // Options of the probe that Start uses.
-var Options = probe.Options{Audit: true, Invalid: true, RingBytes: 4 << 20}
+var Options = probe.Options{Audit: true, Invalid: true, RingBytes: 4 << 20, Kernel: new(probe.Kernel)}
 
 // patience is how long Check and Until wait. An emulated machine may stop for
 // seconds.
