@@ -41,7 +41,7 @@ static __always_inline int audit(const struct nf_conn *ct, __u32 word)
 SEC("fexit/__nf_conntrack_confirm")
 int BPF_PROG(confirm_exit, struct sk_buff *skb, int ret)
 {
-	return on_confirm(skb, ret, true);
+	return done_by_first(NOTE_CONFIRM, (__u64)skb) ? 0 : on_confirm(skb, ret, true);
 }
 
 /*
@@ -79,7 +79,7 @@ int BPF_PROG(edrop_entry)
 SEC("fexit/early_drop")
 int BPF_PROG(edrop_exit, struct net *net, unsigned int hash, __u64 ret)
 {
-	return on_early_drop_exit(ret);
+	return on_early_drop_exit(net, hash, ret, true);
 }
 
 /* nf_conntrack_hash_check_insert: ctnetlink (process) and BPF kfuncs (softirq). */
@@ -90,13 +90,24 @@ int BPF_PROG(insert_exit, struct nf_conn *ct, int ret)
 }
 
 /*
- * nf_ct_helper_destroy: from nf_ct_delete only, once per entry that leaves the
- * hash, in another object file than its caller, so never inlined. Any context.
+ * __nf_ct_delete_from_lists: from nf_ct_delete only, once per entry that leaves
+ * the hash. Any context, but always with softirqs off, so that the program is
+ * never skipped. A static function: the loader says when it may be trusted.
+ */
+SEC("fentry/__nf_ct_delete_from_lists")
+int BPF_PROG(unlink_entry, struct nf_conn *ct)
+{
+	return on_destroy(ctx, ct, true);
+}
+
+/*
+ * nf_ct_helper_destroy: from nf_ct_delete only, right before the above, in
+ * another object file than its caller, so never inlined. Any context.
  */
 SEC("fentry/nf_ct_helper_destroy")
 int BPF_PROG(destroy_entry, struct nf_conn *ct)
 {
-	return on_destroy(ctx, ct, true);
+	return done_by_first(NOTE_DESTROY, (__u64)ct) ? 0 : on_destroy(ctx, ct, true);
 }
 
 /* gc_worker: the garbage collector's work item, one at a time, kworker. */
@@ -186,7 +197,7 @@ int BPF_PROG(kill_exit)
 SEC("tp_btf/kfree_skb")
 int BPF_PROG(kfree_tp, struct sk_buff *skb, void *location, __u32 reason)
 {
-	return on_kfree_skb(skb, (__u64)location, reason, true);
+	return done_by_first(NOTE_KFREE, (__u64)skb) ? 0 : on_kfree_skb(skb, (__u64)location, reason, true);
 }
 
 /* nf_nat_setup_info: NAT chooses the tuple of an entry, once per side. */
@@ -260,25 +271,25 @@ int BPF_PROG(synack6_entry, struct net *net, struct sk_buff *skb)
 SEC("fexit/nf_conntrack_in")
 int BPF_PROG(in_exit, struct sk_buff *skb, struct nf_hook_state *state, int ret)
 {
-	return on_conntrack_in(skb, state, ret, true);
+	return done_by_first(NOTE_IN, (__u64)skb) ? 0 : on_conntrack_in(skb, state, ret, true);
 }
 
 SEC("fexit/__nf_conntrack_alloc")
 int BPF_PROG(audit_alloc, void *net, void *zone, void *orig, void *repl, __u32 gfp, __u32 hash, struct nf_conn *ret)
 {
-	return IS_ERR(ret) ? 0 : audit(ret, CNT(alloc));
+	return IS_ERR(ret) || done_by_first(NOTE_ALLOC, (__u64)ret) ? 0 : audit(ret, CNT(alloc));
 }
 
 SEC("fentry/nf_conntrack_free")
 int BPF_PROG(audit_free, struct nf_conn *ct)
 {
-	return audit(ct, CNT(free));
+	return done_by_first(NOTE_FREE, (__u64)ct) ? 0 : audit(ct, CNT(free));
 }
 
 SEC("fexit/nf_conntrack_tuple_taken")
 int BPF_PROG(audit_taken, void *tuple, struct nf_conn *ct, int ret)
 {
-	return ret ? audit(ct, CNT(taken)) : 0;
+	return !ret || done_by_first(NOTE_TAKEN, (__u64)ct) ? 0 : audit(ct, CNT(taken));
 }
 
 #endif /* LEGACY */
@@ -380,7 +391,7 @@ int k_edrop(struct pt_regs *ctx)
 SEC("kretprobe/early_drop")
 int BPF_KRETPROBE(r_edrop, __u64 ret)
 {
-	return on_early_drop_exit(ret);
+	return on_early_drop_exit(NULL, 0, ret, false);
 }
 
 SEC("kprobe/nf_conntrack_hash_check_insert")

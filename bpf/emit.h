@@ -142,6 +142,60 @@ static __always_inline bool in_softirq(struct ct_cpu *c, __u32 cpu)
 }
 
 /*
+ * The kernel skips a program that interrupts itself: a softirq that arrives on
+ * a CPU where a task is in it. Programs that both run are therefore attached
+ * twice. The first acts and notes for what; the second has nothing to do but in
+ * a softirq, when the note is not there: then the first was skipped. Not both
+ * can be, for a task is in one of them at a time. Where tasks preempt each
+ * other in the kernel one may still be skipped for another.
+ * The loader puts 0 or 1 for the number, and the verifier removes the rest.
+ */
+#define SECOND "0x6374736967687402"
+
+static __always_inline bool is_second(void)
+{
+	__u64 v;
+
+	asm volatile("%0 = " SECOND " ll" : "=r"(v));
+	return v;
+}
+
+enum {
+	NOTE_CONFIRM,
+	NOTE_DESTROY,
+	NOTE_KFREE,
+	NOTE_IN,
+	NOTE_ALLOC,
+	NOTE_FREE,
+	NOTE_TAKEN,
+};
+
+/* Whether there is nothing to do; id names what happens, as long as it does. */
+static __always_inline bool done_by_first(__u32 what, __u64 id)
+{
+	__u32 cpu = bpf_get_smp_processor_id();
+	__u64 *note = &notes[cpu & (NOTE_CPUS - 1)].id[what];
+	struct ct_cpu *c;
+
+	if (!is_second()) {
+		*note = id;
+		return false;
+	}
+	if (cfg_preempt_var) {
+		if (!(preempt_count() & SERVING_SOFTIRQ))
+			return true;
+	} else {
+		c = cpu_state(&cpu);
+		if (!c || !in_softirq(c, cpu))
+			return true;
+	}
+	if (*note != id)
+		return false;
+	*note = 0;
+	return true;
+}
+
+/*
  * What runs here, exactly: a task, and whether a softirq interrupted it. Each
  * of the functions hooked runs at most once at a time in such a context, on
  * whatever CPU it continues. Bits 1-5 are free for the caller.
@@ -214,17 +268,30 @@ static __always_inline bool ct_passes(struct ct_cpu *c, __u8 kind, __u8 code, __
 }
 
 /*
- * Who is current, for the second half of a record. The name is copied as it
- * is, always with a zero at its end: bpf_get_current_comm() takes twice the
- * time to find it.
+ * The name of current, always with a zero at its end, as it is:
+ * bpf_get_current_comm() takes four times as long to find that zero.
  */
-static __always_inline void ext_task(struct ct_ext *x)
+static __always_inline void comm_read(__u8 comm[16])
 {
+#ifdef LEGACY
 	struct task_struct *t = (void *)bpf_get_current_task();
 
+	bpf_probe_read_kernel(comm, 16, __builtin_preserve_access_index(&t->comm));
+#else
+	const __u64 *from = (void *)__builtin_preserve_access_index(&bpf_get_current_task_btf()->comm);
+	__u64 *to = (void *)comm;
+
+	to[0] = from[0];
+	to[1] = from[1];
+#endif
+}
+
+/* Who is current, for the second half of a record. */
+static __always_inline void ext_task(struct ct_ext *x)
+{
 	x->pid = bpf_get_current_pid_tgid() >> 32;
 	x->cgroup = bpf_get_current_cgroup_id();
-	bpf_probe_read_kernel(x->comm, sizeof(x->comm), __builtin_preserve_access_index(&t->comm));
+	comm_read(x->comm);
 }
 
 /* Begins a second half: zeroed, kind set, not yet committed. */

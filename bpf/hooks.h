@@ -103,11 +103,9 @@ static __always_inline void scope_leave(__u64 key, struct ct_cpu *c)
 /* Notes who is current, once for all that the scope will destroy. */
 static __always_inline void scope_task(struct scope *s)
 {
-	struct task_struct *t = (void *)bpf_get_current_task();
-
 	s->pid = bpf_get_current_pid_tgid() >> 32;
 	s->cgroup = bpf_get_current_cgroup_id();
-	bpf_probe_read_kernel(s->comm, sizeof(s->comm), __builtin_preserve_access_index(&t->comm));
+	comm_read(s->comm);
 }
 
 /* ext_task() for what happens inside the scope. */
@@ -367,7 +365,8 @@ static __always_inline void on_insert(struct ct_cpu *c, __u32 cpu, struct sk_buf
 	__u64 ts = bpf_ktime_get_ns();
 
 	count_often(cpu, netns, CNT(new));
-	remember(cpu, INSERTED, (__u64)ct, ts);
+	if (pending.nat) /* who was first matters once NAT has chosen a tuple */
+		remember(cpu, INSERTED, (__u64)ct, ts);
 	if (!iif && !in_softirq(c, cpu))
 		emit_img(c, cpu, K_NEW, 0, 0, ts, ct, m, netns, iif, oif, true);
 	else
@@ -511,6 +510,18 @@ static __always_inline void emit_alloc(struct ct_cpu *c, __u32 cpu, __u8 kind, _
 	out_close(&o);
 }
 
+/* Tells one packet's early_drop() from another's. */
+static __always_inline __u64 edrop_id(__u32 netns, __u32 hash)
+{
+	return (__u64)netns << 32 | hash;
+}
+
+static __always_inline void edrop_done(__u64 key)
+{
+	if (!bpf_map_delete_elem(&edrops, &key))
+		__sync_fetch_and_add(&pending.edrop, -1);
+}
+
 /*
  * __nf_conntrack_alloc() returned. Success is the common case and costs two
  * comparisons; hash 0 is a request of user space or BPF, not a packet.
@@ -536,10 +547,14 @@ static __always_inline int on_alloc(__u64 ret, const struct net *net, const stru
 	if (d) {
 		evicted = d->evicted;
 		link = d->link;
-		if (!evicted)
+		if (typed && d->ptr != edrop_id(netns, hash)) { /* of a packet whose return was skipped */
+			if (evicted)
+				count(cpu, d->ptr >> 32, CNT(evict_scope));
+			evicted = 0;
+		} else if (!evicted) {
 			reason = R_TABLE_FULL;
-		if (!bpf_map_delete_elem(&edrops, &key))
-			__sync_fetch_and_add(&pending.edrop, -1);
+		}
+		edrop_done(key);
 	}
 	if (evicted) {
 		count(cpu, netns, CNT(evict_scope));
@@ -576,8 +591,11 @@ static __always_inline int on_early_drop_entry(void)
 	return 0;
 }
 
-/* early_drop() is a bool: only the low byte of the return counts. */
-static __always_inline int on_early_drop_exit(__u64 ret)
+/*
+ * early_drop() is a bool: only the low byte of the return counts. Its arguments
+ * tell on_alloc(), or on_kfree_skb() instead of it, what this was about.
+ */
+static __always_inline int on_early_drop_exit(const struct net *net, __u32 hash, __u64 ret, bool typed)
 {
 	struct scope d = {.type = SCOPE_EDROP}, *s;
 	struct ct_cpu *c;
@@ -589,6 +607,11 @@ static __always_inline int on_early_drop_exit(__u64 ret)
 		return 0;
 	key = ctx_key(c, cpu);
 	s = scope_find(key, c);
+	if (typed) {
+		if (is_second() && !s) /* the first has left it */
+			return 0;
+		d.ptr = edrop_id(net->ns.inum, hash);
+	}
 	if (s) {
 		d.link = s->link;
 		d.evicted = s->evicted;
@@ -874,6 +897,8 @@ static __always_inline int on_nat_setup(const struct nf_conn *ct, __u32 maniptyp
 {
 	if (ret == NF_DROP)
 		return mark_context(0, (__u64)ct, R_NAT_SETUP, false);
+	if (!pending.nat)
+		pending.nat = 1;
 	if (maniptype == 0) /* NF_NAT_MANIP_SRC */
 		remember(bpf_get_smp_processor_id(), NATTED, (__u64)ct, bpf_ktime_get_ns());
 	return 0;
@@ -913,6 +938,26 @@ static __always_inline __u8 loss_reason(const struct nf_conn *ct, __u64 location
 }
 
 /*
+ * A packet that early_drop() found no room for, and that is freed before
+ * __nf_conntrack_alloc() was seen to return: the kernel has skipped that run.
+ */
+static __always_inline __u32 refused_unseen(struct ct_cpu *c, __u32 cpu, __u32 *netns)
+{
+	struct scope *d;
+	__u64 key;
+
+	if (pending.edrop <= 0)
+		return 0;
+	key = ctx_key(c, cpu);
+	d = bpf_map_lookup_elem(&edrops, &key);
+	if (!d || d->evicted || !(__u32)d->ptr) /* hash 0: no packet, see on_alloc() */
+		return 0;
+	*netns = d->ptr >> 32;
+	edrop_done(key);
+	return R_TABLE_FULL;
+}
+
+/*
  * A packet is freed with a reason to tell. Packets of inserted entries, and
  * of no entry, leave at once unless a hook has marked them.
  */
@@ -927,7 +972,7 @@ static __always_inline int on_kfree_skb(struct sk_buff *skb, __u64 location, __u
 	__u32 cpu, reason, netns;
 	struct out o;
 
-	if (!ct && !pending.mark && !pending.invalid)
+	if (!ct && !pending.mark && !pending.invalid && pending.edrop <= 0)
 		return 0;
 	c = cpu_state(&cpu);
 	if (!c)
@@ -938,6 +983,8 @@ static __always_inline int on_kfree_skb(struct sk_buff *skb, __u64 location, __u
 		dev = RD(typed, skb, dev);
 		if (dev) /* none on the way out of a local socket */
 			netns = typed ? dev->nd_net.net->ns.inum : BPF_CORE_READ(dev, nd_net.net, ns.inum);
+		if (typed && !reason && !nfct)
+			reason = refused_unseen(c, cpu, &netns);
 		pkt_tuple(&t, skb, typed);
 		if (!reason && pending.invalid && !nfct) {
 			struct invalid *v = bpf_map_lookup_elem(&invalids, &key);

@@ -18,8 +18,14 @@ struct ct_ksyms ksyms = {};
  * that hardly ever changes instead of asking a hash map.
  */
 struct {
-	__s64 scope, edrop, clash, lost, mark, invalid;
+	__s64 scope, edrop, clash, lost, mark, invalid, nat;
 } pending = {};
+
+/* What the first of two equal programs has acted on, see done_by_first(). */
+#define NOTE_CPUS 1024 /* with more processors nothing is attached twice */
+struct {
+	__u64 id[8]; /* NOTE_* */
+} notes[NOTE_CPUS] __attribute__((aligned(64))) = {};
 
 /*
  * The rings: one value per CPU, cfg_ring_slots records each. An array and not
@@ -69,7 +75,7 @@ struct scope {
 	__u32 cause;
 	__u32 link;
 	__u32 evicted;
-	__u64 ptr;
+	__u64 ptr; /* SCOPE_KILL: the entry; SCOPE_EDROP: netns and hash, see edrop_id() */
 	__u64 cgroup; /* this and the rest: current, where it is the cause */
 	__u32 pid;
 	__u32 pad;

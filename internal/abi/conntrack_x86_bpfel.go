@@ -294,6 +294,7 @@ const (
 	ConntrackProgSeqadjExit    = "seqadj_exit"
 	ConntrackProgSynack6Entry  = "synack6_entry"
 	ConntrackProgSynackEntry   = "synack_entry"
+	ConntrackProgUnlinkEntry   = "unlink_entry"
 	ConntrackVarCfgCountSlots  = "cfg_count_slots"
 	ConntrackVarCfgFilter      = "cfg_filter"
 	ConntrackVarCfgInvalid     = "cfg_invalid"
@@ -301,6 +302,7 @@ const (
 	ConntrackVarCfgPreemptVar  = "cfg_preempt_var"
 	ConntrackVarCfgRingSlots   = "cfg_ring_slots"
 	ConntrackVarKsyms          = "ksyms"
+	ConntrackVarNotes          = "notes"
 	ConntrackVarPending        = "pending"
 	ConntrackVarUnusedCtExt    = "unused_ct_ext"
 	ConntrackVarUnusedCtRec    = "unused_ct_rec"
@@ -420,6 +422,7 @@ type ConntrackProgramSpecs struct {
 	SeqadjExit    *ebpf.ProgramSpec `ebpf:"seqadj_exit"`
 	Synack6Entry  *ebpf.ProgramSpec `ebpf:"synack6_entry"`
 	SynackEntry   *ebpf.ProgramSpec `ebpf:"synack_entry"`
+	UnlinkEntry   *ebpf.ProgramSpec `ebpf:"unlink_entry"`
 }
 
 // ConntrackMapSpecs contains maps before they are loaded into the kernel.
@@ -452,6 +455,7 @@ type ConntrackVariableSpecs struct {
 	CfgPreemptVar *ebpf.VariableSpec `ebpf:"cfg_preempt_var"`
 	CfgRingSlots  *ebpf.VariableSpec `ebpf:"cfg_ring_slots"`
 	Ksyms         *ebpf.VariableSpec `ebpf:"ksyms"`
+	Notes         *ebpf.VariableSpec `ebpf:"notes"`
 	Pending       *ebpf.VariableSpec `ebpf:"pending"`
 	UnusedCtExt   *ebpf.VariableSpec `ebpf:"unused_ct_ext"`
 	UnusedCtRec   *ebpf.VariableSpec `ebpf:"unused_ct_rec"`
@@ -521,6 +525,7 @@ type ConntrackVariables struct {
 	CfgPreemptVar *ebpf.Variable `ebpf:"cfg_preempt_var"`
 	CfgRingSlots  *ebpf.Variable `ebpf:"cfg_ring_slots"`
 	Ksyms         *ebpf.Variable `ebpf:"ksyms"`
+	Notes         *ebpf.Variable `ebpf:"notes"`
 	Pending       *ebpf.Variable `ebpf:"pending"`
 	UnusedCtExt   *ebpf.Variable `ebpf:"unused_ct_ext"`
 	UnusedCtRec   *ebpf.Variable `ebpf:"unused_ct_rec"`
@@ -602,6 +607,7 @@ type ConntrackPrograms struct {
 	SeqadjExit    *ebpf.Program `ebpf:"seqadj_exit"`
 	Synack6Entry  *ebpf.Program `ebpf:"synack6_entry"`
 	SynackEntry   *ebpf.Program `ebpf:"synack_entry"`
+	UnlinkEntry   *ebpf.Program `ebpf:"unlink_entry"`
 }
 
 func (p *ConntrackPrograms) Close() error {
@@ -678,6 +684,7 @@ func (p *ConntrackPrograms) Close() error {
 		p.SeqadjExit,
 		p.Synack6Entry,
 		p.SynackEntry,
+		p.UnlinkEntry,
 	)
 }
 

@@ -252,6 +252,7 @@ const (
 	LegacyVarCfgPreemptVar = "cfg_preempt_var"
 	LegacyVarCfgRingSlots  = "cfg_ring_slots"
 	LegacyVarKsyms         = "ksyms"
+	LegacyVarNotes         = "notes"
 	LegacyVarPending       = "pending"
 	LegacyVarUnusedCtExt   = "unused_ct_ext"
 	LegacyVarUnusedCtRec   = "unused_ct_rec"
@@ -369,6 +370,7 @@ type LegacyVariableSpecs struct {
 	CfgPreemptVar *ebpf.VariableSpec `ebpf:"cfg_preempt_var"`
 	CfgRingSlots  *ebpf.VariableSpec `ebpf:"cfg_ring_slots"`
 	Ksyms         *ebpf.VariableSpec `ebpf:"ksyms"`
+	Notes         *ebpf.VariableSpec `ebpf:"notes"`
 	Pending       *ebpf.VariableSpec `ebpf:"pending"`
 	UnusedCtExt   *ebpf.VariableSpec `ebpf:"unused_ct_ext"`
 	UnusedCtRec   *ebpf.VariableSpec `ebpf:"unused_ct_rec"`
@@ -438,6 +440,7 @@ type LegacyVariables struct {
 	CfgPreemptVar *ebpf.Variable `ebpf:"cfg_preempt_var"`
 	CfgRingSlots  *ebpf.Variable `ebpf:"cfg_ring_slots"`
 	Ksyms         *ebpf.Variable `ebpf:"ksyms"`
+	Notes         *ebpf.Variable `ebpf:"notes"`
 	Pending       *ebpf.Variable `ebpf:"pending"`
 	UnusedCtExt   *ebpf.Variable `ebpf:"unused_ct_ext"`
 	UnusedCtRec   *ebpf.Variable `ebpf:"unused_ct_rec"`

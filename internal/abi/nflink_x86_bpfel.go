@@ -241,6 +241,7 @@ const (
 	NflinkVarCfgPreemptVar = "cfg_preempt_var"
 	NflinkVarCfgRingSlots  = "cfg_ring_slots"
 	NflinkVarKsyms         = "ksyms"
+	NflinkVarNotes         = "notes"
 	NflinkVarPending       = "pending"
 )
 
@@ -325,6 +326,7 @@ type NflinkVariableSpecs struct {
 	CfgPreemptVar *ebpf.VariableSpec `ebpf:"cfg_preempt_var"`
 	CfgRingSlots  *ebpf.VariableSpec `ebpf:"cfg_ring_slots"`
 	Ksyms         *ebpf.VariableSpec `ebpf:"ksyms"`
+	Notes         *ebpf.VariableSpec `ebpf:"notes"`
 	Pending       *ebpf.VariableSpec `ebpf:"pending"`
 }
 
@@ -397,6 +399,7 @@ type NflinkVariables struct {
 	CfgPreemptVar *ebpf.Variable `ebpf:"cfg_preempt_var"`
 	CfgRingSlots  *ebpf.Variable `ebpf:"cfg_ring_slots"`
 	Ksyms         *ebpf.Variable `ebpf:"ksyms"`
+	Notes         *ebpf.Variable `ebpf:"notes"`
 	Pending       *ebpf.Variable `ebpf:"pending"`
 }
 

@@ -14,13 +14,31 @@ import (
 
 // attached is one hook in place, by whichever means.
 type attached struct {
-	links   []link.Link // in the order of attaching: exits first
-	progs   []*ebpf.Program
+	symbol  string
+	first   copies // in the order of attaching: exits before entries
+	second  copies // the same programs once more, where a hook has twice
 	names   []string
+	skip    skipped
 	backend string
 	module  string // where the function lives, "" for the kernel itself
 	load    uint64 // which load of the module this is
 	closed  bool
+}
+
+// copies are programs and the links that hold them.
+type copies struct {
+	links []link.Link
+	progs []*ebpf.Program
+}
+
+func (c *copies) close() (errs []error) {
+	for i := len(c.links) - 1; i >= 0; i-- { // entries before exits
+		errs = append(errs, ignoreClosed(c.links[i].Close()))
+	}
+	for _, p := range c.progs {
+		errs = append(errs, p.Close())
+	}
+	return errs
 }
 
 func (a *attached) close() error {
@@ -28,14 +46,27 @@ func (a *attached) close() error {
 		return nil
 	}
 	a.closed = true
-	var errs []error
-	for i := len(a.links) - 1; i >= 0; i-- { // entries before exits
-		errs = append(errs, ignoreClosed(a.links[i].Close()))
+	return errors.Join(append(a.second.close(), a.first.close()...)...) // the first ones do without the second
+}
+
+// misses counts runs that the kernel skipped because the program was already
+// running on that CPU (recursion_misses, 5.12), by what they cost.
+func (a *attached) misses() (n [losesNothing + 1]uint64) {
+	what := a.skip
+	if len(a.second.progs) > 0 {
+		what = losesNothing
 	}
-	for _, p := range a.progs {
-		errs = append(errs, p.Close())
+	n[what] = a.first.misses() + a.second.misses()
+	return n
+}
+
+func (c *copies) misses() (n uint64) {
+	for _, prog := range c.progs {
+		if st, err := prog.Stats(); err == nil {
+			n += st.RecursionMisses
+		}
 	}
-	return errors.Join(errs...)
+	return n
 }
 
 func ignoreClosed(err error) error {
@@ -50,6 +81,12 @@ func ignoreClosed(err error) error {
 // a hook in place by other means.
 func (p *Probe) attach(h *hook) (*attached, error) {
 	var errs []error
+	if p.tryFentry && h.inner != "" && p.callsInner() {
+		inner := hook{symbol: h.inner, entry: h.innerEntry}
+		if a, err := p.attachFentry(&inner); err == nil {
+			return a, nil
+		} // else the hook itself will do
+	}
 	if p.tryFentry && (h.entry != "" || h.exit != "") {
 		a, err := p.attachFentry(h)
 		if err == nil {
@@ -76,42 +113,73 @@ var (
 	errNoKprobes      = errors.New("this kernel has no kprobes (CONFIG_KPROBE_EVENTS, CONFIG_PERF_EVENTS)")
 )
 
+// callsInner says whether every call of an inner function of the hook table is
+// one that can be hooked. GCC does not inline a function of that size that has
+// two callers; clang may do so at one of them.
+func (p *Probe) callsInner() bool {
+	v, err := os.ReadFile("/proc/version")
+	return err == nil && strings.Contains(string(v), "gcc")
+}
+
 func (p *Probe) attachFentry(h *hook) (*attached, error) {
-	a := &attached{backend: Fentry}
+	a := &attached{symbol: h.symbol, skip: h.skip, backend: Fentry}
 	for _, name := range []string{h.exit, h.entry} {
 		if name == "" {
 			continue
 		}
-		prog, err := p.obj.program(name)
-		if err != nil {
-			return nil, errors.Join(short(err), a.close())
+		// The kernel runs the tracing program that was attached last first,
+		// and what is at a tracepoint in the order of attaching.
+		order := []bool{true, false}
+		if p.obj.spec.Programs[name].AttachType == ebpf.AttachTraceRawTp {
+			order = []bool{false, true}
 		}
-		a.progs = append(a.progs, prog)
-		l, err := link.AttachTracing(link.TracingOptions{Program: prog})
-		if err != nil {
-			return nil, errors.Join(fmt.Errorf("attach %s: %w", name, err), a.close())
+		for _, second := range order {
+			if second && !p.obj.twice(h) {
+				continue
+			}
+			if err := p.attachTracing(a, name, second); err != nil {
+				return nil, errors.Join(err, a.close())
+			}
 		}
-		a.links, a.names = append(a.links, l), append(a.names, name)
+		a.names = append(a.names, name)
 	}
 	return a, nil
 }
 
+func (p *Probe) attachTracing(a *attached, name string, second bool) error {
+	c := &a.first
+	if second {
+		c = &a.second
+	}
+	prog, err := p.obj.program(name, second)
+	if err != nil {
+		return short(err)
+	}
+	c.progs = append(c.progs, prog)
+	l, err := link.AttachTracing(link.TracingOptions{Program: prog})
+	if err != nil {
+		return fmt.Errorf("attach %s: %w", name, err)
+	}
+	c.links = append(c.links, l)
+	return nil
+}
+
 func (p *Probe) attachKprobe(h *hook) (*attached, error) {
-	a := &attached{backend: Kprobe}
+	a := &attached{symbol: h.symbol, skip: h.skip, backend: Kprobe}
 	for _, name := range []string{h.kexit, h.kentry} {
 		if name == "" {
 			continue
 		}
-		prog, err := p.obj.program(name)
+		prog, err := p.obj.program(name, false)
 		if err != nil {
 			return nil, errors.Join(short(err), a.close())
 		}
-		a.progs = append(a.progs, prog)
+		a.first.progs = append(a.first.progs, prog)
 		l, err := attachOne(prog, h.symbol, strings.HasPrefix(name, "r_"))
 		if err != nil {
 			return nil, errors.Join(fmt.Errorf("attach %s: %w", name, err), a.close())
 		}
-		a.links, a.names = append(a.links, l), append(a.names, name)
+		a.first.links, a.names = append(a.first.links, l), append(a.names, name)
 	}
 	return a, nil
 }

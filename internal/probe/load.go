@@ -107,8 +107,31 @@ func ringSlots(bytes int) uint32 {
 	return 1 << (bits.Len(uint(bytes/recSize)) - 1)
 }
 
-// program loads one program on the maps that exist.
-func (obj *objects) program(name string) (*ebpf.Program, error) {
+// noteCPUs is NOTE_CPUS of bpf/maps.h, secondMark SECOND of bpf/emit.h.
+const (
+	noteCPUs   = 1024
+	secondMark = 0x6374736967687402
+)
+
+// twice says whether a hook's programs are to be attached twice.
+func (obj *objects) twice(h *hook) bool { return h.twice && obj.ncpu <= noteCPUs }
+
+// setSecond tells a program which of two equal ones it is.
+func setSecond(ps *ebpf.ProgramSpec, second bool) {
+	for i := range ps.Instructions {
+		ins := &ps.Instructions[i]
+		if ins.OpCode.IsDWordLoad() && ins.Src == 0 && ins.Constant == secondMark {
+			ins.Constant = 0
+			if second {
+				ins.Constant = 1
+			}
+		}
+	}
+}
+
+// program loads one program on the maps that exist; second says that it is
+// there already.
+func (obj *objects) program(name string, second bool) (*ebpf.Program, error) {
 	ps, ok := obj.spec.Programs[name]
 	if !ok {
 		return nil, fmt.Errorf("program %s: %w", name, ebpf.ErrNotSupported)
@@ -121,6 +144,7 @@ func (obj *objects) program(name string) (*ebpf.Program, error) {
 		Types:     obj.spec.Types,
 		ByteOrder: obj.spec.ByteOrder,
 	}
+	setSecond(spec.Programs[name], second)
 	used := map[string]*ebpf.Map{}
 	for m := range mapsOf(ps) {
 		spec.Maps[m], used[m] = obj.spec.Maps[m].Copy(), obj.maps[m]

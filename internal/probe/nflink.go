@@ -111,7 +111,7 @@ func (n *NFProbe) open() error {
 		return err
 	}
 	for _, name := range []string{nfLast, nfPost, nfPre} {
-		if n.progs[name], err = n.p.obj.program(name); err != nil {
+		if n.progs[name], err = n.p.obj.program(name, false); err != nil {
 			return fmt.Errorf("program %s: %w: %w", name, ErrNotPossible, explain(short(err)))
 		}
 	}
@@ -122,17 +122,17 @@ func (n *NFProbe) open() error {
 var nfKfree = hook{symbol: "kfree_skb", group: core, entry: "nf_kfree", lost: "all losses, and new entries that were lost at insert count as new"}
 
 func (n *NFProbe) attachKfree() error {
-	prog, err := n.p.obj.program(nfKfree.entry)
+	prog, err := n.p.obj.program(nfKfree.entry, false)
 	if err != nil {
 		return fmt.Errorf("program %s: %w: %w", nfKfree.entry, ErrNotPossible, explain(short(err)))
 	}
-	n.kfree = &attached{progs: []*ebpf.Program{prog}, names: []string{nfKfree.entry}, backend: Netfilter}
+	n.kfree = &attached{symbol: nfKfree.symbol, first: copies{progs: []*ebpf.Program{prog}}, names: []string{nfKfree.entry}, backend: Netfilter}
 	n.p.hooks[&nfKfree] = n.kfree // for its misses
 	l, err := link.AttachTracing(link.TracingOptions{Program: prog})
 	if err != nil {
 		return fmt.Errorf("attach %s: %w: %w", nfKfree.entry, ErrNotPossible, explain(err))
 	}
-	n.kfree.links = append(n.kfree.links, l)
+	n.kfree.first.links = append(n.kfree.first.links, l)
 	return nil
 }
 
@@ -348,7 +348,7 @@ func (n *NFProbe) Detach() error {
 	}
 	if n.kfree != nil && !n.kfree.closed {
 		n.p.mu.Lock()
-		n.p.missedOfDetached += misses(n.kfree)
+		n.p.noteMisses(n.kfree)
 		errs = append(errs, n.kfree.close())
 		n.p.mu.Unlock()
 	}

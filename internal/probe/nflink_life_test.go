@@ -25,7 +25,7 @@ import (
 // linkIDs lists the links of a probe by the kernel's number.
 func linkIDs(t testing.TB, p *NFProbe) (ids []link.ID) {
 	t.Helper()
-	all := slices.Clone(p.kfree.links)
+	all := slices.Clone(p.kfree.first.links)
 	for _, net := range p.nets {
 		all = append(all, net.links...)
 	}
@@ -230,7 +230,7 @@ func (n *bencher) progs(best map[string]float64) {
 	defer tr.stop()
 	n.send()
 	progs := maps.Clone(tr.progs)
-	progs["nf_kfree"] = tr.kfree.progs[0]
+	progs["nf_kfree"] = tr.kfree.first.progs[0]
 	for name, p := range progs {
 		st, err := p.Stats()
 		must(n.b, err)

@@ -69,7 +69,7 @@ func (p *Probe) openPeek() error {
 		return err
 	}
 	p.mu.Lock() // Rescan replaces the types that programs are fitted to
-	prog, err := p.obj.program("peek")
+	prog, err := p.obj.program("peek", false)
 	p.mu.Unlock()
 	if err != nil {
 		_ = mem.close()

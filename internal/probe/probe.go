@@ -77,9 +77,13 @@ type Loss struct {
 	Lost       uint64
 	Filtered   uint64 // events the filter kept back: not in Seen
 	// ByStage: ring (no room), recursion (the kernel skipped a program that
-	// interrupted itself: the event is not even counted), stash (detail lost).
+	// interrupted itself: the event is not even counted), stash (an event may
+	// lack a detail).
 	ByStage map[string]uint64
 	Late    uint64 // delivered after a younger event
+	// Covered counts runs that the kernel skipped like those of stage
+	// recursion, but where another program was there to act.
+	Covered uint64
 }
 
 // Probe is a set of attached programs and the reader of their rings.
@@ -96,16 +100,16 @@ type Probe struct {
 	symErr  error
 	closed  bool
 
-	rings            []ring
-	ringMem, cpuMem  *shared
-	cntMem, peekMem  *shared
-	peekProg         *ebpf.Program
-	peekMu           sync.Mutex // guards peekProg, peekMem, peekClosed
-	peekClosed       bool
-	wake             *waker
-	jiffy            time.Duration
-	delivered, late  atomic.Uint64
-	missedOfDetached uint64
+	rings           []ring
+	ringMem, cpuMem *shared
+	cntMem, peekMem *shared
+	peekProg        *ebpf.Program
+	peekMu          sync.Mutex // guards peekProg, peekMem, peekClosed
+	peekClosed      bool
+	wake            *waker
+	jiffy           time.Duration
+	delivered, late atomic.Uint64
+	missed          [losesNothing + 1]uint64 // of what is detached
 }
 
 // Open loads and attaches. It returns an error that wraps ErrNotPossible when
@@ -246,7 +250,7 @@ func (p *Probe) dropStale() error {
 	var errs []error
 	for h, a := range p.hooks {
 		if a.module != "" && a.load != p.loads[a.module] {
-			p.missedOfDetached += misses(a)
+			p.noteMisses(a)
 			errs = append(errs, a.close())
 			delete(p.hooks, h)
 		}
@@ -284,7 +288,7 @@ func (p *Probe) Report() Report {
 		}
 		s := HookStatus{Symbol: h.symbol, Lost: h.lost, Core: h.group == core, Audit: h.group == audit, Err: p.errs[h]}
 		if a := p.hooks[h]; a != nil {
-			s.Backend, s.Programs = a.backend, a.names
+			s.Symbol, s.Backend, s.Programs = a.symbol, a.backend, a.names
 			if h.group == core && a.backend == Kprobe {
 				r.Backend = Kprobe
 			}
@@ -351,7 +355,7 @@ func (p *Probe) Detach() error {
 	var errs []error
 	for i := len(hooks) - 1; i >= 0; i-- {
 		if a := p.hooks[&hooks[i]]; a != nil && !a.closed {
-			p.missedOfDetached += misses(a)
+			p.noteMisses(a)
 			errs = append(errs, a.close())
 		}
 	}
@@ -393,33 +397,27 @@ func (p *Probe) Loss() Loss {
 		stash += atomic.LoadUint64(&s.StashFail)
 	}
 	l.ByStage["ring"] = l.Lost
-	l.ByStage["recursion"] = p.misses()
-	l.ByStage["stash"] = stash
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	missed := p.missed
+	for _, a := range p.hooks {
+		if !a.closed {
+			missed = plus(missed, a.misses())
+		}
+	}
+	l.ByStage["recursion"], l.Covered = missed[losesEvent], missed[losesNothing]
+	l.ByStage["stash"] = stash + missed[losesDetail]
 	return l
 }
 
-// misses counts runs that the kernel skipped because the program was already
-// running on that CPU (recursion_misses, 5.12).
-func (p *Probe) misses() uint64 {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	n := p.missedOfDetached
-	for _, a := range p.hooks {
-		if !a.closed {
-			n += misses(a)
-		}
-	}
-	return n
-}
+// noteMisses keeps what is known of a hook that is about to be taken off.
+func (p *Probe) noteMisses(a *attached) { p.missed = plus(p.missed, a.misses()) }
 
-func misses(a *attached) uint64 {
-	var n uint64
-	for _, prog := range a.progs {
-		if st, err := prog.Stats(); err == nil {
-			n += st.RecursionMisses
-		}
+func plus(a, b [losesNothing + 1]uint64) [losesNothing + 1]uint64 {
+	for i := range a {
+		a[i] += b[i]
 	}
-	return n
+	return a
 }
 
 // Counters are the exact counts of one network namespace since Open, summed
