@@ -246,7 +246,7 @@ func TestNothingStays(t *testing.T) {
 		clean(t, before)
 	})
 	t.Run("killed while it starts", func(t *testing.T) {
-		for range 4 {
+		for range 3 {
 			c := start(t, "trace")
 			after := time.Duration(rand.Int64N(int64(3 * time.Second)))
 			time.Sleep(after)
@@ -318,7 +318,7 @@ func TestNoLeaks(t *testing.T) {
 	lab.NeedVM(t)
 	loadModules()
 	cycle := func() {
-		p, err := probe.Open(probe.Options{Only: usual})
+		p, err := probe.Open(probe.Options{Only: usual, Kernel: &kernel})
 		must(t, err)
 		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Millisecond)
 		defer cancel()
@@ -328,7 +328,7 @@ func TestNoLeaks(t *testing.T) {
 	cycle() // what is opened once and for all
 	before, fds, maps := quiet(t), entries(t, "/proc/self/fd"), mappings(t)
 	ignored := goleak.IgnoreCurrent()
-	for range 20 {
+	for range 6 {
 		cycle()
 	}
 	if err := goleak.Find(ignored); err != nil {

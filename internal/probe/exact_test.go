@@ -14,6 +14,7 @@ import (
 	"github.com/ctsight/ctsight/internal/ctnl"
 	"github.com/ctsight/ctsight/internal/event"
 	"github.com/ctsight/ctsight/internal/filter"
+	"github.com/ctsight/ctsight/internal/lab"
 	"github.com/ctsight/ctsight/internal/netlab"
 	"github.com/ctsight/ctsight/internal/probe"
 )
@@ -123,6 +124,9 @@ func TestFilterInTheKernel(t *testing.T) {
 		"new", "drop", "reason table_full", "cause early_drop", "cause user_flush,user_delete", "zone 7", "proto icmp", "ip6",
 		"src 198.51.100.0/31", "dst 10.9.0.0/16 and dport 53", "destroy dport 81-82", "src 2001:db8::/32", "new proto udp zone 7 sport 1030-1040",
 		fmt.Sprintf("netns %d zone 0 proto tcp", r.R.Inode()), "netns 1",
+	}
+	if k := lab.KernelName(); k != "5.10" && k != "newest" { // one object file, and the oldest and newest kernel see all
+		texts = texts[:5]
 	}
 	some := make([]*tracer, len(texts))
 	kernel := make([]filter.Kernel, len(texts))
