@@ -85,7 +85,7 @@ func (f Flows) normal() Flows {
 
 func hasPorts(proto uint8) bool {
 	switch proto {
-	case event.ProtoTCP, event.ProtoUDP, event.ProtoUDPLite, event.ProtoSCTP, event.ProtoICMP, event.ProtoICMPv6:
+	case event.ProtoTCP, event.ProtoUDP, event.ProtoUDPLite, event.ProtoSCTP, event.ProtoDCCP, event.ProtoICMP, event.ProtoICMPv6:
 		return true
 	}
 	return false

@@ -57,6 +57,7 @@ func TestSentIsReceivedIsCountedIsTracked(t *testing.T) {
 		{Proto: event.ProtoICMP, Src: src4, Dst: OneAddr(ServerV4), SPorts: Ports{1, 300}},
 		{Proto: event.ProtoICMPv6, Src: src6, Dst: OneAddr(ServerV6), SPorts: Ports{1, 300}},
 		{Proto: event.ProtoSCTP, Src: src4, Dst: OneAddr(Sink(0)), SPorts: Ports{1024, 50}, DPorts: OnePort(9)},
+		{Proto: event.ProtoDCCP, Src: src4, Dst: Addrs{Sink(0), 50}, SPorts: OnePort(1024), DPorts: OnePort(9)},
 		{Proto: event.ProtoGRE, Src: src4, Dst: Addrs{Sink(0), 20}, Payload: make([]byte, 20)},
 	} {
 		t.Run(event.ProtoName(f.Proto)+"-"+f.Src.First.String(), func(t *testing.T) {

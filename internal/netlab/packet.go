@@ -36,7 +36,7 @@ const (
 type Packet struct {
 	Tuple event.Tuple
 
-	Flags    TCPFlags // TCP
+	Flags    TCPFlags // TCP; DCCP is a request, or with RST a reset
 	Seq, Ack uint32   // TCP; Seq is also the ICMP sequence number
 	Window   uint16   // TCP; 0 means 64240
 
@@ -152,6 +152,17 @@ func (p *Packet) appendBody(b []byte) []byte {
 		b = be.AppendUint16(b, t.Dport)
 		b = append(b, 0, 0, 0, 0, 0, 0, 0, 0)
 		return append(b, 1, 0, 0, 20, 0, 0, 0, 1, 0, 1, 0, 0, 0, 1, 0, 1, 0, 0, 0, 1)
+	case event.ProtoDCCP:
+		b = be.AppendUint16(b, t.Sport)
+		b = be.AppendUint16(b, t.Dport)
+		if p.Flags&RST == 0 { // length in words, type and long sequence number, service code
+			b = append(b, 5, 0, 0, 0, 0<<1|1, 0, 0, 0)
+			b = append(be.AppendUint32(b, p.Seq), 0, 0, 0, 42)
+			break
+		}
+		b = append(b, 7, 0, 0, 0, 7<<1|1, 0, 0, 0)
+		b = append(be.AppendUint32(b, p.Seq), 0, 0, 0, 0)
+		b = append(be.AppendUint32(b, p.Ack), 2, 0, 0, 0) // aborted
 	case event.ProtoGRE:
 		if t.Dport == 0 {
 			b = append(b, 0, 0, 0x08, 0)
@@ -171,7 +182,7 @@ func (p *Packet) checksumBody(body []byte) {
 	switch p.Tuple.Proto {
 	case event.ProtoTCP:
 		at = 16
-	case event.ProtoUDP, event.ProtoUDPLite:
+	case event.ProtoUDP, event.ProtoUDPLite, event.ProtoDCCP:
 		at = 6
 	case event.ProtoICMP:
 		binary.BigEndian.PutUint16(body[2:], ^fold(sum(0, body)))
@@ -186,7 +197,7 @@ func (p *Packet) checksumBody(body []byte) {
 	}
 	c := ^fold(sum(p.pseudoSum(len(body)), body))
 	if c == 0 && at == 6 {
-		c = 0xffff // 0 says "no checksum" in UDP
+		c = 0xffff // 0 says "no checksum" in UDP, and is the same in DCCP
 	}
 	binary.BigEndian.PutUint16(body[at:], c)
 }

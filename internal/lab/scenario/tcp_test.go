@@ -95,6 +95,22 @@ func TestT8Reset(t *testing.T) {
 	}
 }
 
+// The same in DCCP, of which kernels from 6.17 on know no more than the number.
+func TestDCCPReset(t *testing.T) {
+	r := router(t, netlab.Options{})
+	tuple := event.Tuple{Src: netlab.ClientV4, Dst: netlab.Sink(0), Sport: 4000, Dport: 5001, Proto: event.ProtoDCCP}
+	watch := trace.Start(t, r.R)
+	_, err := r.SendPackets(netlab.SendOptions{}, netlab.Packet{Tuple: tuple, Seq: 1}, netlab.Packet{Tuple: tuple, Seq: 2, Flags: netlab.RST})
+	must(t, err)
+	must(t, r.Drain())
+	watch.Check()
+	want := trace.Want{New: 1, Causes: trace.Causes{event.DCCPReset: 1}}
+	if release(t) >= 6_17 {
+		want.Causes = nil
+	}
+	watch.In(r.R).Is(t, want)
+}
+
 // A reset after an answer leaves the entry to its timeout.
 func TestResetAfterAnswer(t *testing.T) {
 	r := router(t, netlab.Options{})
