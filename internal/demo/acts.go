@@ -48,22 +48,12 @@ func (s *show) ordinary(ctx context.Context) error {
 	if err := s.settle(ctx); err != nil {
 		return err
 	}
-	s.sentTuples(got.Tuples)
+	for _, t := range got.Flows() {
+		s.data.sent(t.Src, 1)
+	}
 	s.data.Unfinished = got.Refused + got.TimedOut + got.Failed
 	s.data.Clients = s.rec.of(clients)
 	return s.tell.ordinary(s.data)
-}
-
-// sentTuples notes the flows of sockets. A port used again while its entry is
-// alive is the same flow.
-func (s *show) sentTuples(tuples []event.Tuple) {
-	seen := map[event.Tuple]bool{}
-	for _, t := range tuples {
-		if !seen[t] {
-			seen[t] = true
-			s.data.sent(t.Src, 1)
-		}
-	}
 }
 
 // sent notes what a generator has sent.

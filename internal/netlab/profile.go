@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net/netip"
 	"sync"
-	"time"
 
 	"github.com/ctsight/ctsight/internal/event"
 )
@@ -48,7 +47,7 @@ func (r *Router) Ordinary(ctx context.Context, clients Addrs, web, dns float64) 
 				talk = r.QueryUDP
 			}
 			results[i], errs[i] = talk(ctx, ConnectOptions{
-				N: 1 << 30, Src: clients, Dst: services[i].Addr(), Rate: k.rate, Parallel: 4, Timeout: 2 * time.Second,
+				N: 1 << 30, Src: clients, Dst: services[i].Addr(), Rate: k.rate, Parallel: 4,
 			})
 			errs[i] = unlessOver(errs[i])
 		})

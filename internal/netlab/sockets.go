@@ -128,7 +128,7 @@ type ConnectOptions struct {
 	Parallel int           // sockets at a time; 0 means 8
 	Bytes    int           // sent and echoed; 0 means 100
 	Reset    bool          // end with RST instead of FIN
-	Timeout  time.Duration // of one connection; 0 means 5 s
+	Timeout  time.Duration // of one connection; 0 means as long as a packet may take
 	Rate     float64       // connections per second; 0 without limit
 }
 
@@ -136,6 +136,17 @@ type ConnectOptions struct {
 type Connections struct {
 	OK, Refused, TimedOut, Failed int
 	Tuples                        []event.Tuple // of those that were OK
+}
+
+// Flows are the different tuples. The kernel picks source ports by chance, and
+// a port used again while its entry is alive is the same flow.
+func (c *Connections) Flows() []event.Tuple {
+	seen := make(map[event.Tuple]bool, len(c.Tuples))
+	return slices.DeleteFunc(slices.Clone(c.Tuples), func(t event.Tuple) bool {
+		again := seen[t]
+		seen[t] = true
+		return again
+	})
 }
 
 func (c *Connections) add(t event.Tuple, err error) {
@@ -167,7 +178,7 @@ func (r *Router) QueryUDP(ctx context.Context, o ConnectOptions) (*Connections, 
 // connect runs o.N conversations on o.Parallel threads in A.
 func (r *Router) connect(ctx context.Context, o ConnectOptions, network string, talk func(net.Conn, ConnectOptions) error) (*Connections, error) {
 	if o.Timeout == 0 {
-		o.Timeout = 5 * time.Second
+		o.Timeout = patience
 	}
 	if o.Bytes == 0 {
 		o.Bytes = 100
