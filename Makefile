@@ -11,7 +11,7 @@ export CGO_ENABLED := 0
 GO_SOURCES := $(shell find cmd internal -name '*.go' -o -name '*.o') go.mod go.sum
 
 # What the lab needs to boot a kernel, and what generating needs, as packages.
-LAB_PACKAGES := qemu-system-x86 busybox-static bash iproute2 nftables conntrack iptables kmod jq xz-utils cpio debian-archive-keyring hping3 nmap
+LAB_PACKAGES := qemu-system-x86 busybox-static bash iproute2 nftables conntrack iptables ipvsadm kmod jq xz-utils cpio debian-archive-keyring hping3 nmap
 GENERATE_PACKAGES := clang-14 llvm-14
 
 .PHONY: help demo build generate test test-vm bench lint fmt image clean deps-lab deps-generate
@@ -35,7 +35,9 @@ generate: deps-generate ## compile bpf/ into internal/abi (clang 14); the result
 
 test: build deps-lab deps-generate ## everything: vet, unit tests, generated code, all kernels
 	@./.ci/gotest ./...
-	@$(BIN)/labvm test -again -kernel $(KERNELS)
+	@$(BIN)/labvm test -again -kernel $(KERNELS) -- '-test.skip=^TestLockdown$$'
+	@for mode in integrity confidentiality; do \
+		$(BIN)/labvm test -again -kernel 6.12 -append lockdown=$$mode -run '^TestLockdown$$' ./cmd/ctsight; done
 
 test-vm: build deps-lab ## only the tests that need a kernel; KERNELS=6.1 for one
 	@$(BIN)/labvm test -kernel $(KERNELS)

@@ -49,7 +49,7 @@ func (g *globals) writeDoctor(d *view.Doctor) error {
 
 // diagnose fills in the report; the error is why nothing can be traced.
 func (g *globals) diagnose(cmd *cobra.Command) (*view.Doctor, error) {
-	d := &view.Doctor{Kernel: unameRM(), Lockdown: lockdown(), BTF: btfFiles(), Privileges: privileges(), Backend: "none"}
+	d := &view.Doctor{Kernel: unameRM(), Lockdown: probe.Lockdown(), BTF: btfFiles(), Privileges: privileges(), Backend: "none"}
 	if slices.ContainsFunc(d.Privileges, func(p view.Privilege) bool { return !p.Have }) {
 		d.Remedy = "run as root (sudo ctsight doctor), or give the binary the capabilities above with setcap"
 	}
@@ -70,6 +70,9 @@ func (g *globals) diagnose(cmd *cobra.Command) (*view.Doctor, error) {
 	d.Bounds = []view.Setting{
 		{Name: "network namespaces with their own counters, per CPU", Value: fmt.Sprint(r.NetNSPlaces), Note: "the rest is counted together"},
 		{Name: "live entries with a known age", Value: fmt.Sprint(pipeline.LiveLimit), Note: "the rest has no lifetime_ns"},
+	}
+	if p.Refused != nil {
+		d.Warnings = append([]string{fmt.Sprintf("backend %s, because no better one works here: %s", r.Backend, oneLine(p.Refused))}, d.Warnings...)
 	}
 	if r.SymbolsErr != nil {
 		d.Warnings = append(d.Warnings, r.SymbolsErr.Error()+"; some causes are reported as unknown")
@@ -126,22 +129,6 @@ func unameRM() string {
 		return runtime.GOARCH
 	}
 	return unix.ByteSliceToString(u.Release[:]) + " " + unix.ByteSliceToString(u.Machine[:])
-}
-
-// lockdown returns the mode in brackets of the lockdown file; "none" where
-// there is no such security module, which does not mean that nothing is
-// refused.
-func lockdown() string {
-	b, err := os.ReadFile("/sys/kernel/security/lockdown")
-	if errors.Is(err, os.ErrNotExist) {
-		return "none"
-	}
-	if err != nil {
-		return ""
-	}
-	_, rest, _ := strings.Cut(string(b), "[")
-	mode, _, _ := strings.Cut(rest, "]")
-	return mode
 }
 
 // btfFiles says whose types the kernel offers.

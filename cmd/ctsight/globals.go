@@ -152,6 +152,9 @@ func (g *globals) open(ctx context.Context, cfg pipeline.Config) (*pipeline.Pipe
 	}
 	r := p.Report()
 	log.Debug("attached", "backend", r.Backend)
+	if p.Refused != nil {
+		log.Warn("no better backend works here, see ctsight doctor", "backend", r.Backend, "answer", oneLine(p.Refused))
+	}
 	for _, h := range r.Hooks {
 		if h.Backend == "" && !errors.Is(h.Err, os.ErrNotExist) {
 			log.Warn("hook not attached", "hook", h.Symbol, "lost", h.Lost, "answer", oneLine(h.Err))

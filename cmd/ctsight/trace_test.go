@@ -16,6 +16,7 @@ import (
 	"github.com/ctsight/ctsight/internal/event"
 	"github.com/ctsight/ctsight/internal/lab"
 	"github.com/ctsight/ctsight/internal/netlab"
+	"github.com/ctsight/ctsight/internal/probe"
 )
 
 // patience is how long to wait for what must happen on an emulated machine.
@@ -221,27 +222,40 @@ func TestNoBTF(t *testing.T) {
 	}
 }
 
-// TestLockdown runs where the kernel was booted with lockdown=integrity or
-// lockdown=confidentiality (labvm test -append lockdown=integrity).
+// TestLockdown runs where the kernel was booted with lockdown=integrity, which
+// forbids nothing, or lockdown=confidentiality, which leaves only ctnetlink
+// (labvm test -append lockdown=integrity). make test boots both.
 func TestLockdown(t *testing.T) {
 	lab.NeedVM(t)
-	mode := lockdown()
+	mode := probe.Lockdown()
 	if mode == "none" || mode == "" {
-		t.Skip("needs a kernel booted with lockdown=integrity or lockdown=confidentiality")
+		t.Skip("needs a kernel booted with lockdown=integrity or lockdown=confidentiality: run `make test`")
 	}
 	if out, err := exec.Command("modprobe", "nf_conntrack").CombinedOutput(); err != nil {
 		t.Fatalf("modprobe: %v: %s", err, out)
 	}
-	res := runCmd(t, ctsight(t, "trace", "--for", "1s"))
-	doctor := runCmd(t, ctsight(t, "doctor"))
-	t.Logf("lockdown %s: trace %d %q\ndoctor %d %q\n%s", mode, res.code, res.stderr, doctor.code, doctor.stderr, doctor.stdout)
-	if mode == "integrity" {
-		if res.code != exitDone || res.stderr != "" || doctor.code != exitDone {
-			t.Errorf("integrity forbids no tracing: %+v", res)
-		}
-		return
+	const why = "lockdown=confidentiality"
+	backend, said, lines := "fentry", "", 0
+	if mode == "confidentiality" {
+		backend, said, lines = "netlink", why, 1
 	}
-	if res.code != exitDone { // where a lesser backend is left it may work
-		oneError(t, res, exitCannot, "locked down")
+	for _, args := range [][]string{{"trace", "--for", "1s"}, {"drops", "--for", "1s"}} {
+		res := runCmd(t, ctsight(t, args...))
+		if res.code != exitDone || strings.Count(res.stderr, "\n") != lines || !strings.Contains(res.stderr, said) {
+			t.Errorf("%s: exit code %d, stderr %q", args, res.code, res.stderr)
+		}
+	}
+	doctor := runCmd(t, ctsight(t, "doctor"))
+	if doctor.code != exitDone || !strings.HasPrefix(doctor.stdout, "backend   "+backend+": ") ||
+		!strings.Contains(doctor.stdout, said) || strings.Contains(doctor.stdout, "differs") {
+		t.Errorf("%+v", doctor)
+	}
+	for _, b := range []string{"fentry", "kprobe", "netfilter"} {
+		res := runCmd(t, ctsight(t, "trace", "--for", "1s", "--backend", b))
+		if mode == "confidentiality" {
+			oneError(t, res, exitCannot, why, "boot with lockdown=integrity")
+		} else if res.code != exitDone {
+			t.Errorf("%s: %+v", b, res)
+		}
 	}
 }

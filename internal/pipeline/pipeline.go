@@ -57,64 +57,75 @@ const (
 // Pipeline is an open source and the state that its events pass.
 type Pipeline struct {
 	Source
+	// Refused is why no better backend works here; nil with the best, and
+	// with the one that was asked for.
+	Refused error
+
 	cfg  Config
 	live *agg.Live
 }
 
 // Open chooses a backend by trying and attaches it.
 func Open(ctx context.Context, cfg Config) (*Pipeline, error) {
-	src, err := open(ctx, cfg)
+	src, refused, err := open(ctx, cfg)
 	if err != nil {
 		return nil, err
 	}
-	return &Pipeline{Source: src, cfg: cfg, live: agg.NewLive(LiveLimit, 1024)}, nil
+	return &Pipeline{Source: src, Refused: refused, cfg: cfg, live: agg.NewLive(LiveLimit, 1024)}, nil
 }
 
 // open tries the backends in turn, best first, and waits where that helps.
-func open(ctx context.Context, cfg Config) (Source, error) {
+func open(ctx context.Context, cfg Config) (src Source, refused, err error) {
 	waited := false
 	for {
-		src, err := try(cfg)
+		src, refused, err = try(cfg)
 		if !errors.Is(err, probe.ErrNotLoaded) || cfg.Waiting == nil {
-			return src, err
+			return src, refused, err
 		}
 		if !waited {
 			if err := mayTrace(); err != nil { // nor when it is loaded
-				return nil, err
+				return nil, nil, err
 			}
 			waited = true
 			cfg.Waiting()
 		}
 		if err := waitModule(ctx); err != nil {
-			return nil, fmt.Errorf("%w (%w)", probe.ErrNotLoaded, err)
+			return nil, nil, fmt.Errorf("%w (%w)", probe.ErrNotLoaded, err)
 		}
 	}
 }
 
-// try opens the backend asked for, or the first that works.
-func try(cfg Config) (Source, error) {
+// try opens the backend asked for, or the first that works and says why the
+// best does not.
+func try(cfg Config) (src Source, refused, err error) {
 	o := probe.Options{Backend: cfg.Backend, RingBytes: cfg.RingBytes, Filter: kernelFilter(cfg.Filter), Invalid: cfg.Invalid, Audit: cfg.Audit}
 	switch cfg.Backend {
 	case probe.Fentry, probe.Kprobe:
-		return wrap(probe.Open(o))
+		src, err = wrap(probe.Open(o))
+		return src, nil, err
 	case probe.Netfilter:
-		return wrap(OpenNetfilter(o))
+		src, err = wrap(OpenNetfilter(o))
+		return src, nil, err
 	case probe.Netlink:
-		return wrap(OpenNetlink(o))
+		src, err = wrap(OpenNetlink(o))
+		return src, nil, err
 	case "", probe.Auto:
-	default:
-		return nil, fmt.Errorf("unknown backend %q: auto, fentry, kprobe, netfilter or netlink", cfg.Backend)
+		return tryAll(o)
 	}
-	src, err := wrap(probe.Open(o))
+	return nil, nil, fmt.Errorf("unknown backend %q: auto, fentry, kprobe, netfilter or netlink", cfg.Backend)
+}
+
+func tryAll(o probe.Options) (src Source, refused, err error) {
+	src, err = wrap(probe.Open(o))
 	if err == nil || !errors.Is(err, probe.ErrNotPossible) {
-		return src, err
+		return src, nil, err
 	}
 	for _, next := range []func(probe.Options) (*Fallback, error){OpenNetfilter, OpenNetlink} {
 		if src, lesser := wrap(next(o)); lesser == nil {
-			return src, nil
+			return src, err, nil
 		}
 	}
-	return nil, err // why the best does not work says most
+	return nil, nil, err // why the best does not work says most
 }
 
 // wrap keeps a nil pointer from becoming a Source that is not nil.

@@ -203,13 +203,17 @@ func attachOne(prog *ebpf.Program, symbol string, ret bool) (link.Link, error) {
 }
 
 // short cuts a verifier's log to its last lines, and what the library guesses
-// about a plain refusal to the refusal itself.
+// about a plain refusal to the refusal itself. That lockdown has taken away the
+// helper that reads the kernel's memory is for the verifier one more mistake.
 func short(err error) error {
 	var ve *ebpf.VerifierError
 	if errors.Is(err, unix.EPERM) {
 		return fmt.Errorf("load: %w", unix.EPERM)
 	}
 	if errors.As(err, &ve) {
+		if confidential() && strings.Contains(strings.Join(ve.Log, "\n"), "bpf_probe_read") {
+			return errLockedDown
+		}
 		if os.Getenv("CTSIGHT_VERIFIER_LOG") != "" {
 			return fmt.Errorf("%s: %w", fmt.Sprintf("%+v", ve), errVerifier)
 		}

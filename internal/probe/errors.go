@@ -27,8 +27,8 @@ func explain(err error) error {
 		return nil
 	case os.Geteuid() != 0 && (errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES)):
 		return fmt.Errorf("%w: run as root, or with CAP_BPF, CAP_PERFMON, CAP_NET_ADMIN and CAP_SYS_ADMIN", err)
-	case errors.Is(err, unix.EPERM) && lockedDown():
-		return fmt.Errorf("%w: the kernel is locked down (see /sys/kernel/security/lockdown)", err)
+	case errors.Is(err, unix.EPERM) && confidential():
+		return fmt.Errorf("%w: %w", err, errLockedDown)
 	case errors.Is(err, unix.EPERM):
 		return fmt.Errorf("%w: the kernel refuses such programs (lockdown or a missing capability: CAP_SYS_ADMIN)", err)
 	case errors.Is(err, ebpf.ErrNotSupported), errors.Is(err, btf.ErrNotFound):
@@ -37,9 +37,26 @@ func explain(err error) error {
 	return err
 }
 
-func lockedDown() bool {
+// errLockedDown is why lockdown=confidentiality takes no program of ours; the
+// lesser mode, integrity, does.
+var errLockedDown = errors.New("the kernel is locked down (lockdown=confidentiality) and lets no program read its memory: boot with lockdown=integrity")
+
+func confidential() bool { return Lockdown() == "confidentiality" }
+
+// Lockdown returns the mode in brackets of the lockdown file; "none" where
+// there is no such security module, which does not mean that nothing is
+// refused, and "" where it cannot be read.
+func Lockdown() string {
 	b, err := os.ReadFile("/sys/kernel/security/lockdown")
-	return err == nil && !strings.Contains(string(b), "[none]")
+	if errors.Is(err, os.ErrNotExist) {
+		return "none"
+	}
+	if err != nil {
+		return ""
+	}
+	_, rest, _ := strings.Cut(string(b), "[")
+	mode, _, _ := strings.Cut(rest, "]")
+	return mode
 }
 
 // conntrackPresent says whether nf_conntrack is loaded or built in.
