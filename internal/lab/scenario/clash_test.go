@@ -370,9 +370,11 @@ func TestNATRace(t *testing.T) {
 			must(t, r.R.NFT("table inet late { chain late { type filter hook postrouting priority 200; "+strings.Repeat("meta length 1 meta length 2; ", slow/2)+"}; }"))
 			for try := range tries {
 				watch := trace.Start(t, r.R)
-				race(t, 100, []*netlab.NS{r.A, r.A}, r, func(k, i int) netlab.Packet { // every pair has ports of its own
+				// Every pair has ports of its own, in every try: NAT looks first at
+				// what it has made of the same source before, and counts that too.
+				race(t, 100, []*netlab.NS{r.A, r.A}, r, func(k, i int) netlab.Packet {
 					return netlab.Packet{Flags: netlab.SYN, Seq: 1, Tuple: event.Tuple{Src: netlab.ClientV4, Dst: netlab.Sink(100*try + i),
-						Sport: uint16(2000 + 2*i + k), Dport: 53, Proto: proto}}
+						Sport: uint16(2000 + 200*try + 2*i + k), Dport: 53, Proto: proto}}
 				})
 				watch.Check()
 				got := watch.In(r.R)
