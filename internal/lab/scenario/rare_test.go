@@ -364,6 +364,44 @@ func TestT20NoMemory(t *testing.T) {
 	t.Error("memory for everybody")
 }
 
+// NAT finds no memory for the sequence numbers that a helper may want to change.
+// The extensions of an entry get 128 bytes at first, and 192 next, which the
+// queue gives back with every packet; so the entry is given all there is until
+// only what NAT adds does not fit into 192.
+func TestNATSetup(t *testing.T) {
+	r := router(t, netlab.Options{})
+	for _, name := range []string{"nf_conntrack_acct", "nf_conntrack_timestamp", "nf_conntrack_events"} {
+		sysctl(t, r, name, 1)
+	}
+	must(t, r.R.NFT(`table ip zz { ct helper h { type "tftp" protocol udp; };
+		ct timeout t { protocol udp; policy = { unreplied : 600 }; };
+		chain h { type filter hook prerouting priority -150; meta l4proto udp ct helper set "h" ct timeout set "t" ct label set 1; };
+		chain q { type filter hook forward priority 0; udp dport 53 queue num 7; }; }`))
+	must(t, r.R.Masquerade(netlab.Match{Proto: event.ProtoUDP}, netlab.Ports{}))
+	watch := trace.Start(t, r.R)
+	truth := &netlab.Truth{}
+	const n, before = 900, 4000
+	for try := range uint64(tries) {
+		f, g := udp(before), udp(n) // as in T20
+		f.DPorts.First = 54
+		f.Dst, g.Dst = netlab.OneAddr(netlab.Sink(int(try))), netlab.OneAddr(netlab.Sink(int(try)))
+		truth.Add(send(t, r, f))
+		truth.Add(withoutMemory(t, r, g))
+		watch.Check()
+		got := watch.In(r.R)
+		lost := got.Traced.Reasons[event.NATSetup]
+		got.Is(t, trace.Want{
+			New: (try+1)*(before+n) - lost, Reasons: trace.Reasons{event.NATSetup: lost}, Causes: expired(&got.Traced),
+		})
+		got.AccountsFor(t, truth)
+		if lost > 0 {
+			t.Logf("%d refused", lost)
+			return
+		}
+	}
+	t.Error("memory for everybody")
+}
+
 // withoutMemory sends packets that a rule puts into queue 7, and lets them all
 // go while the kernel is told to keep more memory free than there is: then
 // allocations that may not sleep fail.

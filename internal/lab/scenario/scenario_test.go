@@ -1,7 +1,7 @@
 // Package scenario provokes what conntrack can do to a packet or an entry, on
 // real kernels, and holds ctsight against oracles it knows nothing of: the
 // kernel's statistics, nft counters, conntrack(8), the generator's truth. The
-// tests carry the numbers of docs/kernel-hooks.md, section 11; the harness and
+// tests carry the numbers of the recipes in docs/exactness.md; the harness and
 // what it checks after each of them is package trace.
 package scenario
 
