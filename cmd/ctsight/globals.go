@@ -155,6 +155,9 @@ func (g *globals) open(ctx context.Context, cfg pipeline.Config) (*pipeline.Pipe
 	if p.Refused != nil {
 		log.Warn("no better backend works here, see ctsight doctor", "backend", r.Backend, "answer", oneLine(p.Refused))
 	}
+	if cfg.Invalid && (r.Backend == probe.Netfilter || r.Backend == probe.Netlink) {
+		log.Warn("this backend does not tell of invalid packets", "backend", r.Backend)
+	}
 	for _, h := range r.Hooks {
 		if h.Backend == "" && !errors.Is(h.Err, os.ErrNotExist) {
 			log.Warn("hook not attached", "hook", h.Symbol, "lost", h.Lost, "answer", oneLine(h.Err))

@@ -210,6 +210,15 @@ func TestDropsJSON(t *testing.T) {
 	}
 }
 
+// A backend that sees no invalid packet says so when it is asked for them.
+func TestInvalidNotOffered(t *testing.T) {
+	traffic(t, 50)
+	res := runCmd(t, ctsight(t, "trace", "--invalid", "--for", "1s", "--backend", "netlink"))
+	if res.code != exitDone || strings.Count(res.stderr, "\n") != 1 || !strings.Contains(res.stderr, "does not tell of invalid packets") {
+		t.Errorf("exit code %d, stderr %q", res.code, res.stderr)
+	}
+}
+
 // TestNoBTF hides the kernel's types: what is left says so in one line.
 func TestNoBTF(t *testing.T) {
 	lab.NeedVM(t)
