@@ -2,6 +2,7 @@ package pipeline
 
 import (
 	"testing"
+	"time"
 
 	"github.com/ctsight/ctsight/internal/ctnl"
 	"github.com/ctsight/ctsight/internal/event"
@@ -93,5 +94,33 @@ func TestMergeOrder(t *testing.T) {
 	m.pushRead(&event.Event{Time: 2})
 	if e := m.pop(7); e == nil || e.Time != 7 || m.late.Load() != 1 {
 		t.Errorf("one that makes way: %v, late %d", e, m.late.Load())
+	}
+}
+
+// The probe goes on when the listeners have filled their side: what they told
+// can only be delivered once the probe has told what is older.
+func TestMergeSides(t *testing.T) {
+	m := newMerge()
+	for range mergeLimit {
+		m.pushRead(&event.Event{Time: 100})
+	}
+	done := make(chan bool)
+	go func() {
+		m.push(&event.Event{Time: 1})
+		close(done)
+	}()
+	select {
+	case <-done:
+	case <-time.After(10 * time.Second):
+		t.Fatal("the probe waits for the listeners")
+	}
+	if e := m.pop(1); e == nil || e.Time != 1 {
+		t.Errorf("first comes %v", e)
+	}
+	go m.pushRead(&event.Event{Time: 200})
+	for at := event.Ktime(100); at < 200; { // ends when the one that waits got in
+		if e := m.pop(200); e != nil {
+			at = e.Time
+		}
 	}
 }

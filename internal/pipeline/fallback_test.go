@@ -68,12 +68,20 @@ type running struct {
 
 func start(t testing.TB, f *Fallback, err error) *running {
 	t.Helper()
+	r := &running{Fallback: f, t: t}
+	r.run(err, r.note)
+	return r
+}
+
+// run hands the events to fn until stop is called or the test ends.
+func (r *running) run(err error, fn func(*event.Event) error) {
+	t, f := r.t, r.Fallback
+	t.Helper()
 	skipOld(t, err)
 	must(t, err)
-	r := &running{Fallback: f, t: t}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	go func() { done <- f.Run(ctx, r.note) }()
+	go func() { done <- f.Run(ctx, fn) }()
 	r.stop = sync.OnceFunc(func() {
 		if err := f.Detach(); err != nil {
 			t.Errorf("detach: %v", err)
@@ -89,7 +97,6 @@ func start(t testing.TB, f *Fallback, err error) *running {
 			t.Errorf("close: %v", err)
 		}
 	})
-	return r
 }
 
 // skipOld skips on kernels of the lab that are known to have no netfilter links.

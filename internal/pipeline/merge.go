@@ -7,16 +7,28 @@ import (
 	"github.com/ctsight/ctsight/internal/event"
 )
 
-// mergeLimit bounds the events that wait in a merge.
+// mergeLimit bounds the events of each side that wait in a merge.
 const mergeLimit = 1 << 16
+
+// A side is where an event comes from. The limit is each side's own: what the
+// horizon waits for comes from the probe, which may not wait for the listeners
+// to make room. They cannot before it has gone on.
+type side int
+
+const (
+	probed side = iota
+	read
+	sides
+)
 
 // A merge puts the events of several sources into the order of their time. An
 // event waits until no source can have an older one any more; how long that is
-// the caller knows. When it is full, push waits, so that events are lost where
-// losses are counted: in the ring or the socket of the source.
+// the caller knows. When a side is full, its push waits, so that events are lost
+// where losses are counted: in the ring or the socket of the source.
 type merge struct {
 	mu   sync.Mutex
-	room sync.Cond
+	room [sides]sync.Cond
+	held [sides]int
 	heap []waiting
 	free []*event.Event
 	seq  uint64
@@ -30,6 +42,7 @@ type merge struct {
 type waiting struct {
 	at  event.Ktime
 	seq uint64
+	of  side
 	ev  *event.Event
 }
 
@@ -39,7 +52,9 @@ func (w waiting) before(o waiting) bool {
 
 func newMerge() *merge {
 	m := &merge{}
-	m.room.L = &m.mu
+	for i := range m.room {
+		m.room[i].L = &m.mu
+	}
 	return m
 }
 
@@ -47,10 +62,8 @@ func newMerge() *merge {
 func (m *merge) push(e *event.Event) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	for len(m.heap) >= mergeLimit && !m.open {
-		m.room.Wait()
-	}
-	m.put(e)
+	m.wait(probed)
+	m.put(probed, e)
 }
 
 // pushRead is push for an event whose time is when it was read: it makes way
@@ -58,11 +71,16 @@ func (m *merge) push(e *event.Event) {
 func (m *merge) pushRead(e *event.Event) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	for len(m.heap) >= mergeLimit && !m.open {
-		m.room.Wait()
-	}
+	m.wait(read)
 	e.Time = max(e.Time, m.last)
-	m.put(e)
+	m.put(read, e)
+}
+
+// wait waits until a side has room.
+func (m *merge) wait(of side) {
+	for m.held[of] >= mergeLimit && !m.open {
+		m.room[of].Wait()
+	}
 }
 
 // squeeze is pushRead without waiting, for the few that may not.
@@ -70,10 +88,10 @@ func (m *merge) squeeze(e *event.Event) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	e.Time = max(e.Time, m.last)
-	m.put(e)
+	m.put(read, e)
 }
 
-func (m *merge) put(e *event.Event) {
+func (m *merge) put(of side, e *event.Event) {
 	var c *event.Event
 	if n := len(m.free); n > 0 {
 		c, m.free = m.free[n-1], m.free[:n-1]
@@ -82,7 +100,8 @@ func (m *merge) put(e *event.Event) {
 	}
 	*c = *e
 	m.seq++
-	m.heap = append(m.heap, waiting{e.Time, m.seq, c})
+	m.held[of]++
+	m.heap = append(m.heap, waiting{e.Time, m.seq, of, c})
 	m.up(len(m.heap) - 1)
 }
 
@@ -91,7 +110,9 @@ func (m *merge) unblock() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.open = true
-	m.room.Broadcast()
+	for i := range m.room {
+		m.room[i].Broadcast()
+	}
 }
 
 // pop returns the oldest event that is not younger than horizon, nil for none.
@@ -107,7 +128,8 @@ func (m *merge) pop(horizon event.Ktime) *event.Event {
 	m.heap[0], m.heap[n] = m.heap[n], waiting{}
 	m.heap = m.heap[:n]
 	m.down(0)
-	m.room.Signal()
+	m.held[w.of]--
+	m.room[w.of].Signal()
 	if w.at < m.last {
 		m.late.Add(1)
 	}

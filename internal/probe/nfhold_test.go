@@ -52,6 +52,26 @@ func TestHold(t *testing.T) {
 	}
 }
 
+// UpTo moves on before each event: whoever is given one may wait until
+// everything older has gone through.
+func TestUpTo(t *testing.T) {
+	n := &NFProbe{hold: newHold(true)}
+	for at := range event.Ktime(3) {
+		if err := n.hold.push(&event.Event{Time: 10 + at, Kind: event.Drop}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	err := n.deliver(20, func(e *event.Event) error {
+		if n.UpTo() != e.Time-1 {
+			t.Errorf("at the event of %d: up to %d", e.Time, n.UpTo())
+		}
+		return nil
+	})
+	if err != nil || n.UpTo() != 20 {
+		t.Errorf("up to %d, %v", n.UpTo(), err)
+	}
+}
+
 // A burst beyond the bound goes out early, in order.
 func TestHoldBound(t *testing.T) {
 	h := newHold(true)

@@ -263,12 +263,18 @@ func (n *NFProbe) Run(ctx context.Context, fn func(*event.Event) error) error {
 }
 
 func (n *NFProbe) deliver(horizon event.Ktime, fn func(*event.Event) error) error {
-	err := n.hold.release(horizon, fn)
-	n.upTo.Store(int64(horizon))
+	err := n.hold.release(horizon, func(e *event.Event) error {
+		n.advance(e.Time - 1) // before fn, which may wait until UpTo has passed what it has
+		return fn(e)
+	})
+	n.advance(horizon)
 	return err
 }
 
-// UpTo returns the time up to which Run has delivered everything.
+func (n *NFProbe) advance(t event.Ktime) { n.upTo.Store(max(n.upTo.Load(), int64(t))) }
+
+// UpTo returns the time up to which Run has delivered everything. It moves on
+// with every event, not only with every look at the rings.
 func (n *NFProbe) UpTo() event.Ktime { return event.Ktime(n.upTo.Load()) }
 
 func (n *NFProbe) rescan() error {
