@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/ctsight/ctsight/internal/event"
+	"github.com/ctsight/ctsight/internal/lab"
 )
 
 func mustListen(t testing.TB, ns NS, cfg ListenConfig) *Listener {
@@ -22,16 +23,16 @@ func mustListen(t testing.TB, ns NS, cfg ListenConfig) *Listener {
 	return l
 }
 
-// next reads until it has n events, at most ten seconds.
+// next reads until it has n events, at most a minute: an emulated machine is slow.
 func next(t testing.TB, l *Listener, n int) []event.Event {
 	t.Helper()
-	if err := l.SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil {
+	if err := l.SetReadDeadline(time.Now().Add(time.Minute)); err != nil {
 		t.Fatal(err)
 	}
 	var evs []event.Event
 	for len(evs) < n {
 		if err := l.Read(func(e *event.Event) { evs = append(evs, *e) }); err != nil {
-			t.Fatalf("%v after %d of %d events: %+v", err, len(evs), n, evs)
+			t.Fatalf("%v after %d of %d events, the last ones %+v", err, len(evs), n, evs[max(0, len(evs)-3):])
 		}
 	}
 	return evs
@@ -54,6 +55,10 @@ func TestListen(t *testing.T) {
 		t.Errorf("\n got %+v\nwant %+v", ev, w)
 	}
 
+	tells, timeout, reset := true, event.Timeout, event.TCPRstUnreplied
+	if lab.KernelName() == "5.10" { // tells neither of what is destroyed
+		tells, timeout, reset = false, event.CauseUnknown, event.CauseUnknown
+	}
 	// This one has state and time left: from here on the listener knows that
 	// this kernel tells the timeout.
 	tcp := tuple(event.ProtoTCP, "2001:db8::1", "2001:db8::2", 1001, 443)
@@ -66,8 +71,8 @@ func TestListen(t *testing.T) {
 		t.Errorf("new: %+v", ev)
 	}
 	ev = evs[1]
-	if ev.Kind != event.Destroy || ev.Cause != event.UserDelete || ev.TCPState != 4 || ev.Zone != 7 || ev.Mark != 9 ||
-		ev.Orig != tcp || ev.Reply != tcp.Inverse() || ev.Timeout < 590*time.Second || ev.Status&event.Dying == 0 {
+	if ev.Kind != event.Destroy || ev.Cause != event.UserDelete || ev.Zone != 7 || ev.Mark != 9 || ev.Orig != tcp ||
+		ev.Reply != tcp.Inverse() || tells && (ev.TCPState != 4 || ev.Timeout < 590*time.Second) || ev.Status&event.Dying == 0 {
 		t.Errorf("delete: %+v", ev)
 	}
 
@@ -77,13 +82,13 @@ func TestListen(t *testing.T) {
 	next(t, l, 1)
 	time.Sleep(1100 * time.Millisecond)
 	dump(t, c) // reaps it
-	if ev := next(t, l, 1)[0]; ev.Kind != event.Destroy || ev.Cause != event.Timeout || ev.Orig != short.Orig || ev.Timeout != 0 {
+	if ev := next(t, l, 1)[0]; ev.Kind != event.Destroy || ev.Cause != timeout || ev.Orig != short.Orig || ev.Timeout != 0 {
 		t.Errorf("timeout: %+v", ev)
 	}
 
 	refused(t, ns)
 	evs = next(t, l, 2)
-	if ev := evs[1]; ev.Kind != event.Destroy || ev.Cause != event.TCPRstUnreplied || ev.TCPState != tcpClose {
+	if ev := evs[1]; ev.Kind != event.Destroy || ev.Cause != reset || tells && ev.TCPState != tcpClose {
 		t.Errorf("reset: %+v", ev)
 	}
 
