@@ -105,6 +105,17 @@ func read(t testing.TB, p *probe.Probe) *tracer {
 	return tr
 }
 
+// makeRoom makes room for n events, so that their reader is not held up by
+// copying tens of megabytes when it runs out: under load an emulated machine
+// took two seconds for that, and the rings overflowed.
+func (tr *tracer) makeRoom(n int) {
+	tr.mu.Lock()
+	defer tr.mu.Unlock()
+	room := make([]event.Event, len(tr.events)+n)
+	clear(room) // writes to the memory, so that it is there
+	tr.events = room[:copy(room, tr.events)]
+}
+
 func (tr *tracer) take(e *event.Event) error {
 	tr.mu.Lock()
 	defer tr.mu.Unlock()
