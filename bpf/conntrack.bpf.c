@@ -16,6 +16,7 @@
 #include "ct.h"
 #include "emit.h"
 #include "hooks.h"
+#include "netns.h"
 
 /* Types that only casts mention, so that their BTF is written. */
 const struct ct_rec *unused_ct_rec __attribute__((unused));

@@ -14,11 +14,16 @@ static __always_inline struct ct_cpu *cpu_state(__u32 *cpu)
 /* The place of a counter in struct ct_count, in words. */
 #define CNT(field) (__builtin_offsetof(struct ct_count, field) / 8)
 
+/* Places where the counters of a netns may be, of each CPU. */
+#define COUNT_WAYS 16
+
 /*
  * Adds one to a counter of a netns on this CPU. A place is taken by the first
- * event; inode numbers are handed out in sequence, so that the first place
- * almost always fits. When four are taken, the event counts under NETNS_OTHER.
- * A global function: verified once, not at every use.
+ * event. Inode numbers are handed out in sequence, but /proc takes of the same:
+ * the next netns is some 70 numbers away, so the first place mostly fits. Two
+ * that share it go on in different steps. When all are taken, the event counts
+ * under NETNS_OTHER; user space takes back places that are not used
+ * (internal/probe/places.go). A global function: verified once, not at every use.
  */
 __noinline int count(__u32 cpu, __u32 netns, __u32 word)
 {
@@ -28,8 +33,8 @@ __noinline int count(__u32 cpu, __u32 netns, __u32 word)
 
 	if (word < CNT(new) || word >= sizeof(struct ct_count) / 8)
 		return 0;
-	for (i = 0; i < 4; i++) {
-		idx = base + ((netns + i) & (cfg_count_slots - 1));
+	for (i = 0; i < COUNT_WAYS; i++) {
+		idx = base + ((netns + i * (netns >> 8 | 1)) & (cfg_count_slots - 1));
 		c = bpf_map_lookup_elem(&counts, &idx);
 		if (!c)
 			return 0;

@@ -143,7 +143,7 @@ struct ct_ext {
  * Filled only by programs on that CPU (atomically: they may nest).
  */
 struct ct_count {
-	__u32 netns; /* 0: place is free; NETNS_OTHER: all that found no place */
+	__u32 netns; /* 0: place is free; NETNS_OTHER: all that found no place; NETNS_LEAVING */
 	__u32 pad;
 	__u64 new;	   /* inserted by packets, both directions (B2) */
 	__u64 new_user;	   /* nf_conntrack_hash_check_insert ok (B14) */
@@ -153,12 +153,14 @@ struct ct_count {
 	__u64 free;	   /* audit: nf_conntrack_free */
 	__u64 taken;	   /* audit: nf_conntrack_tuple_taken returned 1 */
 	__u64 evict_scope; /* early_drop runs that evicted */
-	__u64 spare[7];	   /* to a whole number of cache lines */
+	__u64 turns;	   /* a netns with this number came or went, see netns.h */
+	__u64 spare[6];	   /* to a whole number of cache lines */
 	__u64 reason[R_MAX];
 	__u64 cause[C_MAX];
 };
 
 #define NETNS_OTHER 0xffffffff
+#define NETNS_LEAVING 0xfffffffe /* user space takes the place back: nobody's */
 
 /* State of one CPU: the ring's positions and what happened to records. */
 struct ct_cpu {
