@@ -68,7 +68,7 @@ func (g *globals) diagnose(cmd *cobra.Command) (*view.Doctor, error) {
 	d.Backend, d.CanTrace = r.Backend, true
 	d.Memory = view.Memory{Rings: r.RingBytes, Maps: r.MapBytes, User: pipeline.LiveBytes}
 	d.Bounds = []view.Setting{
-		{Name: "network namespaces with their own counters, per CPU", Value: fmt.Sprint(r.NetNSPlaces), Note: "the rest is counted together"},
+		{Name: "network namespaces with their own counters, per CPU", Value: fmt.Sprint(r.NetNSPlaces), Note: "those at rest make way for others; what finds no place is counted together"},
 		{Name: "live entries with a known age", Value: fmt.Sprint(pipeline.LiveLimit), Note: "the rest has no lifetime_ns"},
 	}
 	if p.Refused != nil {

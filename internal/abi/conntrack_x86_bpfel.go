@@ -44,7 +44,8 @@ type ConntrackCtCount struct {
 	Free       uint64
 	Taken      uint64
 	EvictScope uint64
-	Spare      [7]uint64
+	Turns      uint64
+	Spare      [6]uint64
 	Reason     [48]uint64
 	Cause      [24]uint64
 }
@@ -265,6 +266,7 @@ const (
 	ConntrackProgK_kill        = "k_kill"
 	ConntrackProgK_masq        = "k_masq"
 	ConntrackProgK_nat         = "k_nat"
+	ConntrackProgK_netns       = "k_netns"
 	ConntrackProgK_seqadj      = "k_seqadj"
 	ConntrackProgK_synack      = "k_synack"
 	ConntrackProgK_taken       = "k_taken"
@@ -274,6 +276,8 @@ const (
 	ConntrackProgMasq4Exit     = "masq4_exit"
 	ConntrackProgMasq6Exit     = "masq6_exit"
 	ConntrackProgNatExit       = "nat_exit"
+	ConntrackProgNetnsBegin    = "netns_begin"
+	ConntrackProgNetnsEnd      = "netns_end"
 	ConntrackProgPeek          = "peek"
 	ConntrackProgR_alloc       = "r_alloc"
 	ConntrackProgR_audit       = "r_audit"
@@ -393,6 +397,7 @@ type ConntrackProgramSpecs struct {
 	K_kill        *ebpf.ProgramSpec `ebpf:"k_kill"`
 	K_masq        *ebpf.ProgramSpec `ebpf:"k_masq"`
 	K_nat         *ebpf.ProgramSpec `ebpf:"k_nat"`
+	K_netns       *ebpf.ProgramSpec `ebpf:"k_netns"`
 	K_seqadj      *ebpf.ProgramSpec `ebpf:"k_seqadj"`
 	K_synack      *ebpf.ProgramSpec `ebpf:"k_synack"`
 	K_taken       *ebpf.ProgramSpec `ebpf:"k_taken"`
@@ -402,6 +407,8 @@ type ConntrackProgramSpecs struct {
 	Masq4Exit     *ebpf.ProgramSpec `ebpf:"masq4_exit"`
 	Masq6Exit     *ebpf.ProgramSpec `ebpf:"masq6_exit"`
 	NatExit       *ebpf.ProgramSpec `ebpf:"nat_exit"`
+	NetnsBegin    *ebpf.ProgramSpec `ebpf:"netns_begin"`
+	NetnsEnd      *ebpf.ProgramSpec `ebpf:"netns_end"`
 	Peek          *ebpf.ProgramSpec `ebpf:"peek"`
 	R_alloc       *ebpf.ProgramSpec `ebpf:"r_alloc"`
 	R_audit       *ebpf.ProgramSpec `ebpf:"r_audit"`
@@ -578,6 +585,7 @@ type ConntrackPrograms struct {
 	K_kill        *ebpf.Program `ebpf:"k_kill"`
 	K_masq        *ebpf.Program `ebpf:"k_masq"`
 	K_nat         *ebpf.Program `ebpf:"k_nat"`
+	K_netns       *ebpf.Program `ebpf:"k_netns"`
 	K_seqadj      *ebpf.Program `ebpf:"k_seqadj"`
 	K_synack      *ebpf.Program `ebpf:"k_synack"`
 	K_taken       *ebpf.Program `ebpf:"k_taken"`
@@ -587,6 +595,8 @@ type ConntrackPrograms struct {
 	Masq4Exit     *ebpf.Program `ebpf:"masq4_exit"`
 	Masq6Exit     *ebpf.Program `ebpf:"masq6_exit"`
 	NatExit       *ebpf.Program `ebpf:"nat_exit"`
+	NetnsBegin    *ebpf.Program `ebpf:"netns_begin"`
+	NetnsEnd      *ebpf.Program `ebpf:"netns_end"`
 	Peek          *ebpf.Program `ebpf:"peek"`
 	R_alloc       *ebpf.Program `ebpf:"r_alloc"`
 	R_audit       *ebpf.Program `ebpf:"r_audit"`
@@ -655,6 +665,7 @@ func (p *ConntrackPrograms) Close() error {
 		p.K_kill,
 		p.K_masq,
 		p.K_nat,
+		p.K_netns,
 		p.K_seqadj,
 		p.K_synack,
 		p.K_taken,
@@ -664,6 +675,8 @@ func (p *ConntrackPrograms) Close() error {
 		p.Masq4Exit,
 		p.Masq6Exit,
 		p.NatExit,
+		p.NetnsBegin,
+		p.NetnsEnd,
 		p.Peek,
 		p.R_alloc,
 		p.R_audit,

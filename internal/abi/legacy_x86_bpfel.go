@@ -62,7 +62,8 @@ type LegacyCtCount struct {
 	Free       uint64
 	Taken      uint64
 	EvictScope uint64
-	Spare      [7]uint64
+	Turns      uint64
+	Spare      [6]uint64
 	Reason     [48]uint64
 	Cause      [24]uint64
 }
@@ -227,6 +228,7 @@ const (
 	LegacyProgK_kill       = "k_kill"
 	LegacyProgK_masq       = "k_masq"
 	LegacyProgK_nat        = "k_nat"
+	LegacyProgK_netns      = "k_netns"
 	LegacyProgK_seqadj     = "k_seqadj"
 	LegacyProgK_synack     = "k_synack"
 	LegacyProgK_taken      = "k_taken"
@@ -320,6 +322,7 @@ type LegacyProgramSpecs struct {
 	K_kill      *ebpf.ProgramSpec `ebpf:"k_kill"`
 	K_masq      *ebpf.ProgramSpec `ebpf:"k_masq"`
 	K_nat       *ebpf.ProgramSpec `ebpf:"k_nat"`
+	K_netns     *ebpf.ProgramSpec `ebpf:"k_netns"`
 	K_seqadj    *ebpf.ProgramSpec `ebpf:"k_seqadj"`
 	K_synack    *ebpf.ProgramSpec `ebpf:"k_synack"`
 	K_taken     *ebpf.ProgramSpec `ebpf:"k_taken"`
@@ -470,6 +473,7 @@ type LegacyPrograms struct {
 	K_kill      *ebpf.Program `ebpf:"k_kill"`
 	K_masq      *ebpf.Program `ebpf:"k_masq"`
 	K_nat       *ebpf.Program `ebpf:"k_nat"`
+	K_netns     *ebpf.Program `ebpf:"k_netns"`
 	K_seqadj    *ebpf.Program `ebpf:"k_seqadj"`
 	K_synack    *ebpf.Program `ebpf:"k_synack"`
 	K_taken     *ebpf.Program `ebpf:"k_taken"`
@@ -512,6 +516,7 @@ func (p *LegacyPrograms) Close() error {
 		p.K_kill,
 		p.K_masq,
 		p.K_nat,
+		p.K_netns,
 		p.K_seqadj,
 		p.K_synack,
 		p.K_taken,

@@ -62,7 +62,8 @@ type NflinkCtCount struct {
 	Free       uint64
 	Taken      uint64
 	EvictScope uint64
-	Spare      [7]uint64
+	Turns      uint64
+	Spare      [6]uint64
 	Reason     [48]uint64
 	Cause      [24]uint64
 }

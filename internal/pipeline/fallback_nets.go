@@ -54,7 +54,7 @@ func (f *Fallback) add(ns ctnl.NS) error {
 		n.err = err
 	}
 	if f.nf != nil { // not to count more losses than the kernel, ever
-		p.raw = countersOf(f.nf.Counters(), ns.Inode)
+		p.raw = f.nf.CountersOf(ns.Inode)
 	}
 	if n.account = f.gone[ns.Inode]; n.account == nil {
 		n.account = newAccount(p)
@@ -146,7 +146,7 @@ func (f *Fallback) read(n *fallbackNet) (point, error) {
 		return p, err
 	}
 	if f.nf != nil {
-		p.raw = countersOf(f.nf.Counters(), n.ns.Inode)
+		p.raw = f.nf.CountersOf(n.ns.Inode)
 	}
 	if p.stats, err = n.conn.Stats(); err == nil {
 		p.fill, err = n.conn.Fill()

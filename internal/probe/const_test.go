@@ -37,6 +37,8 @@ func TestConstants(t *testing.T) {
 		{"PEEK_LIVE", int64(PeekLive)},
 		{"PEEK_FAULT", int64(PeekFault)},
 		{"NETNS_OTHER", int64(OtherNetNS)},
+		{"NETNS_LEAVING", netnsLeaving},
+		{"COUNT_WAYS", countWays},
 		{"R_MAX", event.NumReasons},
 		{"C_MAX", event.NumCauses},
 		{"MAX_RANGES", int64(len(abi.ConntrackCtKsyms{}.Range))},

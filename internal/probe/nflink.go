@@ -233,6 +233,7 @@ func (n *NFProbe) Run(ctx context.Context, fn func(*event.Event) error) error {
 			<-kicked
 		}
 	}()
+	defer n.p.places.keepTidy()()
 	d := drain{p: n.p, fn: n.hold.push, evictions: map[uint32][]event.Event{}}
 	idle, lastScan := 1, time.Now()
 	for ctx.Err() == nil {
@@ -336,11 +337,21 @@ func (n *NFProbe) Loss() Loss {
 func (n *NFProbe) Counters() []Counters {
 	out := n.p.Counters()
 	for i := range out {
-		c := &out[i]
-		lost := c.Reasons[event.ConfirmUnknown] + c.Reasons[event.NATExhausted]
-		c.New -= min(c.New, lost)
+		lessLost(&out[i])
 	}
 	return out
+}
+
+// CountersOf returns the exact counts of one namespace.
+func (n *NFProbe) CountersOf(ns event.NetNS) Counters {
+	c := n.p.CountersOf(ns)
+	lessLost(&c)
+	return c
+}
+
+func lessLost(c *Counters) {
+	lost := c.Reasons[event.ConfirmUnknown] + c.Reasons[event.NATExhausted]
+	c.New -= min(c.New, lost)
 }
 
 // Detach takes all programs off their hooks, so that no event happens any

@@ -103,6 +103,7 @@ type Probe struct {
 	rings           []ring
 	ringMem, cpuMem *shared
 	cntMem, peekMem *shared
+	places          *places
 	peekProg        *ebpf.Program
 	peekMu          sync.Mutex // guards peekProg, peekMem, peekClosed
 	peekClosed      bool
@@ -168,9 +169,10 @@ func (p *Probe) mapMemory() error {
 	if p.cpuMem, err = mapShared(p.obj.maps["cpus"], true); err != nil {
 		return err
 	}
-	if p.cntMem, err = mapShared(p.obj.maps["counts"], false); err != nil {
+	if p.cntMem, err = mapShared(p.obj.maps["counts"], true); err != nil {
 		return err
 	}
+	p.places = newPlaces(p.cntMem, p.obj)
 	if p.wake, err = newWaker(p.obj.maps["wake"]); err != nil {
 		return err
 	}
@@ -309,6 +311,7 @@ func (p *Probe) Run(ctx context.Context, fn func(*event.Event) error) error {
 			<-kicked
 		}
 	}()
+	defer p.places.keepTidy()()
 	d := drain{p: p, fn: fn, evictions: map[uint32][]event.Event{}}
 	idle, lastScan := 1, time.Now()
 	// A rescan takes long when a module has come; the rings go on meanwhile.
@@ -431,9 +434,11 @@ type Counters struct {
 	NewByUser, ChainByUser uint64
 	ExtPost                uint64 // ext_stale after the insert
 	Alloc, Free, Taken     uint64 // with Options.Audit
-	EvictingPackets        uint64 // packets that made early drop evict
-	Reasons                [event.NumReasons]uint64
-	Causes                 [event.NumCauses]uint64
+	// Turns counts how often a namespace with this number came or went.
+	Turns           uint64
+	EvictingPackets uint64 // packets that made early drop evict
+	Reasons         [event.NumReasons]uint64
+	Causes          [event.NumCauses]uint64
 }
 
 // OtherNetNS stands for all namespaces beyond Report.NetNSPlaces.
@@ -441,28 +446,23 @@ const OtherNetNS event.NetNS = 0xffffffff
 
 // Counters returns the exact counts, sorted by namespace.
 func (p *Probe) Counters() []Counters {
-	sum := map[event.NetNS]*Counters{}
 	if p.cntMem == nil || p.cntMem.mem == nil {
 		return nil
 	}
-	for i := range p.obj.ncpu * (p.obj.places + 1) {
-		c := (*abi.ConntrackCtCount)(p.cntMem.elem(i))
-		ns := event.NetNS(atomic.LoadUint32(&c.Netns))
-		if ns == 0 {
-			continue
-		}
-		t := sum[ns]
-		if t == nil {
-			t = &Counters{NetNS: ns}
-			sum[ns] = t
-		}
-		t.add(c)
-	}
+	sum := p.places.all()
 	out := make([]Counters, 0, len(sum))
 	for _, ns := range slices.Sorted(maps.Keys(sum)) {
 		out = append(out, *sum[ns])
 	}
 	return out
+}
+
+// CountersOf returns the exact counts of one namespace.
+func (p *Probe) CountersOf(ns event.NetNS) Counters {
+	if p.cntMem == nil || p.cntMem.mem == nil {
+		return Counters{NetNS: ns}
+	}
+	return p.places.of(ns)
 }
 
 func (t *Counters) add(c *abi.ConntrackCtCount) {
@@ -474,6 +474,7 @@ func (t *Counters) add(c *abi.ConntrackCtCount) {
 	t.Alloc += ld(&c.Alloc)
 	t.Free += ld(&c.Free)
 	t.Taken += ld(&c.Taken)
+	t.Turns += ld(&c.Turns)
 	t.EvictingPackets += ld(&c.EvictScope)
 	for i := range t.Reasons {
 		t.Reasons[i] += ld(&c.Reason[i])
