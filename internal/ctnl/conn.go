@@ -69,6 +69,15 @@ func (c *Conn) Close() error {
 	return err
 }
 
+// Cookie returns a number that no other network namespace has had or will have
+// since boot, unlike its inode number. 0: the kernel does not tell (before 5.14).
+func (c *Conn) Cookie() (cookie uint64) {
+	_ = c.s.raw.Control(func(fd uintptr) {
+		cookie, _ = unix.GetsockoptUint64(int(fd), unix.SOL_SOCKET, unix.SO_NETNS_COOKIE)
+	})
+	return cookie
+}
+
 // request is one nfnetlink request.
 type request struct {
 	typ    uint16

@@ -1,9 +1,11 @@
 package pipeline
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"slices"
 	"time"
@@ -18,6 +20,7 @@ import (
 // together that nothing was counted in between, if the traffic let us.
 type reading struct {
 	ns     ctnl.NS
+	cookie uint64 // 0 where the kernel does not tell
 	ours   probe.Counters
 	stats  ctnl.Totals
 	fill   ctnl.Fill
@@ -26,13 +29,18 @@ type reading struct {
 	exists bool
 }
 
-// readings takes one of every namespace.
+// readings takes one of every namespace. Of numbers that no namespace has now
+// it has our counters, from before it looked for namespaces: all of what is
+// counted in one that begins after that belongs to the interval.
 func (p *Pipeline) readings() (map[event.NetNS]reading, error) {
+	out := map[event.NetNS]reading{}
+	for _, c := range p.Counters() {
+		out[c.NetNS] = reading{ns: ctnl.NS{Inode: c.NetNS}, ours: c}
+	}
 	all, err := ctnl.ListAllNetNS()
 	if err != nil {
 		return nil, err
 	}
-	out := map[event.NetNS]reading{}
 	for _, ns := range all {
 		out[ns.Inode] = p.reading(ns)
 	}
@@ -41,13 +49,14 @@ func (p *Pipeline) readings() (map[event.NetNS]reading, error) {
 
 // reading retries until our counters stand still around the kernel's.
 func (p *Pipeline) reading(ns ctnl.NS) reading {
-	r := reading{ns: ns, exists: true}
+	r := reading{ns: ns, exists: true, ours: p.countersOf(ns.Inode)}
 	conn, err := ctnl.Dial(ns)
 	if err != nil {
 		r.err = err
 		return r
 	}
-	defer conn.Close()
+	defer conn.Close() // until then nobody else gets the number
+	r.cookie = conn.Cookie()
 	for range 50 {
 		before := p.countersOf(ns.Inode)
 		stats, err := conn.Stats()
@@ -143,31 +152,32 @@ func now() event.Ktime {
 // which something was counted by either side.
 func (p *Pipeline) account(doc *agg.Doc, before, after map[event.NetNS]reading) {
 	traced := p.traced()
-	for _, c := range p.Counters() {
-		if _, ok := after[c.NetNS]; !ok { // gone meanwhile, with its counters
-			after[c.NetNS] = reading{ns: ctnl.NS{Inode: c.NetNS}, ours: c, err: ctnl.ErrNetNSGone}
-		}
+	turns := p.seesTurns()
+	var lacking string
+	if after[probe.OtherNetNS].ours != before[probe.OtherNetNS].ours {
+		lacking = errTooMany.Error() + ", some of it may be missing here"
 	}
-	order := make([]event.NetNS, 0, len(after))
-	for ns := range after {
-		order = append(order, ns)
-	}
-	slices.Sort(order)
-	for _, ns := range order {
+	for _, ns := range slices.Sorted(maps.Keys(after)) {
 		b, a := before[ns], after[ns]
+		if a.err = cmp.Or(a.err, b.err); a.err == nil {
+			a.err = succession(b, a, turns)
+		}
 		x := exact(a.ours, b.ours)
 		x.Traced = traced
 		k := kernelDelta(b, a)
 		if quiet(x, k) {
 			continue
 		}
+		note := lacking
+		if a.torn || b.torn {
+			note = join(note, "counters moved while they were read")
+		}
 		rows := agg.Balance(x, k)
 		for i := range rows {
-			if a.torn || b.torn {
-				rows[i].Note = join(rows[i].Note, "counters moved while they were read")
-			}
-			if a.err != nil {
-				rows[i].Note = join(rows[i].Note, a.err.Error())
+			if a.err != nil { // there is no difference to explain
+				rows[i].Note = a.err.Error()
+			} else {
+				rows[i].Note = join(rows[i].Note, note)
 			}
 		}
 		doc.Kernel = append(doc.Kernel, k)
@@ -175,20 +185,47 @@ func (p *Pipeline) account(doc *agg.Doc, before, after map[event.NetNS]reading) 
 	}
 }
 
+// Why the kernel's counters cannot be compared with ours.
+var (
+	errReused     = errors.New("the number went from one network namespace to another meanwhile; the kernel's counters of the first are gone with it")
+	errOverlooked = errors.New("the network namespace was not found at the beginning; the kernel's counters of then are not known")
+	errTooMany    = errors.New("more network namespaces at once than places for counters")
+)
+
+// succession says why the kernel's counters of two readings of a number are not
+// those of one namespace from the beginning, or from its own beginning, to the
+// end; nil when they are. turns says that the programs count who comes and goes.
+func succession(b, a reading, turns bool) error {
+	n := a.ours.Turns - b.ours.Turns
+	switch {
+	case a.ns.Inode == probe.OtherNetNS:
+		return errTooMany
+	case !a.exists:
+		return ctnl.ErrNetNSGone
+	case b.exists && b.cookie != a.cookie, b.exists && n > 0, n > 1:
+		return errReused
+	case !b.exists && n == 0 && turns:
+		return errOverlooked
+	}
+	return nil
+}
+
+// seesTurns says whether both hooks of Counters.Turns are in place.
+func (p *Pipeline) seesTurns() bool {
+	has := p.hooked()
+	return has["nf_conntrack_init_net"] && has["nf_conntrack_expect_pernet_fini"]
+}
+
 func join(a, b string) string {
-	if a == "" {
-		return b
+	if a == "" || b == "" {
+		return a + b
 	}
 	return a + "; " + b
 }
 
 // traced is the set of counters that the attached hooks see in full.
 func (p *Pipeline) traced() agg.CounterSet {
-	set := agg.CounterSet(0)
-	has := map[string]bool{}
-	for _, h := range p.Report().Hooks {
-		has[h.Symbol] = h.Backend != ""
-	}
+	set, has := agg.CounterSet(0), p.hooked()
 	add := func(c agg.Counter, symbols ...string) {
 		for _, s := range symbols {
 			if !has[s] {
@@ -209,6 +246,15 @@ func (p *Pipeline) traced() agg.CounterSet {
 	return set
 }
 
+// hooked is the set of functions with programs in place.
+func (p *Pipeline) hooked() map[string]bool {
+	has := map[string]bool{}
+	for _, h := range p.Report().Hooks {
+		has[h.Symbol] = h.Backend != ""
+	}
+	return has
+}
+
 // exact is what our counters gained.
 func exact(a, b probe.Counters) agg.Exact {
 	x := agg.Exact{NetNS: a.NetNS, New: a.New - b.New, UserInserts: a.NewByUser - b.NewByUser, UserNoSpace: a.ChainByUser - b.ChainByUser,
@@ -227,7 +273,7 @@ func exact(a, b probe.Counters) agg.Exact {
 // there before started from zero.
 func kernelDelta(b, a reading) agg.KernelDelta {
 	k := agg.KernelDelta{NetNS: a.ns.Inode, Name: a.ns.Name}
-	if a.err != nil || b.err != nil {
+	if a.err != nil {
 		return k
 	}
 	get := func(c ctnl.Counter) *uint64 {

@@ -47,9 +47,9 @@ func (l *ledgerText) balance(b []byte) []byte {
 			atRest[r.NetNS] = true
 			continue
 		}
-		note := r.Note
-		if r.Difference == nil || *r.Difference == 0 {
-			note = ""
+		note := "" // why there is a difference, or why there is none to show
+		if some(r.Difference) || r.Traced != nil && r.Kernel == nil {
+			note = r.Note
 		}
 		t.add(l.balanceName(r.NetNS), r.Counter.String(), known(r.Traced), known(r.Kernel), known(r.Difference), note)
 	}
