@@ -11,19 +11,35 @@ import (
 	"github.com/ctsight/ctsight/internal/view"
 )
 
-// names looks up what numbers are called on this host and remembers it. What
-// it does not know it looks for again, but at most once a second, so that a
-// flood of unknown numbers costs nothing.
+const (
+	// freshFor is how long an answer is used again, and how long nothing is
+	// looked for a second time: a flood of unknown numbers costs nothing.
+	freshFor = time.Second
+	// keepGone is how long a namespace that is no more keeps its name: its
+	// last events are told after its end.
+	keepGone = 10 * time.Second
+)
+
+// names looks up what numbers are called on this host and remembers it for a
+// moment only: the number of a network namespace that has ended goes to
+// another soon, and interfaces are renamed.
 type names struct {
 	mu      sync.Mutex
-	ns      map[event.NetNS]ctnl.NS
-	ifaces  map[event.NetNS]map[int]string
+	ns      map[event.NetNS]*namedNS
 	scanned time.Time
 	kernel  *probe.Names
 }
 
+// A namedNS is a network namespace and what was found in it.
+type namedNS struct {
+	ctnl.NS
+	seen, checked time.Time // was there; was looked for
+	ifaces        map[int]string
+	listed        time.Time // its interfaces
+}
+
 func newNames() *names {
-	return &names{ns: map[event.NetNS]ctnl.NS{}, ifaces: map[event.NetNS]map[int]string{}, kernel: probe.NewNames()}
+	return &names{ns: map[event.NetNS]*namedNS{}, kernel: probe.NewNames()}
 }
 
 func (n *names) view() view.Names {
@@ -33,49 +49,88 @@ func (n *names) view() view.Names {
 func (n *names) netns(ns event.NetNS) string {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	return n.find(ns).Name
+	if f := n.find(ns, time.Now()); f != nil {
+		return f.Name
+	}
+	return ""
 }
 
-// find returns the namespace, looking again if it is unknown.
-func (n *names) find(ns event.NetNS) ctnl.NS {
-	if f, ok := n.ns[ns]; ok {
+// find returns the namespace, nil if it is unknown.
+func (n *names) find(ns event.NetNS, now time.Time) *namedNS {
+	f := n.ns[ns]
+	if f != nil && f.stillThere(now) {
 		return f
 	}
-	if time.Since(n.scanned) < time.Second {
-		return ctnl.NS{}
+	n.scan(now)
+	return n.ns[ns]
+}
+
+// stillThere follows the path once in a while.
+func (f *namedNS) stillThere(now time.Time) bool {
+	if now.Sub(f.checked) >= freshFor {
+		f.checked = now
+		if is, err := ctnl.OpenNS(f.Path); err == nil && is.Inode == f.Inode {
+			f.seen = now
+		}
 	}
-	n.scanned = time.Now()
+	return f.seen.Equal(f.checked)
+}
+
+// scan lists the namespaces again, unless it has just done so.
+func (n *names) scan(now time.Time) {
+	if now.Sub(n.scanned) < freshFor {
+		return
+	}
+	n.scanned = now
 	all, err := ctnl.ListNetNS()
 	if err != nil {
-		return ctnl.NS{}
+		return
 	}
-	for _, f := range all {
-		n.ns[f.Inode] = f
+	for _, is := range all {
+		f := n.ns[is.Inode]
+		if f == nil || f.NS != is {
+			f = &namedNS{NS: is}
+			n.ns[is.Inode] = f
+		}
+		f.seen, f.checked = now, now
 	}
-	return n.ns[ns]
+	for ino, f := range n.ns {
+		if now.Sub(f.seen) > keepGone {
+			delete(n.ns, ino)
+		}
+	}
 }
 
 func (n *names) iface(ns event.NetNS, index uint32) string {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if name, ok := n.ifaces[ns][int(index)]; ok {
-		return name
-	}
-	f := n.find(ns)
-	if f.Path == "" || len(n.ifaces[ns]) > 0 && time.Since(n.scanned) < time.Second {
+	now := time.Now()
+	f := n.find(ns, now)
+	if f == nil {
 		return ""
 	}
-	n.scanned = time.Now()
-	byIndex := map[int]string{}
-	_ = f.Do(func() error { // gone or not ours to enter: the number is shown
-		all, err := net.Interfaces()
-		for _, i := range all {
-			byIndex[i.Index] = i.Name
-		}
+	if now.Sub(f.listed) >= freshFor {
+		f.listed = now
+		f.list()
+	}
+	return f.ifaces[int(index)]
+}
+
+// list reads the names of the interfaces. When the namespace is gone, or not
+// ours to enter, what was known stays.
+func (f *namedNS) list() {
+	var all []net.Interface
+	err := f.Do(func() (err error) {
+		all, err = net.Interfaces()
 		return err
 	})
-	n.ifaces[ns] = byIndex
-	return byIndex[int(index)]
+	if err != nil {
+		return
+	}
+	f.ifaces = map[int]string{}
+	for _, i := range all {
+		f.ifaces[i.Index] = i.Name
+	}
 }
 
 func resolveOwn() (event.NetNS, error) {
