@@ -109,7 +109,7 @@ func selfCheck(ctx context.Context, p *pipeline.Pipeline, d *view.Doctor) {
 }
 
 func hookStatus(h probe.HookStatus) view.HookStatus {
-	s := view.HookStatus{Symbol: h.Symbol, Programs: h.Programs, Backend: h.Backend, Lost: h.Lost}
+	s := view.HookStatus{Symbol: h.Symbol, At: h.At, Programs: h.Programs, Backend: h.Backend, Lost: h.Lost}
 	switch {
 	case h.Backend != "":
 		s.State = view.HookOK

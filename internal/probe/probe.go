@@ -51,6 +51,7 @@ type Options struct {
 // HookStatus is one line of Report.
 type HookStatus struct {
 	Symbol   string
+	At       string // the function hooked instead, if it is another
 	Backend  string // "" when it is not attached
 	Programs []string
 	Err      error // what the kernel answered to the means that did not work
@@ -290,7 +291,10 @@ func (p *Probe) Report() Report {
 		}
 		s := HookStatus{Symbol: h.symbol, Lost: h.lost, Core: h.group == core, Audit: h.group == audit, Err: p.errs[h]}
 		if a := p.hooks[h]; a != nil {
-			s.Symbol, s.Backend, s.Programs = a.symbol, a.backend, a.names
+			s.Backend, s.Programs = a.backend, a.names
+			if a.symbol != h.symbol {
+				s.At = a.symbol
+			}
 			if h.group == core && a.backend == Kprobe {
 				r.Backend = Kprobe
 			}

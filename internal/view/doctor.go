@@ -1,6 +1,7 @@
 package view
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"strings"
@@ -67,6 +68,7 @@ func (s HookState) String() string {
 // HookStatus is one hook and what came of it.
 type HookStatus struct {
 	Symbol   string
+	At       string // the function that is hooked in its place, "" for none
 	Programs []string
 	Backend  string // how it is attached, "" if it is not
 	State    HookState
@@ -176,7 +178,7 @@ func (r *doctorText) hooks(b []byte) []byte {
 		if h.Backend != "" {
 			backend = safeText(h.Backend)
 		}
-		t.add(safeText(h.Symbol), h.State.String(), backend, lost)
+		t.add(safeText(cmp.Or(h.At, h.Symbol)), h.State.String(), backend, lost)
 	}
 	return t.append(heading(b, r.color, "hooks"))
 }

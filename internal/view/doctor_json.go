@@ -31,6 +31,7 @@ type (
 	}
 	doctorHook struct {
 		Symbol   outside   `json:"symbol"`
+		At       outside   `json:"at,omitempty"`
 		Programs []outside `json:"programs"`
 		Backend  outside   `json:"backend,omitempty"`
 		Status   string    `json:"status"`
@@ -71,7 +72,7 @@ func WriteDoctorJSON(w io.Writer, d *Doctor) error {
 			return doctorPrivilege{outside(p.Name), p.Have, outside(p.For)}
 		}),
 		Hooks: convert(d.Hooks, func(h HookStatus) doctorHook {
-			return doctorHook{outside(h.Symbol), allOutside(h.Programs), outside(h.Backend), h.State.String(), outside(h.Answer),
+			return doctorHook{outside(h.Symbol), outside(h.At), allOutside(h.Programs), outside(h.Backend), h.State.String(), outside(h.Answer),
 				outside(h.Lost), h.Missed}
 		}),
 		NetNS: convert(d.NetNS, func(n NetNSTable) doctorNetNS {
