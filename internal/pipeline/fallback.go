@@ -101,6 +101,7 @@ func (f *Fallback) usable() error {
 // Run delivers events in the order of their time until ctx ends, then what is
 // left, and returns nil. fn must not keep the event it is given.
 func (f *Fallback) Run(ctx context.Context, fn func(*event.Event) error) error {
+	defer probe.GoFirst()() // the merge holds little when its sources go first
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	done := make(chan error, 1)

@@ -130,7 +130,7 @@ func (p *Probe) attachFentry(h *hook) (*attached, error) {
 		// The kernel runs the tracing program that was attached last first,
 		// and what is at a tracepoint in the order of attaching.
 		order := []bool{true, false}
-		if p.obj.spec.Programs[name].AttachType == ebpf.AttachTraceRawTp {
+		if ps := p.obj.spec.Programs[name]; ps != nil && ps.AttachType == ebpf.AttachTraceRawTp {
 			order = []bool{false, true}
 		}
 		for _, second := range order {

@@ -12,10 +12,10 @@ import (
 // scarce (conntrackd asks for the same in the configuration it comes with).
 const first = -20
 
-// goFirst gives the calling goroutine a thread of its own and lets that run
+// GoFirst gives the calling goroutine a thread of its own and lets that run
 // before others, until the function it returns is called. It is this thread's
 // priority only; without CAP_SYS_NICE it stays what it is.
-func goFirst() (end func()) {
+func GoFirst() (end func()) {
 	runtime.LockOSThread()
 	// The system call returns 20 - nice.
 	was, err := unix.Getpriority(unix.PRIO_PROCESS, 0)

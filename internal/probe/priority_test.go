@@ -25,7 +25,7 @@ func TestGoFirst(t *testing.T) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	before := nice(t)
-	end := goFirst()
+	end := GoFirst()
 	during := nice(t)
 	end()
 	if after := nice(t); during != first || after != before {

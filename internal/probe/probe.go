@@ -307,7 +307,7 @@ func (p *Probe) Report() Report {
 // Run delivers events in the order of their time until ctx ends, then what is
 // left in the rings, and returns nil. fn must not keep the event it is given.
 func (p *Probe) Run(ctx context.Context, fn func(*event.Event) error) error {
-	defer goFirst()()
+	defer GoFirst()()
 	kicked := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() { p.wake.kick(); close(kicked) })
 	defer func() {
