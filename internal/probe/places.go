@@ -197,7 +197,7 @@ func (p *places) idle() map[int]uint32 {
 }
 
 // crowded says whether more than a quarter of a CPU's places are taken: a new
-// namespace must find one of its 16 free, however many begin before the next look.
+// namespace must find one of its 32 free, however many begin before the next look.
 func (p *places) crowded(first int) bool {
 	n := 0
 	for i := first; i < first+p.each; i++ {

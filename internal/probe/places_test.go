@@ -14,7 +14,7 @@ import (
 )
 
 // countWays is COUNT_WAYS of bpf/emit.h.
-const countWays = 16
+const countWays = 32
 
 // fakeCounts is the map counts and what programs do with it (count() of
 // bpf/emit.h), in plain memory.
