@@ -55,7 +55,7 @@ found:
 		     "%[c] += %[at]\n\t"
 		     "lock *(u64 *)(%[c] + 0) += %[one]"
 		     : [c] "+r"(c), [at] "+r"(at)
-		     : [size] "i"(sizeof(struct ct_count)), [one] "r"(1ULL)
+		     : [size] "i"(sizeof(struct ct_count) - 7), [one] "r"(1ULL)
 		     : "memory");
 	return 0;
 }

@@ -36,6 +36,11 @@ func router(t *testing.T, o netlab.Options) *netlab.Router {
 	r, err := netlab.NewRouter(o)
 	must(t, err)
 	t.Cleanup(func() { must(t, r.Close()) })
+	for _, ns := range []*netlab.NS{r.A, r.R} { // longer than any test takes, where the machine is slow
+		for _, name := range []string{"udp", "icmp", "icmpv6"} {
+			must(t, r.SetSysctl(ns, "net.netfilter.nf_conntrack_"+name+"_timeout", "600"))
+		}
+	}
 	return r
 }
 
