@@ -202,12 +202,24 @@ func succession(b, a reading, turns bool) error {
 		return errTooMany
 	case !a.exists:
 		return ctnl.ErrNetNSGone
-	case b.exists && b.cookie != a.cookie, b.exists && n > 0, n > 1:
+	case b.exists && b.cookie != a.cookie, b.exists && n > 0, n > 1, b.exists && fellBack(b, a):
 		return errReused
 	case !b.exists && n == 0 && turns:
 		return errOverlooked
 	}
 	return nil
+}
+
+// fellBack says whether a counter of the kernel lies behind where it was, by
+// 32-bit arithmetic: all that tells a reused number by on kernels before 5.14
+// without programs, and only where the first namespace had counted more.
+func fellBack(b, a reading) bool {
+	for c, now := range a.stats.N {
+		if int32(uint32(now-b.stats.N[c])) < 0 {
+			return true
+		}
+	}
+	return false
 }
 
 // seesTurns says whether both hooks of Counters.Turns are in place.

@@ -232,6 +232,8 @@ func TestLedgerAccount(t *testing.T) {
 		{"changes hands", is(5, 1, 9, 11), is(7, 3, 1, 12), -1, errReused.Error()},
 		{"the programs missed it", is(5, 1, 9, 11), is(7, 1, 1, 12), -1, errReused.Error()},
 		{"before there were cookies", is(5, 1, 9, 0), is(7, 3, 1, 0), -1, errReused.Error()},
+		{"nothing but the counters tells", is(5, 1, 9, 0), is(7, 1, 1, 0), -1, errReused.Error()},
+		{"a counter wraps", is(5, 1, 1<<32-1, 0), is(7, 1, 1<<32+1, 0), 2, ""},
 		{"twice, from nobody", was(5, 2), is(8, 5, 1, 11), -1, errReused.Error()},
 		{"was overlooked", was(5, 1), is(7, 1, 30, 11), -1, errOverlooked.Error()},
 		{"ends", is(5, 1, 9, 11), was(7, 2), -1, ctnl.ErrNetNSGone.Error()},
