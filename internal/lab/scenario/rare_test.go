@@ -262,7 +262,7 @@ func TestExtensionUnload(t *testing.T) {
 	stale, dying, flushed := x.Reasons[event.ExtStale], x.Reasons[event.CTDying], x.Reasons[event.OtherNew]+x.Reasons[event.RulesetNew]
 	t.Logf("sent %d: %v", sent, trace.Summary(*x))
 	got.Is(t, trace.Want{
-		New:     sent - stale - dying - flushed,
+		New:     sent - stale - dying - flushed - x.ExtPost,
 		Reasons: trace.Reasons{event.ExtStale: stale, event.CTDying: dying, event.OtherNew: x.Reasons[event.OtherNew], event.RulesetNew: x.Reasons[event.RulesetNew]},
 		Causes:  trace.Causes{event.CauseExtStale: x.ExtPost},
 		Kernel:  trace.Counters{ctnl.StatInsertFailed: stale + dying, ctnl.StatDrop: x.ExtPost},
