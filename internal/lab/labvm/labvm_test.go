@@ -70,6 +70,9 @@ func TestReportOfDeadGuest(t *testing.T) {
 	if total.failed != 2 {
 		t.Errorf("got %v, want 2 failed", total)
 	}
+	if len(r.failed) != 2 { // both may run once more
+		t.Errorf("failed are %v", r.failed)
+	}
 }
 
 func TestReportOfExitWithoutFailure(t *testing.T) {

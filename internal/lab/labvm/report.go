@@ -160,6 +160,7 @@ func (r *runReport) finish(err error) tally {
 			why = "no report"
 		}
 		fmt.Fprintf(r.w, "FAIL %-6s %-24s %6s   %s\n", r.kernel, r.pkgs[r.next].name(), "-", why)
+		r.failed = append(r.failed, r.pkgs[r.next])
 		r.total.failed++
 	}
 	for _, reason := range slices.Sorted(maps.Keys(r.reasons)) {
