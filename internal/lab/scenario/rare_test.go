@@ -338,22 +338,28 @@ func TestIPVS(t *testing.T) {
 func TestT20NoMemory(t *testing.T) {
 	r := router(t, netlab.Options{})
 	run(t, r, "iptables-legacy", "-t", "raw", "-A", "PREROUTING", "-p", "udp", "--dport", "53", "-j", "NFQUEUE", "--queue-num", "7")
+	starve(t, r, 600, event.CTNoMem, func(lost uint64) trace.Counters { return trace.Counters{ctnl.StatDrop: lost} })
+}
+
+// starve sends packets without memory until some are lost for a reason, and
+// checks that nothing else has happened and what the kernel has counted.
+func starve(t *testing.T, r *netlab.Router, n uint64, reason event.Reason, kernel func(lost uint64) trace.Counters) {
+	t.Helper()
 	watch := trace.Start(t, r.R)
 	truth := &netlab.Truth{}
-	const n, before = 600, 4000
+	const before = 4000
 	for try := range uint64(tries) {
 		// What the slab has in reserve from tests before is used up first.
-		f, g := udp(before), udp(n)
+		f, g := udp(before), udp(int(n))
 		f.DPorts.First = 54
 		f.Dst, g.Dst = netlab.OneAddr(netlab.Sink(int(try))), netlab.OneAddr(netlab.Sink(int(try)))
 		truth.Add(send(t, r, f))
 		truth.Add(withoutMemory(t, r, g))
 		watch.Check()
 		got := watch.In(r.R)
-		lost := got.Traced.Reasons[event.CTNoMem]
+		lost := got.Traced.Reasons[reason]
 		got.Is(t, trace.Want{
-			New: (try+1)*(before+n) - lost, Reasons: trace.Reasons{event.CTNoMem: lost}, Causes: expired(&got.Traced),
-			Kernel: trace.Counters{ctnl.StatDrop: lost},
+			New: (try+1)*(before+n) - lost, Reasons: trace.Reasons{reason: lost}, Causes: expired(&got.Traced), Kernel: kernel(lost),
 		})
 		got.AccountsFor(t, truth)
 		if lost > 0 {
@@ -378,28 +384,7 @@ func TestNATSetup(t *testing.T) {
 		chain h { type filter hook prerouting priority -150; meta l4proto udp ct helper set "h" ct timeout set "t" ct label set 1; };
 		chain q { type filter hook forward priority 0; udp dport 53 queue num 7; }; }`))
 	must(t, r.R.Masquerade(netlab.Match{Proto: event.ProtoUDP}, netlab.Ports{}))
-	watch := trace.Start(t, r.R)
-	truth := &netlab.Truth{}
-	const n, before = 900, 4000
-	for try := range uint64(tries) {
-		f, g := udp(before), udp(n) // as in T20
-		f.DPorts.First = 54
-		f.Dst, g.Dst = netlab.OneAddr(netlab.Sink(int(try))), netlab.OneAddr(netlab.Sink(int(try)))
-		truth.Add(send(t, r, f))
-		truth.Add(withoutMemory(t, r, g))
-		watch.Check()
-		got := watch.In(r.R)
-		lost := got.Traced.Reasons[event.NATSetup]
-		got.Is(t, trace.Want{
-			New: (try+1)*(before+n) - lost, Reasons: trace.Reasons{event.NATSetup: lost}, Causes: expired(&got.Traced),
-		})
-		got.AccountsFor(t, truth)
-		if lost > 0 {
-			t.Logf("%d refused", lost)
-			return
-		}
-	}
-	t.Error("memory for everybody")
+	starve(t, r, 900, event.NATSetup, func(uint64) trace.Counters { return nil })
 }
 
 // withoutMemory sends packets that a rule puts into queue 7, and lets them all
