@@ -283,7 +283,7 @@ static __always_inline bool ct_passes(struct ct_cpu *c, __u8 kind, __u8 code, __
 
 /*
  * The name of current, always with a zero at its end, as it is:
- * bpf_get_current_comm() takes four times as long to find that zero.
+ * bpf_get_current_comm() spends its time on finding that zero.
  */
 static __always_inline void comm_read(__u8 comm[16])
 {

@@ -81,7 +81,7 @@ func ignoreClosed(err error) error {
 // a hook in place by other means.
 func (p *Probe) attach(h *hook) (*attached, error) {
 	var errs []error
-	if p.tryFentry && h.inner != "" && p.callsInner() {
+	if p.tryFentry && h.inner != "" && callsInner() {
 		inner := hook{symbol: h.inner, entry: h.innerEntry}
 		if a, err := p.attachFentry(&inner); err == nil {
 			return a, nil
@@ -116,7 +116,7 @@ var (
 // callsInner says whether every call of an inner function of the hook table is
 // one that can be hooked. GCC does not inline a function of that size that has
 // two callers; clang may do so at one of them.
-func (p *Probe) callsInner() bool {
+func callsInner() bool {
 	v, err := os.ReadFile("/proc/version")
 	return err == nil && strings.Contains(string(v), "gcc")
 }

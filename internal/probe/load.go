@@ -118,13 +118,20 @@ func (obj *objects) twice(h *hook) bool { return h.twice && obj.ncpu <= noteCPUs
 
 // setSecond tells a program which of two equal ones it is.
 func setSecond(ps *ebpf.ProgramSpec, second bool) {
+	n := int64(0)
+	if second {
+		n = 1
+	}
+	replace(ps, secondMark, 0, n)
+}
+
+// replace puts a value in the place of a number that the C source has loaded
+// for it; src says what kind of value.
+func replace(ps *ebpf.ProgramSpec, mark int64, src asm.Register, value int64) {
 	for i := range ps.Instructions {
 		ins := &ps.Instructions[i]
-		if ins.OpCode.IsDWordLoad() && ins.Src == 0 && ins.Constant == secondMark {
-			ins.Constant = 0
-			if second {
-				ins.Constant = 1
-			}
+		if ins.OpCode.IsDWordLoad() && ins.Src == 0 && ins.Constant == mark {
+			ins.Src, ins.Constant = src, value
 		}
 	}
 }
@@ -198,17 +205,18 @@ func (obj *objects) bytes() (rings, others uint64) {
 func haveFetchingAtomics() bool {
 	add := asm.FetchAdd.Mem(asm.RFP, asm.R1, asm.DWord, -8)
 	add.Constant = 1 // BPF_FETCH: cilium/ebpf v0.22 leaves it out when it marshals
-	prog, err := ebpf.NewProgram(&ebpf.ProgramSpec{
-		Type:    ebpf.SocketFilter,
-		License: "Dual BSD/GPL",
-		Instructions: asm.Instructions{
-			asm.Mov.Imm(asm.R1, 1),
-			asm.StoreMem(asm.RFP, -8, asm.R1, asm.DWord),
-			add,
-			asm.Mov.Imm(asm.R0, 0),
-			asm.Return(),
-		},
+	return loads(ebpf.SocketFilter, asm.Instructions{
+		asm.Mov.Imm(asm.R1, 1),
+		asm.StoreMem(asm.RFP, -8, asm.R1, asm.DWord),
+		add,
+		asm.Mov.Imm(asm.R0, 0),
+		asm.Return(),
 	})
+}
+
+// loads says whether the verifier takes a program.
+func loads(t ebpf.ProgramType, ins asm.Instructions) bool {
+	prog, err := ebpf.NewProgram(&ebpf.ProgramSpec{Type: t, License: "Dual BSD/GPL", Instructions: ins})
 	if err != nil {
 		return false
 	}

@@ -16,21 +16,12 @@ const (
 func readsVar(id int64) bool {
 	variable := asm.LoadImm(asm.R1, id, asm.DWord)
 	variable.Src = pseudoBTFVar
-	prog, err := ebpf.NewProgram(&ebpf.ProgramSpec{
-		Type:    ebpf.RawTracepoint,
-		License: "Dual BSD/GPL",
-		Instructions: asm.Instructions{
-			variable,
-			asm.FnThisCpuPtr.Call(),
-			asm.Mov.Imm(asm.R0, 0),
-			asm.Return(),
-		},
+	return loads(ebpf.RawTracepoint, asm.Instructions{
+		variable,
+		asm.FnThisCpuPtr.Call(),
+		asm.Mov.Imm(asm.R0, 0),
+		asm.Return(),
 	})
-	if err != nil {
-		return false
-	}
-	_ = prog.Close()
-	return true
 }
 
 // linkPreemptCount makes the programs read the preemption count as a variable
@@ -50,12 +41,7 @@ func linkPreemptCount(spec *ebpf.CollectionSpec, types *btf.Cache) bool {
 		return false
 	}
 	for _, p := range spec.Programs {
-		for i := range p.Instructions {
-			ins := &p.Instructions[i]
-			if ins.OpCode.IsDWordLoad() && ins.Src == 0 && ins.Constant == preemptMark {
-				ins.Src, ins.Constant = pseudoBTFVar, int64(id)
-			}
-		}
+		replace(p, preemptMark, pseudoBTFVar, int64(id))
 	}
 	return true
 }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os/exec"
-	"slices"
 	"strconv"
 	"sync"
 	"testing"
@@ -159,12 +158,10 @@ func (tr *tracer) settle() probe.Loss {
 }
 
 // countersOf are the exact counts of a namespace.
-func countersOf(p interface{ Counters() []probe.Counters }, ns *netlab.NS) probe.Counters {
-	all := p.Counters()
-	if i := slices.IndexFunc(all, func(c probe.Counters) bool { return c.NetNS == ns.Inode() }); i >= 0 {
-		return all[i]
-	}
-	return probe.Counters{NetNS: ns.Inode()}
+func countersOf(p interface {
+	CountersOf(event.NetNS) probe.Counters
+}, ns *netlab.NS) probe.Counters {
+	return p.CountersOf(ns.Inode())
 }
 
 func destroyed(c probe.Counters) (n uint64) {

@@ -28,7 +28,7 @@ func (s state) equal(o state) bool {
 // keep the namespace alive.
 func (tr *tracer) state(ns *netlab.NS) (s state, err error) {
 	if ns.FD() < 0 {
-		return state{counters: tr.counters(ns.Inode()), gone: true}, nil
+		return state{counters: tr.p.CountersOf(ns.Inode()), gone: true}, nil
 	}
 	c, err := Dial(ns)
 	if err != nil {
@@ -39,7 +39,7 @@ func (tr *tracer) state(ns *netlab.NS) (s state, err error) {
 		return s, err
 	}
 	s.fill, err = c.Fill()
-	s.counters = tr.counters(ns.Inode())
+	s.counters = tr.p.CountersOf(ns.Inode())
 	return s, err
 }
 

@@ -151,16 +151,6 @@ func (tr *tracer) drained() (probe.Loss, bool) {
 	return l, l.Seen == l.Delivered+l.Aggregated+l.Lost
 }
 
-// counters are those of one namespace, zeros when nothing has happened there.
-func (tr *tracer) counters(ns event.NetNS) probe.Counters {
-	all := tr.p.Counters()
-	i := slices.IndexFunc(all, func(c probe.Counters) bool { return c.NetNS == ns })
-	if i < 0 {
-		return probe.Counters{NetNS: ns}
-	}
-	return all[i]
-}
-
 // Run is one observation, from Start on.
 type Run struct {
 	t        testing.TB
@@ -232,7 +222,7 @@ func (r *Run) In(ns *netlab.NS) *Account {
 
 // Counters returns what the programs have counted in a namespace since Start.
 func (r *Run) Counters(ns *netlab.NS) probe.Counters {
-	return sub(r.tr.counters(ns.Inode()), r.In(ns).before.counters)
+	return sub(r.tr.p.CountersOf(ns.Inode()), r.In(ns).before.counters)
 }
 
 // Until waits until the counters of a namespace since Start fulfil a condition.
