@@ -313,7 +313,7 @@ func (f *Fallback) Loss() probe.Loss {
 	l.Lost += c.Undecodable + lost
 	l.ByStage["netlink"] = lost
 	l.ByStage["netlink_undecodable"] = c.Undecodable
-	l.Late += f.m.late.Load()
+	l.Late = f.m.late.Load() // what the probe told late the merge may have put in order
 	return l
 }
 
