@@ -54,3 +54,71 @@ type StageLoss struct {
 
 // Residual is what the account does not explain; not 0 is a mistake of ours.
 func (l Loss) Residual() int64 { return int64(l.Seen - l.Delivered - l.Aggregated - l.Lost) }
+
+// TopDoc is one picture of who fills the tables: contract, section 5.
+type TopDoc struct {
+	From, To time.Time
+	Backend  string
+	Table    []TableState // by netns
+	Top
+	Drops []ReasonCount // packets lost by reason since From, exact
+	Loss  Loss
+	// BestEffort is set on backends that cannot tell all destroys.
+	BestEffort bool
+}
+
+// Level says how near to its limit a table is, or will be.
+type Level uint8
+
+// Levels of a table, by its fill.
+const (
+	LevelOK       Level = iota
+	LevelTrend          // from 70 %
+	LevelAction         // from 85 %
+	LevelCritical       // from 95 %
+)
+
+// String returns the word of the contract.
+func (l Level) String() string {
+	return [...]string{"ok", "trend", "action", "critical"}[min(l, LevelCritical)]
+}
+
+// LevelOf returns the level of a fill between 0 and 1.
+func LevelOf(fill float64) Level {
+	switch {
+	case fill >= 0.95:
+		return LevelCritical
+	case fill >= 0.85:
+		return LevelAction
+	case fill >= 0.70:
+		return LevelTrend
+	}
+	return LevelOK
+}
+
+// TableState is the table of one network namespace.
+type TableState struct {
+	NetNS   event.NetNS
+	Name    string // "" when it has none
+	Entries uint64 // the kernel's count: entries and packets on their way in
+	Max     uint64
+	Level   Level
+	// Known is how many live entries we know; Seeded says that a dump has told
+	// of those from before the start, so that Known should be Entries.
+	Known  uint64
+	Seeded bool
+	// Forecast of the time until Entries reaches Max, in seconds. Nil is never:
+	// it stays below. Without Forecast nothing is known yet.
+	Forecast                      bool
+	TimeToFull, FullLow, FullHigh *float64
+	NewRate                       float64 // entries per second, over the last second
+	Err                           string  // why the kernel's numbers are not known
+}
+
+// Fill is Entries over Max, 0 where there is no limit.
+func (t *TableState) Fill() float64 {
+	if t.Max == 0 {
+		return 0
+	}
+	return float64(t.Entries) / float64(t.Max)
+}

@@ -14,8 +14,8 @@ import (
 func TestLiveProperty(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		limit := rapid.IntRange(0, 60).Draw(t, "limit")
-		l := NewLive(limit, 0)
-		l.slots = make([]liveSlot, rapid.IntRange(2, 80).Draw(t, "slots")) // smaller than NewLive makes them
+		l := NewLive[event.Ktime](limit, 0)
+		l.slots = make([]liveSlot[event.Ktime], rapid.IntRange(2, 80).Draw(t, "slots")) // smaller than NewLive makes them
 		want := map[uint64]event.Ktime{}
 		var refused, replaced uint64
 		stride := rapid.SampledFrom([]uint64{1, 8, 256, 1 << 40, 0x0fffffffffffffff}).Draw(t, "stride")
@@ -39,8 +39,8 @@ func TestLiveProperty(t *testing.T) {
 				}
 			} else {
 				wantT, had := want[ptr]
-				if got, ok := l.Get(ptr); got != wantT || ok != had {
-					t.Fatalf("Get(%#x) = %d, %v, want %d, %v", ptr, got, ok, wantT, had)
+				if got := l.Get(ptr); (got != nil) != had || had && *got != wantT {
+					t.Fatalf("Get(%#x) = %v, want %d, %v", ptr, got, wantT, had)
 				}
 				if got, ok := l.Remove(ptr); got != wantT || ok != had {
 					t.Fatalf("Remove(%#x) = %d, %v, want %d, %v", ptr, got, ok, wantT, had)
@@ -71,7 +71,7 @@ func slab(i uint64) uint64 {
 }
 
 func TestLiveMemory(t *testing.T) {
-	l := NewLive(2_000_000, 0)
+	l := NewLive[event.Ktime](2_000_000, 0)
 	for i := range uint64(1_500_000) {
 		l.Insert(slab(i), 1)
 		if i >= minSlots && l.Bytes() > 32*l.Len()+64 {
@@ -81,7 +81,7 @@ func TestLiveMemory(t *testing.T) {
 	if l.Len() != 1_500_000 || l.Refused() != 0 {
 		t.Fatalf("len %d, refused %d", l.Len(), l.Refused())
 	}
-	full := NewLive(1000, 1000)
+	full := NewLive[event.Ktime](1000, 1000)
 	for i := range uint64(1_000_000) {
 		full.Insert(slab(i), 1)
 	}
@@ -95,7 +95,7 @@ func TestLiveMemory(t *testing.T) {
 func BenchmarkLive(b *testing.B) {
 	for _, n := range []uint64{100_000, 1_000_000} {
 		b.Run(fmt.Sprint(n), func(b *testing.B) {
-			l := NewLive(2*int(n), int(n))
+			l := NewLive[event.Ktime](2*int(n), int(n))
 			for i := range n {
 				l.Insert(slab(i), event.Ktime(i))
 			}

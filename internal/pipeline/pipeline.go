@@ -62,7 +62,7 @@ type Pipeline struct {
 	Refused error
 
 	cfg  Config
-	live *agg.Live
+	live *agg.Live[event.Ktime]
 }
 
 // Open chooses a backend by trying and attaches it.
@@ -71,7 +71,7 @@ func Open(ctx context.Context, cfg Config) (*Pipeline, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Pipeline{Source: src, Refused: refused, cfg: cfg, live: agg.NewLive(LiveLimit, 1024)}, nil
+	return &Pipeline{Source: src, Refused: refused, cfg: cfg, live: agg.NewLive[event.Ktime](LiveLimit, 1024)}, nil
 }
 
 // open tries the backends in turn, best first, and waits where that helps.

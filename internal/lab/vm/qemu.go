@@ -48,7 +48,7 @@ func machineArgs(o Options) ([]string, error) {
 	case accel == "kvm":
 		return []string{"-accel", "kvm", "-cpu", "host", "-smp", strconv.Itoa(o.CPUs)}, nil
 	case accel == "" || accel == "tcg":
-		return []string{"-accel", "tcg,thread=single", "-cpu", "max", "-smp", strconv.Itoa(o.CPUs)}, nil
+		return []string{"-accel", "tcg,thread=single", "-cpu", "qemu64", "-smp", strconv.Itoa(o.CPUs)}, nil
 	default:
 		return nil, fmt.Errorf("%s is %q, want tcg or kvm", EnvAccel, accel)
 	}

@@ -1,0 +1,250 @@
+package agg
+
+import (
+	"cmp"
+	"time"
+	"unsafe"
+
+	"github.com/ctsight/ctsight/internal/event"
+)
+
+// rowBytes is the size of a row.
+const rowBytes = int(unsafe.Sizeof(row{}))
+
+// JudgeAfter is how long a first contact has to be answered (detection.md, tau).
+const JudgeAfter = 3 * time.Second
+
+// CensusConfig bounds a Census. Zero fields get the defaults.
+type CensusConfig struct {
+	Dims      []Dim  // default: all
+	MaxRows   int    // of each dimension; default 262,144 (some 80 MB when full)
+	MaxLive   int    // entries; default 4 Mi
+	MaxJudged int    // first contacts that wait for their outcome; default 262,144
+	Seed      uint64 // of the hash tables; a secret where sources may be hostile
+}
+
+// Census says who fills the table: per source, destination endpoint, edge, prefix
+// and namespace what came, what is live, what was lost, and at which rate. It
+// takes the stream of events, and the entries that were there before it began
+// (Seed). One goroutine owns it.
+type Census struct {
+	cfg    CensusConfig
+	dims   [NumDims]*rows
+	blocks blocks
+	live   *Live[liveEntry]
+
+	began, last event.Ktime
+	total       row // of everything, for its windows
+	seconds     seconds
+
+	lifetimes Lifetimes
+	contacts  recentSet
+	queue     []Contact // a ring: first contacts in order of time
+	head, len int
+	unjudged  uint64 // first contacts that found no room in the queue
+
+	seeding map[uint64]struct{} // identities that events have told of; nil when no dump runs
+	seeded  uint64
+	strange uint64 // destroys of entries that nothing was known of
+}
+
+// liveEntry is 16 bytes; with its key a slot takes 24.
+type liveEntry struct {
+	id uint64
+	t  event.Ktime // of the insert with flags; 0 for one from before
+}
+
+// Flags in the time of a live entry, which is far below 2^60 ns (36 years).
+const (
+	flagFirst    = 1 << 62 // a first contact whose outcome is not known
+	flagSilent   = 1 << 61 // a first contact that counts as unanswered
+	liveTimeMask = flagSilent - 1
+)
+
+// NewCensus returns an empty census that begins now.
+func NewCensus(c CensusConfig, now event.Ktime) *Census {
+	c.MaxRows, c.MaxLive, c.MaxJudged = cmp.Or(c.MaxRows, 1<<18), cmp.Or(c.MaxLive, 4<<20), cmp.Or(c.MaxJudged, 1<<18)
+	if len(c.Dims) == 0 {
+		c.Dims = []Dim{BySrc, ByDst, ByEdge, ByPrefix, ByNetNS}
+	}
+	s := &Census{cfg: c, began: now, last: now, live: NewLive[liveEntry](c.MaxLive, 0), lifetimes: Lifetimes{}}
+	s.blocks.limit = c.MaxRows / 4
+	s.contacts.limit = max(1024, c.MaxRows)
+	for _, d := range c.Dims {
+		s.dims[d] = newRows(d, c.MaxRows, c.Seed+uint64(d)*mixA, &s.blocks)
+	}
+	return s
+}
+
+// Add counts an event, and gives a destroy its lifetime when the insert was seen.
+func (s *Census) Add(e *event.Event) {
+	s.last = max(s.last, e.Time)
+	n := uint64(max(1, e.Sample))
+	switch {
+	case e.Kind == event.New:
+		s.insert(e, n)
+	case e.ReplyOnly:
+		s.enter(e, 0)
+		s.each(e, &e.Orig, func(r *row) { r.live++ })
+	case e.Kind == event.Destroy:
+		s.destroy(e, n)
+	case e.Kind == event.Drop && !e.Reason.IsRuleset():
+		s.each(e, &e.Orig, func(r *row) {
+			r.drops += n
+			r.why.add(dropCode|uint8(e.Reason), n)
+		})
+	}
+}
+
+// each calls fn for the row of every dimension, made where there is none.
+func (s *Census) each(e *event.Event, t *event.Tuple, fn func(*row)) {
+	for _, d := range s.cfg.Dims {
+		k := d.keyFor(e.NetNS, e.Zone, t)
+		r := s.dims[d].get(&k)
+		if r.first == 0 {
+			r.first = e.Time
+		}
+		r.last = max(r.last, e.Time)
+		fn(r)
+	}
+}
+
+// entryKey is where the live table has an entry: at its kernel address, or where
+// that is not known at its identity.
+func entryKey(e *event.Event, id uint64) uint64 {
+	if e.Ptr != 0 {
+		return e.Ptr
+	}
+	return id
+}
+
+// enter notes a live entry and says whether it was known, that is seeded.
+func (s *Census) enter(e *event.Event, flags event.Ktime) (known bool) {
+	id := identity(e.NetNS, e.Zone, &e.Orig, s.cfg.Seed)
+	if s.seeding != nil {
+		s.seeding[id] = struct{}{}
+	}
+	if s.seeded > 0 {
+		// A dump that ran meanwhile has told of this very entry: of two live
+		// ones with this tuple there is no other way to be.
+		if _, known = s.live.Remove(id); known {
+			s.seeded--
+		}
+	}
+	s.live.Insert(entryKey(e, id), liveEntry{id, e.Time | flags})
+	return known
+}
+
+func (s *Census) insert(e *event.Event, n uint64) {
+	var flags event.Ktime
+	first := !e.ByUser && s.firstContact(e)
+	if first {
+		flags = flagFirst
+	}
+	live := n
+	if s.enter(e, flags) {
+		live-- // seeded already
+	}
+	if first {
+		s.await(e)
+	}
+	src, dst, port := mixAddr16(e.Orig.Src), mixAddr16(e.Orig.Dst), endpointPort(&e.Orig)
+	for _, d := range s.cfg.Dims {
+		k := d.keyFor(e.NetNS, e.Zone, &e.Orig)
+		r := s.dims[d].get(&k)
+		if r.first == 0 {
+			r.first = e.Time
+		}
+		r.last = max(r.last, e.Time)
+		r.arrive(e.Time, n)
+		r.live += live
+		if d == ByDst { // of an endpoint who comes, of all others whereto
+			r.dsts.add(src, &s.blocks)
+		} else {
+			r.dsts.add(dst, &s.blocks)
+			r.ports.add(port, &s.blocks)
+		}
+	}
+	s.total.arrive(e.Time, n)
+	s.total.live += live
+	s.seconds.add(e.Time, n)
+}
+
+func (s *Census) destroy(e *event.Event, n uint64) {
+	id := identity(e.NetNS, e.Zone, &e.Orig, s.cfg.Seed)
+	if s.seeding != nil {
+		s.seeding[id] = struct{}{}
+	}
+	was, known := s.live.Remove(entryKey(e, id))
+	if !known && e.Ptr != 0 && s.seeded > 0 {
+		if was, known = s.live.Remove(id); known {
+			s.seeded--
+		}
+	}
+	if t := was.t & liveTimeMask; known && t != 0 && e.Time >= t {
+		e.Lifetime, e.HasLifetime = e.Time.Sub(t), true
+	}
+	if known {
+		s.total.live -= min(n, s.total.live)
+	} else {
+		s.strange += n
+	}
+	s.total.destroyed += n
+	s.lifetimes.add(e, n)
+	s.total.why.add(uint8(e.Cause), n)
+	evicted := e.Cause == event.EarlyDrop || e.Cause == event.EarlyDropGC
+	gain, loss := verdict(was.t, e)
+	judge(&s.total.outcomes, gain, loss)
+	for _, d := range s.cfg.Dims {
+		k := d.keyFor(e.NetNS, e.Zone, &e.Orig)
+		r := s.dims[d].find(&k)
+		if r == nil && known { // its row was folded into other
+			s.dims[d].gone(n, evicted, gain, loss)
+			continue
+		}
+		if r == nil {
+			r = s.dims[d].get(&k)
+			r.first = e.Time
+		}
+		r.last = max(r.last, e.Time)
+		r.destroyed += n
+		r.why.add(uint8(e.Cause), n)
+		if evicted {
+			r.evicted += n
+		}
+		judge(&r.outcomes, gain, loss)
+		switch {
+		case !known:
+		case r.live > 0:
+			r.live -= min(n, r.live)
+		default: // of the time before it was folded
+			s.dims[d].other.Live -= min(n, s.dims[d].other.Live)
+		}
+	}
+	if e.Cause == event.EarlyDrop && !e.By.IsZero() {
+		s.each(e, &e.By, func(r *row) { r.evictor += n })
+	}
+}
+
+// gone counts the destroy of an entry whose row is in other.
+func (t *rows) gone(n uint64, evicted bool, gain, loss Outcome) {
+	t.other.Destroyed += n
+	t.other.Live -= min(n, t.other.Live)
+	if evicted {
+		t.other.Evicted += n
+	}
+	t.judged(gain, loss)
+}
+
+// Live returns the number of entries that are known to be live.
+func (s *Census) Live() int { return s.live.Len() }
+
+// Bytes returns the memory of all tables.
+func (s *Census) Bytes() int {
+	n := s.live.Bytes() + len(s.queue)*int(unsafe.Sizeof(Contact{})) + s.contacts.bytes() +
+		len(s.blocks.chunks)*blocksPerChunk*blockSize
+	for _, d := range s.cfg.Dims {
+		n += s.dims[d].bytes()
+	}
+	return n
+}

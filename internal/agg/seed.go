@@ -1,0 +1,47 @@
+package agg
+
+import "github.com/ctsight/ctsight/internal/event"
+
+// The start state: entries that were there before the first event. A dump is
+// read while events go on; each entry that it tells is one of
+//
+//   - untouched: no event has told of it so far. It counts as live, under its
+//     identity, since a dump does not tell addresses. When its insert is told
+//     after all, it came in during the dump and is not counted again; its
+//     destroy takes it out.
+//   - touched: events have told of this tuple. They know better.
+//
+// The kernel tells an entry twice when the dump has to begin a bucket again; it
+// counts once. What an event has told is remembered from before the dump to its
+// end only.
+
+// BeginSeed prepares for a dump. Events of then and later must go to Add in the
+// order of their time, as always; those from before the call may be missing.
+func (s *Census) BeginSeed() {
+	s.seeding = make(map[uint64]struct{}, s.live.Len())
+	for _, e := range s.live.All() {
+		s.seeding[e.id] = struct{}{}
+	}
+}
+
+// Seed takes an entry of the dump and says whether it was news.
+func (s *Census) Seed(ns event.NetNS, zone uint16, t *event.Tuple) bool {
+	id := identity(ns, zone, t, s.cfg.Seed)
+	if _, touched := s.seeding[id]; touched {
+		return false
+	}
+	s.seeding[id] = struct{}{}
+	if !s.live.Insert(id, liveEntry{id: id}) {
+		return false
+	}
+	s.seeded++
+	s.total.live++
+	for _, d := range s.cfg.Dims {
+		k := d.keyFor(ns, zone, t)
+		s.dims[d].get(&k).live++
+	}
+	return true
+}
+
+// EndSeed ends a dump.
+func (s *Census) EndSeed() { s.seeding = nil }
