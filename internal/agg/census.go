@@ -35,6 +35,7 @@ type Census struct {
 
 	began, last event.Ktime
 	total       row // of everything, for its windows
+	totals      counts
 	seconds     seconds
 
 	lifetimes Lifetimes
@@ -80,6 +81,7 @@ func NewCensus(c CensusConfig, now event.Ktime) *Census {
 func (s *Census) Add(e *event.Event) {
 	s.last = max(s.last, e.Time)
 	n := uint64(max(1, e.Sample))
+	s.totals.add(e, n)
 	switch {
 	case e.Kind == event.New:
 		s.insert(e, n)
@@ -191,7 +193,6 @@ func (s *Census) destroy(e *event.Event, n uint64) {
 	}
 	s.total.destroyed += n
 	s.lifetimes.add(e, n)
-	s.total.why.add(uint8(e.Cause), n)
 	evicted := e.Cause == event.EarlyDrop || e.Cause == event.EarlyDropGC
 	gain, loss := verdict(was.t, e)
 	judge(&s.total.outcomes, gain, loss)

@@ -46,26 +46,31 @@ func NewLedger(c LedgerConfig) *Ledger {
 // Add counts one event.
 func (l *Ledger) Add(e *event.Event) {
 	n := uint64(max(1, e.Sample))
-	l.totals.events++
+	l.totals.add(e, n)
+	switch {
+	case e.Kind == event.Destroy && e.Cause == event.EarlyDrop:
+		l.evict(e, n)
+	case e.Kind == event.Drop && e.Reason.IsRuleset():
+		l.ruleset.add(keyOf(e), n)
+	case e.Kind == event.Drop:
+		l.drops.add(keyOf(e), n)
+	}
+}
+
+// add counts an event that stands for n.
+func (c *counts) add(e *event.Event, n uint64) {
+	c.events++
 	switch e.Kind {
 	case event.New:
-		l.totals.new += n
+		c.new += n
 	case event.Destroy:
-		l.totals.destroy[e.Cause] += n
-		if e.Cause == event.EarlyDrop {
-			l.evict(e, n)
-		}
+		c.destroy[e.Cause] += n
 	case event.Drop:
-		l.totals.drop[e.Reason] += n
-		if e.Reason.IsRuleset() {
-			l.ruleset.add(keyOf(e), n)
-		} else {
-			l.drops.add(keyOf(e), n)
-		}
+		c.drop[e.Reason] += n
 	case event.Note:
-		l.totals.note[e.Reason] += n
+		c.note[e.Reason] += n
 	case event.Invalid:
-		l.totals.invalid[e.Reason] += n
+		c.invalid[e.Reason] += n
 	}
 }
 

@@ -63,22 +63,24 @@ func (l *Ledger) Snapshot() Snapshot {
 		Drops: dropRows(&l.drops), DropsOther: l.drops.other,
 		Ruleset: dropRows(&l.ruleset), RulesetOther: l.ruleset.other,
 		EvictionsOther: l.pairs.other,
-		Totals: Totals{
-			Events: l.totals.events, New: l.totals.new,
-			Drop: reasonCounts(&l.totals.drop), Note: reasonCounts(&l.totals.note), Invalid: reasonCounts(&l.totals.invalid),
-		},
+		Totals:         l.totals.public(),
 	}
 	for _, r := range l.pairs.sorted() {
 		ex := l.examples[r.key]
 		s.Evictions = append(s.Evictions, EvictionRow{NetNS: r.key.netns, Count: r.n, Entry: ex[0], By: ex[1],
 			Victim: addrOf(r.key.victim, r.key.known), Culprit: addrOf(r.key.culprit, r.key.known>>2)})
 	}
-	for c, n := range l.totals.destroy {
+	return s
+}
+
+func (c *counts) public() Totals {
+	t := Totals{Events: c.events, New: c.new, Drop: reasonCounts(&c.drop), Note: reasonCounts(&c.note), Invalid: reasonCounts(&c.invalid)}
+	for c, n := range c.destroy {
 		if n > 0 {
-			s.Totals.Destroy = append(s.Totals.Destroy, CauseCount{event.Cause(c), n})
+			t.Destroy = append(t.Destroy, CauseCount{event.Cause(c), n})
 		}
 	}
-	return s
+	return t
 }
 
 func dropRows(b *bounded[dropKey]) []DropRow {

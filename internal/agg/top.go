@@ -19,6 +19,7 @@ type Top struct {
 	Hidden   int    // rows that are in Other
 	Folded   uint64 // times a row was folded into Other for good, at the limit
 	Total    TopRow // of everything; its Key is zero
+	Totals   Totals // events by kind, reason and cause
 	Seconds  []uint64
 	Tracked  int // rows
 	Live     int // entries known to be live
@@ -142,7 +143,7 @@ func (h *ranked) Pop() any {
 // It walks over all rows once.
 func (s *Census) Top(d Dim, c Column, n int, now event.Ktime, keep func(*Key) bool) Top {
 	now = max(now, s.last)
-	out := Top{From: s.began, To: now, By: d, Total: s.row(&s.total, now), Seconds: s.seconds.list(now),
+	out := Top{From: s.began, To: now, By: d, Total: s.row(&s.total, now), Totals: s.totals.public(), Seconds: s.seconds.list(now),
 		Live: s.live.Len(), Strange: s.strange, Unjudged: s.unjudged}
 	t := s.dims[d]
 	if t == nil {
@@ -214,6 +215,18 @@ func (s *Census) row(r *row, now event.Ktime) TopRow {
 		return cmp.Compare(b.Count, a.Count)
 	})
 	return out
+}
+
+// NetNS returns the row of a namespace, a zero one where nothing is known of it
+// or the census is not kept by namespace.
+func (s *Census) NetNS(ns event.NetNS, now event.Ktime) TopRow {
+	if t := s.dims[ByNetNS]; t != nil {
+		k := rowKey{netns: ns}
+		if r := t.find(&k); r != nil {
+			return s.row(r, max(now, s.last))
+		}
+	}
+	return TopRow{Key: Key{NetNS: ns}}
 }
 
 // Lifetimes returns the histograms, which Add goes on changing.

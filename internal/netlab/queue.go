@@ -43,6 +43,10 @@ func (n *NS) OpenQueue(num uint16) (*Queue, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open nfqueue: %w", err)
 	}
+	if err := q.conn.SetReadBuffer(8 << 20); err != nil { // a flood may be told while nobody reads
+		q.Close()
+		return nil, fmt.Errorf("enlarge the buffer of nfqueue %d: %w", num, err)
+	}
 	params := binary.BigEndian.AppendUint32(nil, 0xffff)
 	for _, a := range []netlink.Attribute{
 		{Type: nfqaCfgCmd, Data: []byte{nfqCmdBind, 0, 0, 0}},

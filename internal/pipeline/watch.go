@@ -1,0 +1,297 @@
+package pipeline
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/ctsight/ctsight/internal/agg"
+	"github.com/ctsight/ctsight/internal/ctnl"
+	"github.com/ctsight/ctsight/internal/event"
+	"github.com/ctsight/ctsight/internal/probe"
+)
+
+// Watch keeps a census of a running pipeline: from an open source on, what comes
+// and goes is counted, entries from before are taken from one dump of each
+// namespace, first contacts are looked at when they are old enough, and the
+// kernel's fill is read each second. Its methods may be called by any goroutine.
+type Watch struct {
+	p     *Pipeline
+	clock event.Clock
+	start event.Ktime // all programs were in place
+
+	mu     sync.Mutex // guards the census; held for one event or one picture
+	census *agg.Census
+
+	nets    sync.Mutex // guards what follows
+	tables  map[event.NetNS]*table
+	listErr error
+	peekErr error
+}
+
+// table is one namespace's.
+type table struct {
+	ns     ctnl.NS
+	fill   ctnl.Fill
+	err    error // of reading the fill
+	seeded bool
+	tries  int // dumps that failed
+}
+
+// peeker is a Source that can look at live entries.
+type peeker interface{ Peek([]probe.Peek) error }
+
+const (
+	lookEvery  = time.Second     // fill and first contacts
+	listEvery  = 5 * time.Second // namespaces
+	judgeBatch = 4096
+	seedTries  = 5 // dumps of a namespace, one a second
+)
+
+// NewWatch begins a census. A zero seed of the configuration is replaced by a
+// random one: who knows it can make hash tables slow.
+func (p *Pipeline) NewWatch(clock event.Clock, c agg.CensusConfig) *Watch {
+	if c.Seed == 0 {
+		c.Seed = rand.Uint64()
+	}
+	w := &Watch{p: p, clock: clock, start: now(), tables: map[event.NetNS]*table{}}
+	w.census = agg.NewCensus(c, w.start)
+	return w
+}
+
+// Run counts until ctx ends. each, if not nil, sees every event that the filter
+// lets through, destroys with their lifetime.
+func (w *Watch) Run(ctx context.Context, each func(*event.Event) error) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer cancel()
+	wg.Go(func() { w.look(ctx) })
+	return w.p.Source.Run(ctx, func(e *event.Event) error {
+		if !w.add(e) || each == nil {
+			return nil
+		}
+		return each(e)
+	})
+}
+
+// add counts an event that the filter lets through. Those of the time when only
+// some of the programs were in place are left to the dump: an entry whose insert
+// was told then may have gone without a word.
+func (w *Watch) add(e *event.Event) bool {
+	if e.Time < w.start || !w.p.cfg.Filter.Match(e) {
+		return false
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.census.Add(e)
+	return true
+}
+
+// look does once in a while what events do not do.
+func (w *Watch) look(ctx context.Context) {
+	tick := time.NewTicker(lookEvery)
+	defer tick.Stop()
+	var listed time.Time
+	for {
+		if t := time.Now(); t.Sub(listed) >= listEvery {
+			listed = t
+			w.list()
+		}
+		w.seed(ctx)
+		w.fills()
+		w.judge()
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+// list takes up namespaces that are new and forgets those that have gone.
+func (w *Watch) list() {
+	all, err := ctnl.ListAllNetNS()
+	w.nets.Lock()
+	defer w.nets.Unlock()
+	if w.listErr = err; err != nil {
+		return
+	}
+	there := map[event.NetNS]bool{}
+	for _, ns := range all {
+		there[ns.Inode] = true
+		if t := w.tables[ns.Inode]; t == nil {
+			w.tables[ns.Inode] = &table{ns: ns}
+		} else {
+			t.ns = ns // its name, and a path that still leads there
+		}
+	}
+	maps.DeleteFunc(w.tables, func(ino event.NetNS, _ *table) bool { return !there[ino] })
+}
+
+// seed dumps the namespaces that were not dumped yet, one after the other.
+func (w *Watch) seed(ctx context.Context) {
+	var todo []*table
+	for _, t := range w.all() {
+		if !t.seeded && t.tries < seedTries {
+			todo = append(todo, w.tables[t.ns.Inode])
+		}
+	}
+	if len(todo) == 0 {
+		return
+	}
+	w.mu.Lock()
+	w.census.BeginSeed()
+	w.mu.Unlock()
+	for _, t := range todo {
+		err := w.dump(ctx, t.ns)
+		w.nets.Lock()
+		if t.seeded = err == nil; !t.seeded {
+			t.tries++
+		}
+		w.nets.Unlock()
+	}
+	w.mu.Lock()
+	w.census.EndSeed()
+	w.mu.Unlock()
+}
+
+// dump tells the census what is in a namespace. One that was cut short, by a
+// resize of the hash table say, is begun again: what is told twice counts once.
+func (w *Watch) dump(ctx context.Context, ns ctnl.NS) error {
+	conn, err := ctnl.Dial(ns)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	return conn.Dump(ctx, func(e *ctnl.Entry) error {
+		seen := event.Event{Kind: event.New, NetNS: ns.Inode, Zone: e.Zone, Mark: e.Mark, Orig: e.Orig, Reply: e.Reply, Status: e.Status}
+		if !w.p.cfg.Filter.Match(&seen) {
+			return nil
+		}
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		w.census.Seed(ns.Inode, e.Zone, &e.Orig)
+		return nil
+	})
+}
+
+// fills reads count and limit of each namespace. A path may lead there no more,
+// that of a process which has ended say: then another is looked for.
+func (w *Watch) fills() {
+	if slices.ContainsFunc(w.all(), func(t table) bool { return w.fill(t.ns) != nil }) {
+		w.list()
+		for _, t := range w.all() {
+			if t.err != nil {
+				_ = w.fill(t.ns) // stays in the table
+			}
+		}
+	}
+}
+
+func (w *Watch) fill(ns ctnl.NS) error {
+	var f ctnl.Fill
+	conn, err := ctnl.Dial(ns)
+	if err == nil {
+		f, err = conn.Fill()
+		err = errors.Join(err, conn.Close())
+	}
+	w.nets.Lock()
+	defer w.nets.Unlock()
+	if t := w.tables[ns.Inode]; t != nil {
+		if t.err = err; err == nil {
+			t.fill = f
+		}
+	}
+	return err
+}
+
+// all returns copies of the tables, by number.
+func (w *Watch) all() []table {
+	w.nets.Lock()
+	defer w.nets.Unlock()
+	var out []table
+	for _, ino := range slices.Sorted(maps.Keys(w.tables)) {
+		out = append(out, *w.tables[ino])
+	}
+	return out
+}
+
+// judge looks at the first contacts that are old enough, where entries can be
+// looked at. No lock is held meanwhile, and what is destroyed in between has
+// judged itself.
+func (w *Watch) judge() {
+	p, ok := w.p.Source.(peeker)
+	if !ok || w.peekErr != nil {
+		return
+	}
+	contacts := make([]agg.Contact, 0, judgeBatch)
+	for {
+		w.mu.Lock()
+		contacts = w.census.Due(now()-event.Ktime(agg.JudgeAfter), contacts)
+		w.mu.Unlock()
+		if len(contacts) == 0 {
+			return
+		}
+		q := make([]probe.Peek, len(contacts))
+		for i, c := range contacts {
+			q[i] = probe.Peek{Ptr: c.Ptr, Orig: c.Orig, Zone: c.Zone, NetNS: c.NetNS}
+		}
+		if w.peekErr = p.Peek(q); w.peekErr != nil {
+			return
+		}
+		w.mu.Lock()
+		for i := range q {
+			if q[i].Result == probe.PeekLive {
+				w.census.Judge(&contacts[i], q[i].Status&event.SeenReply != 0)
+			}
+		}
+		w.mu.Unlock()
+	}
+}
+
+// Top returns a picture of now: the first n rows of a dimension by a column.
+func (w *Watch) Top(by agg.Dim, c agg.Column, n int, keep func(*agg.Key) bool) *agg.TopDoc {
+	at := now()
+	doc := &agg.TopDoc{From: w.clock.At(w.start), To: w.clock.At(at), Backend: w.p.Report().Backend, Loss: w.p.loss()}
+	doc.BestEffort = doc.Backend == probe.Netfilter || doc.Backend == probe.Netlink
+	tables := w.all()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	doc.Top = w.census.Top(by, c, n, at, keep)
+	doc.Drops = doc.Totals.Drop
+	for _, t := range tables {
+		row := w.census.NetNS(t.ns.Inode, at)
+		s := agg.TableState{NetNS: t.ns.Inode, Name: t.ns.Name, Entries: uint64(t.fill.Count), Max: uint64(t.fill.Max),
+			Known: row.Live, Seeded: t.seeded, NewRate: row.S1}
+		if t.err != nil {
+			s.Err = t.err.Error()
+		}
+		s.Level = agg.LevelOf(s.Fill())
+		doc.Table = append(doc.Table, s)
+	}
+	return doc
+}
+
+// Seeded says whether the tables of all namespaces that are known have been read.
+func (w *Watch) Seeded() bool {
+	all := w.all()
+	return len(all) > 0 && !slices.ContainsFunc(all, func(t table) bool { return !t.seeded })
+}
+
+// Finish takes a last reading, ends the counting, and counts what the programs
+// had told until then. Run must have returned.
+func (w *Watch) Finish() error {
+	w.fills()
+	done, cancel := context.WithCancel(context.Background())
+	cancel()
+	return errors.Join(w.p.Detach(), w.p.Source.Run(done, func(e *event.Event) error {
+		w.add(e)
+		return nil
+	}))
+}
