@@ -68,9 +68,8 @@ func NewCensus(c CensusConfig, now event.Ktime) *Census {
 	if len(c.Dims) == 0 {
 		c.Dims = []Dim{BySrc, ByDst, ByEdge, ByPrefix, ByNetNS}
 	}
-	s := &Census{cfg: c, began: now, last: now, live: NewLive[liveEntry](c.MaxLive, 0), lifetimes: Lifetimes{}}
+	s := &Census{cfg: c, began: now, last: now, live: NewLive[liveEntry](c.MaxLive, 0), lifetimes: Lifetimes{}, contacts: newRecentSet(c.MaxRows)}
 	s.blocks.limit = c.MaxRows / 4
-	s.contacts.limit = max(1024, c.MaxRows)
 	for _, d := range c.Dims {
 		s.dims[d] = newRows(d, c.MaxRows, c.Seed+uint64(d)*mixA, &s.blocks)
 	}

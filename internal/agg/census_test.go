@@ -436,7 +436,7 @@ func TestCensusMemory(t *testing.T) {
 	}
 	live, source := float64(s.live.Bytes())/float64(n), float64(s.dims[BySrc].bytes())/float64(n)
 	t.Logf("%d: %.1f bytes for a live entry, %.1f for a source (row %d), %d in all", n, live, source, rowBytes, s.Bytes())
-	if live > 64 || source > 320 {
+	if live > 64 || source > 330 {
 		t.Errorf("%.1f bytes for a live entry, %.1f for a source", live, source)
 	}
 	capped := s.Bytes()

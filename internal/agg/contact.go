@@ -2,6 +2,7 @@ package agg
 
 import (
 	"net/netip"
+	"unsafe"
 
 	"github.com/ctsight/ctsight/internal/event"
 )
@@ -123,54 +124,36 @@ func (t *rows) judged(gain, loss Outcome) {
 	}
 }
 
-// recentSet remembers at least the last limit/2 hashes that were added, in two
-// tables of which the older is forgotten when the younger is full.
+// recentSet remembers the last few hashes of each of many sets, in one cache
+// line each: of the values that fall into a set the eight that were added last.
 type recentSet struct {
-	limit      int
-	young, old []uint64
-	n          int
+	sets []recentLine // a power of two
+}
+
+type recentLine [8]uint64
+
+func newRecentSet(values int) recentSet {
+	n := 128
+	for n*len(recentLine{}) < values {
+		n *= 2
+	}
+	return recentSet{make([]recentLine, n)}
 }
 
 // add says whether h, which is not 0, was not there.
 func (s *recentSet) add(h uint64) bool {
-	if s.young == nil {
-		s.young = make([]uint64, 1024)
-	}
-	i := probeFor(s.young, h)
-	if s.young[i] == h || len(s.old) > 0 && s.old[probeFor(s.old, h)] == h {
-		return false
-	}
-	if 4*(s.n+1) > 3*len(s.young) {
-		if s.n >= s.limit/2 {
-			s.old, s.young, s.n = s.young, make([]uint64, len(s.young)), 0
-		} else {
-			bigger := make([]uint64, 2*len(s.young))
-			for _, v := range s.young {
-				if v != 0 {
-					bigger[probeFor(bigger, v)] = v
-				}
-			}
-			s.young = bigger
+	line := &s.sets[h>>20&uint64(len(s.sets)-1)]
+	for _, v := range line {
+		if v == h {
+			return false
 		}
-		i = probeFor(s.young, h)
 	}
-	s.young[i] = h
-	s.n++
+	copy(line[1:], line[:len(line)-1])
+	line[0] = h
 	return true
 }
 
-// probeFor returns the place of h in a table whose size is a power of two, or
-// the free one where it would go.
-func probeFor(t []uint64, h uint64) int {
-	mask := len(t) - 1
-	i := int(h>>20) & mask
-	for t[i] != 0 && t[i] != h {
-		i = (i + 1) & mask
-	}
-	return i
-}
-
-func (s *recentSet) bytes() int { return 8 * (len(s.young) + len(s.old)) }
+func (s *recentSet) bytes() int { return len(s.sets) * int(unsafe.Sizeof(recentLine{})) }
 
 // Hashes of values that are counted as distinct: without a secret, so that the
 // estimates of two runs are the same.

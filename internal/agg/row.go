@@ -9,21 +9,25 @@ import (
 // row is what is known of one key. It holds no pointers, so that a million of
 // them cost the garbage collector nothing, and 296 bytes.
 type row struct {
+	// What every event touches.
 	key  rowKey
 	new  uint64
 	live uint64
 
-	first, last event.Ktime // of new, drop or destroy
-	at          event.Ktime // where the windows stand
 	destroyed   uint64
-	drops       uint64 // not those by the operator's own rules
-	evicted     uint64
-	evictor     uint64
-	outcomes    [numOutcomes]uint32
+	first, last event.Ktime // of new, drop or destroy
+	why         tally
+
+	// What a new connection touches.
+	at          event.Ktime // where the windows stand
 	peak        peak
 	rates       rates
-	why         tally
 	dsts, ports distinct
+
+	outcomes [numOutcomes]uint32
+	drops    uint64 // not those by the operator's own rules
+	evicted  uint64
+	evictor  uint64
 }
 
 // Outcome is what became of the first contact of a source with an endpoint.
