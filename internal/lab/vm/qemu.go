@@ -58,10 +58,11 @@ func machineArgs(o Options) ([]string, error) {
 // kernel that has gone wrong once are not worth reading.
 //
 // An emulated TSC is the host's, so it can be relied on; the kernel does not believe it and
-// would take the HPET, which costs a system call and an exit to QEMU at each look at the time.
+// would take the HPET, which costs a system call and an exit to QEMU at each look at the time. A
+// machine that stands still for a moment must not look like one with a broken timer.
 func kernelCommandLine(o Options) string {
 	args := []string{"console=ttyS0", "panic=-1", "oops=panic", "quiet", "mitigations=off", "cryptomgr.notests",
-		"tsc=reliable"}
+		"tsc=reliable", "no_timer_check"}
 	if o.ICount {
 		args = append(args, "nokaslr", "norandmaps")
 	} else {
