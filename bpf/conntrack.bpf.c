@@ -625,6 +625,22 @@ int BPF_KRETPROBE(r_taken, int ret)
  * user space asks. The slab is SLAB_TYPESAFE_BY_RCU: memory once an entry
  * stays readable, and what no longer matches is gone.
  */
+static __always_inline bool peek_read(struct ct_peek *p, struct ct_rec *r, const struct nf_conn *ct)
+{
+	if (bpf_probe_read_kernel(&r->status, 4, __builtin_preserve_access_index(&ct->status)))
+		return false;
+	ct_copy(r, ct);
+	p->timeout = (__s32)(BPF_CORE_READ(ct, timeout) - (__u32)bpf_jiffies64());
+	p->tcp_state = BPF_CORE_READ(ct, proto.tcp.state);
+	p->status = r->status;
+	return true;
+}
+
+static __always_inline bool is_live(__u32 status)
+{
+	return (status & IPS_CONFIRMED) && !(status & IPS_DYING);
+}
+
 __noinline int peek_one(__u32 i)
 {
 	struct ct_rec r = {};
@@ -636,15 +652,10 @@ __noinline int peek_one(__u32 i)
 		return 0;
 	ct = (void *)p->ptr;
 	p->result = PEEK_FAULT;
-	if (bpf_probe_read_kernel(&r.status, 4, __builtin_preserve_access_index(&ct->status)))
+	if (!peek_read(p, &r, ct))
 		return 0;
 	p->result = PEEK_GONE;
-	ct_copy(&r, ct);
-	p->timeout = (__s32)(BPF_CORE_READ(ct, timeout) - (__u32)bpf_jiffies64());
-	p->tcp_state = BPF_CORE_READ(ct, proto.tcp.state);
-	p->status = r.status;
-	if (tuple_equal(&r.orig, &p->orig) && ct_netns(ct) == p->netns && r.zone == p->zone &&
-	    (r.status & IPS_CONFIRMED) && !(r.status & IPS_DYING))
+	if (tuple_equal(&r.orig, &p->orig) && ct_netns(ct) == p->netns && r.zone == p->zone && is_live(r.status))
 		p->result = PEEK_LIVE;
 	return 0;
 }
@@ -657,5 +668,105 @@ int peek(struct bpf_raw_tracepoint_args *ctx)
 
 	for (i = 0; i < PEEK_BATCH && i < n; i++)
 		peek_one(i);
+	return 0;
+}
+
+/*
+ * Reads the hash table without a lock, as the kernel's own lookups do: nodes
+ * stay readable, and a chain that does not end in the mark of its bucket has
+ * lost us to another, so it is begun again. One step is one node or one bucket.
+ */
+#define WALK_STEPS 2048
+#define WALK_TRIES 4
+
+static __always_inline void walk_next(bool whole)
+{
+	walking.cut += !whole;
+	walking.bucket++;
+	walking.node = 0;
+	walking.tries = 0;
+}
+
+__noinline int walk_step(__u32 step)
+{
+	__u64 node = walking.node;
+	const struct nf_conn *ct;
+	struct ct_rec r = {};
+	struct ct_peek *p;
+	__u32 i;
+
+	if (!node) {
+		if (walking.bucket >= walking.until)
+			return 1;
+		if (bpf_probe_read_kernel(&node, sizeof(node), (void *)(walking.hash + walking.bucket * 8ULL)) || !node) {
+			walk_next(false);
+			return 0;
+		}
+		walking.mark = walking.out;
+		walking.node = node;
+		return 0;
+	}
+	if (node & 1) {
+		if (node >> 1 == walking.bucket) {
+			walk_next(true);
+		} else if (walking.tries++ < WALK_TRIES) {
+			walking.out = walking.mark;
+			walking.node = 0;
+		} else {
+			walk_next(false);
+		}
+		return 0;
+	}
+	if (walking.out >= PEEK_BATCH) {
+		if (walking.mark) { /* the next run begins it again */
+			walking.out = walking.mark;
+			walking.node = 0;
+		} else {
+			walk_next(false);
+		}
+		return 1;
+	}
+	if (bpf_probe_read_kernel(&walking.node, sizeof(__u64), (void *)node)) {
+		walk_next(false);
+		return 0;
+	}
+	ct = (void *)(node - bpf_core_field_offset(struct nf_conn, tuplehash));
+	i = walking.out;
+	p = bpf_map_lookup_elem(&peeks, &i);
+	if (!p || !peek_read(p, &r, ct))
+		return 0;
+	/* The node of the other direction lies further on, and what stands there
+	 * as an entry would be: its original tuple calls itself the reply. */
+	if (r.orig.dir || !is_live(r.status))
+		return 0;
+	p->ptr = (__u64)ct;
+	p->orig = r.orig;
+	p->zone = r.zone;
+	p->netns = ct_netns(ct);
+	p->result = PEEK_LIVE;
+	walking.out++;
+	return 0;
+}
+
+SEC("raw_tp/ctsight_walk")
+int walk(struct bpf_raw_tracepoint_args *ctx)
+{
+	__u64 hash = 0;
+	__u32 size = 0, i;
+
+	if (!ksyms.hash || !ksyms.htable_size)
+		return 0;
+	bpf_probe_read_kernel(&hash, sizeof(hash), (void *)ksyms.hash);
+	bpf_probe_read_kernel(&size, sizeof(size), (void *)ksyms.htable_size);
+	if (hash != walking.hash || size != walking.size) {
+		walking.hash = hash;
+		walking.size = size;
+		walking.resized++;
+	}
+	if (walking.until > size)
+		walking.until = size;
+	for (i = 0; i < WALK_STEPS; i++)
+		if (walk_step(i))
+			break;
 	return 0;
 }

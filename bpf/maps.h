@@ -194,6 +194,9 @@ struct {
 	__type(value, struct recent);
 } recents SEC(".maps");
 
+/* Set and read by user space before and after each run of the program walk. */
+struct ct_walk walking = {};
+
 /* A batch of entries to look at, by mmap; only under BPF_PROG_TEST_RUN. */
 #define PEEK_BATCH 512
 struct {

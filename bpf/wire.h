@@ -192,6 +192,20 @@ struct ct_peek {
 #define PEEK_LIVE 1
 #define PEEK_FAULT 2
 
+/* Where a walk through the hash table is, between two runs. */
+struct ct_walk {
+	__u64 hash; /* nf_conntrack_hash */
+	__u32 size; /* nf_conntrack_htable_size */
+	__u32 bucket; /* next to be read */
+	__u32 until; /* the one to stop before */
+	__u32 out; /* entries in peeks */
+	__u32 mark; /* of those, before this bucket */
+	__u32 tries; /* to read this bucket */
+	__u64 node; /* next in the chain; 0: the bucket is not begun */
+	__u32 cut; /* buckets that were not read to their end */
+	__u32 resized; /* times hash or size were others than before */
+};
+
 /* The filter: one conjunction. Zero or all-ones fields match everything. */
 struct ct_filter {
 	__u8 src[16], src_mask[16];
@@ -222,6 +236,7 @@ struct ct_ksyms {
 	__u64 preempt_count;  /* __preempt_count or pcpu_hot.preempt_count */
 	__u64 ext_genid;      /* nf_conntrack_ext_genid */
 	__u64 iter_net_only;  /* the wrapper of 5.10, iter_net_only() */
+	__u64 hash, htable_size; /* nf_conntrack_hash, nf_conntrack_htable_size */
 	__u64 flush, kill_all, device_cmp, inet_cmp, proto_clean;
 	__u64 hook_slow[2], nft_chain[2], nf_queue[2], gc_expired[2];
 	struct ct_range range[MAX_RANGES];

@@ -106,6 +106,8 @@ type ConntrackCtKsyms struct {
 	PreemptCount uint64
 	ExtGenid     uint64
 	IterNetOnly  uint64
+	Hash         uint64
+	HtableSize   uint64
 	Flush        uint64
 	KillAll      uint64
 	DeviceCmp    uint64
@@ -164,6 +166,20 @@ type ConntrackCtTuple struct {
 	Dport [2]uint8
 	Proto uint8
 	Dir   uint8
+}
+
+type ConntrackCtWalk struct {
+	_       structs.HostLayout
+	Hash    uint64
+	Size    uint32
+	Bucket  uint32
+	Until   uint32
+	Out     uint32
+	Mark    uint32
+	Tries   uint32
+	Node    uint64
+	Cut     uint32
+	Resized uint32
 }
 
 type ConntrackInvalid struct {
@@ -299,6 +315,7 @@ const (
 	ConntrackProgSynack6Entry  = "synack6_entry"
 	ConntrackProgSynackEntry   = "synack_entry"
 	ConntrackProgUnlinkEntry   = "unlink_entry"
+	ConntrackProgWalk          = "walk"
 	ConntrackVarCfgCountSlots  = "cfg_count_slots"
 	ConntrackVarCfgFilter      = "cfg_filter"
 	ConntrackVarCfgInvalid     = "cfg_invalid"
@@ -310,6 +327,7 @@ const (
 	ConntrackVarPending        = "pending"
 	ConntrackVarUnusedCtExt    = "unused_ct_ext"
 	ConntrackVarUnusedCtRec    = "unused_ct_rec"
+	ConntrackVarWalking        = "walking"
 )
 
 // LoadConntrack returns the embedded CollectionSpec for Conntrack.
@@ -430,6 +448,7 @@ type ConntrackProgramSpecs struct {
 	Synack6Entry  *ebpf.ProgramSpec `ebpf:"synack6_entry"`
 	SynackEntry   *ebpf.ProgramSpec `ebpf:"synack_entry"`
 	UnlinkEntry   *ebpf.ProgramSpec `ebpf:"unlink_entry"`
+	Walk          *ebpf.ProgramSpec `ebpf:"walk"`
 }
 
 // ConntrackMapSpecs contains maps before they are loaded into the kernel.
@@ -466,6 +485,7 @@ type ConntrackVariableSpecs struct {
 	Pending       *ebpf.VariableSpec `ebpf:"pending"`
 	UnusedCtExt   *ebpf.VariableSpec `ebpf:"unused_ct_ext"`
 	UnusedCtRec   *ebpf.VariableSpec `ebpf:"unused_ct_rec"`
+	Walking       *ebpf.VariableSpec `ebpf:"walking"`
 }
 
 // ConntrackObjects contains all objects after they have been loaded into the kernel.
@@ -536,6 +556,7 @@ type ConntrackVariables struct {
 	Pending       *ebpf.Variable `ebpf:"pending"`
 	UnusedCtExt   *ebpf.Variable `ebpf:"unused_ct_ext"`
 	UnusedCtRec   *ebpf.Variable `ebpf:"unused_ct_rec"`
+	Walking       *ebpf.Variable `ebpf:"walking"`
 }
 
 // ConntrackPrograms contains all programs after they have been loaded into the kernel.
@@ -618,6 +639,7 @@ type ConntrackPrograms struct {
 	Synack6Entry  *ebpf.Program `ebpf:"synack6_entry"`
 	SynackEntry   *ebpf.Program `ebpf:"synack_entry"`
 	UnlinkEntry   *ebpf.Program `ebpf:"unlink_entry"`
+	Walk          *ebpf.Program `ebpf:"walk"`
 }
 
 func (p *ConntrackPrograms) Close() error {
@@ -698,6 +720,7 @@ func (p *ConntrackPrograms) Close() error {
 		p.Synack6Entry,
 		p.SynackEntry,
 		p.UnlinkEntry,
+		p.Walk,
 	)
 }
 

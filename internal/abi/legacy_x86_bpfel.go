@@ -109,6 +109,8 @@ type LegacyCtKsyms struct {
 	PreemptCount uint64
 	ExtGenid     uint64
 	IterNetOnly  uint64
+	Hash         uint64
+	HtableSize   uint64
 	Flush        uint64
 	KillAll      uint64
 	DeviceCmp    uint64
@@ -145,6 +147,20 @@ type LegacyCtPeek struct {
 	Result   uint8
 	Status   uint32
 	Timeout  int32
+}
+
+type LegacyCtWalk struct {
+	_       structs.HostLayout
+	Hash    uint64
+	Size    uint32
+	Bucket  uint32
+	Until   uint32
+	Out     uint32
+	Mark    uint32
+	Tries   uint32
+	Node    uint64
+	Cut     uint32
+	Resized uint32
 }
 
 type LegacyInvalid struct {
@@ -247,6 +263,7 @@ const (
 	LegacyProgR_scope      = "r_scope"
 	LegacyProgR_seqadj     = "r_seqadj"
 	LegacyProgR_taken      = "r_taken"
+	LegacyProgWalk         = "walk"
 	LegacyVarCfgCountSlots = "cfg_count_slots"
 	LegacyVarCfgFilter     = "cfg_filter"
 	LegacyVarCfgInvalid    = "cfg_invalid"
@@ -258,6 +275,7 @@ const (
 	LegacyVarPending       = "pending"
 	LegacyVarUnusedCtExt   = "unused_ct_ext"
 	LegacyVarUnusedCtRec   = "unused_ct_rec"
+	LegacyVarWalking       = "walking"
 )
 
 // LoadLegacy returns the embedded CollectionSpec for Legacy.
@@ -341,6 +359,7 @@ type LegacyProgramSpecs struct {
 	R_scope     *ebpf.ProgramSpec `ebpf:"r_scope"`
 	R_seqadj    *ebpf.ProgramSpec `ebpf:"r_seqadj"`
 	R_taken     *ebpf.ProgramSpec `ebpf:"r_taken"`
+	Walk        *ebpf.ProgramSpec `ebpf:"walk"`
 }
 
 // LegacyMapSpecs contains maps before they are loaded into the kernel.
@@ -377,6 +396,7 @@ type LegacyVariableSpecs struct {
 	Pending       *ebpf.VariableSpec `ebpf:"pending"`
 	UnusedCtExt   *ebpf.VariableSpec `ebpf:"unused_ct_ext"`
 	UnusedCtRec   *ebpf.VariableSpec `ebpf:"unused_ct_rec"`
+	Walking       *ebpf.VariableSpec `ebpf:"walking"`
 }
 
 // LegacyObjects contains all objects after they have been loaded into the kernel.
@@ -447,6 +467,7 @@ type LegacyVariables struct {
 	Pending       *ebpf.Variable `ebpf:"pending"`
 	UnusedCtExt   *ebpf.Variable `ebpf:"unused_ct_ext"`
 	UnusedCtRec   *ebpf.Variable `ebpf:"unused_ct_rec"`
+	Walking       *ebpf.Variable `ebpf:"walking"`
 }
 
 // LegacyPrograms contains all programs after they have been loaded into the kernel.
@@ -492,6 +513,7 @@ type LegacyPrograms struct {
 	R_scope     *ebpf.Program `ebpf:"r_scope"`
 	R_seqadj    *ebpf.Program `ebpf:"r_seqadj"`
 	R_taken     *ebpf.Program `ebpf:"r_taken"`
+	Walk        *ebpf.Program `ebpf:"walk"`
 }
 
 func (p *LegacyPrograms) Close() error {
@@ -535,6 +557,7 @@ func (p *LegacyPrograms) Close() error {
 		p.R_scope,
 		p.R_seqadj,
 		p.R_taken,
+		p.Walk,
 	)
 }
 

@@ -109,6 +109,8 @@ type NflinkCtKsyms struct {
 	PreemptCount uint64
 	ExtGenid     uint64
 	IterNetOnly  uint64
+	Hash         uint64
+	HtableSize   uint64
 	Flush        uint64
 	KillAll      uint64
 	DeviceCmp    uint64
@@ -145,6 +147,20 @@ type NflinkCtPeek struct {
 	Result   uint8
 	Status   uint32
 	Timeout  int32
+}
+
+type NflinkCtWalk struct {
+	_       structs.HostLayout
+	Hash    uint64
+	Size    uint32
+	Bucket  uint32
+	Until   uint32
+	Out     uint32
+	Mark    uint32
+	Tries   uint32
+	Node    uint64
+	Cut     uint32
+	Resized uint32
 }
 
 type NflinkInvalid struct {
@@ -244,6 +260,7 @@ const (
 	NflinkVarKsyms         = "ksyms"
 	NflinkVarNotes         = "notes"
 	NflinkVarPending       = "pending"
+	NflinkVarWalking       = "walking"
 )
 
 // LoadNflink returns the embedded CollectionSpec for Nflink.
@@ -329,6 +346,7 @@ type NflinkVariableSpecs struct {
 	Ksyms         *ebpf.VariableSpec `ebpf:"ksyms"`
 	Notes         *ebpf.VariableSpec `ebpf:"notes"`
 	Pending       *ebpf.VariableSpec `ebpf:"pending"`
+	Walking       *ebpf.VariableSpec `ebpf:"walking"`
 }
 
 // NflinkObjects contains all objects after they have been loaded into the kernel.
@@ -402,6 +420,7 @@ type NflinkVariables struct {
 	Ksyms         *ebpf.Variable `ebpf:"ksyms"`
 	Notes         *ebpf.Variable `ebpf:"notes"`
 	Pending       *ebpf.Variable `ebpf:"pending"`
+	Walking       *ebpf.Variable `ebpf:"walking"`
 }
 
 // NflinkPrograms contains all programs after they have been loaded into the kernel.

@@ -29,7 +29,7 @@ var errHidden = errors.New("/proc/kallsyms shows no addresses: needs CAP_SYSLOG 
 
 // wantedSymbols are data and text symbols that programs compare against.
 var wantedSymbols = []string{"__per_cpu_offset", "__preempt_count", "pcpu_hot", "nf_conntrack_ext_genid",
-	"iter_net_only", "ctnetlink_flush_iterate", "kill_all", "device_cmp", "inet_cmp", "nf_nat_proto_clean"}
+	"nf_conntrack_hash", "nf_conntrack_htable_size", "iter_net_only", "ctnetlink_flush_iterate", "kill_all", "device_cmp", "inet_cmp", "nf_nat_proto_clean"}
 
 // callerRanges name the functions, and the modules, whose presence on the
 // stack tells the cause of a delete that neither timeout nor scope explains.
@@ -167,6 +167,8 @@ func (s *symbols) ksyms(kernel *btf.Spec) abi.ConntrackCtKsyms {
 		PreemptCount: s.addr["__preempt_count"],
 		ExtGenid:     s.addr["nf_conntrack_ext_genid"],
 		IterNetOnly:  s.addr["iter_net_only"],
+		Hash:         s.addr["nf_conntrack_hash"],
+		HtableSize:   s.addr["nf_conntrack_htable_size"],
 		Flush:        s.addr["ctnetlink_flush_iterate"],
 		KillAll:      s.addr["kill_all"],
 		DeviceCmp:    s.addr["device_cmp"],

@@ -89,16 +89,19 @@ func (p *Probe) peekSome(q []Peek) error {
 		return fmt.Errorf("run peek: %w", explain(err))
 	}
 	for i := range q {
-		s := (*abi.ConntrackCtPeek)(p.peekMem.elem(i))
-		q[i].Result = PeekResult(s.Result)
-		q[i].Status = event.Status(s.Status)
-		q[i].Timeout = time.Duration(s.Timeout) * p.jiffy
-		q[i].TCPState = event.TCPNone
-		if q[i].Orig.Proto == event.ProtoTCP {
-			q[i].TCPState = event.TCPState(s.TcpState + 1)
-		}
+		q[i].answer((*abi.ConntrackCtPeek)(p.peekMem.elem(i)), p.jiffy)
 	}
 	return nil
+}
+
+func (q *Peek) answer(s *abi.ConntrackCtPeek, jiffy time.Duration) {
+	q.Result = PeekResult(s.Result)
+	q.Status = event.Status(s.Status)
+	q.Timeout = time.Duration(s.Timeout) * jiffy
+	q.TCPState = event.TCPNone
+	if q.Orig.Proto == event.ProtoTCP {
+		q.TCPState = event.TCPState(s.TcpState + 1)
+	}
 }
 
 // wireTuple is the inverse of tuple, for the original direction.

@@ -161,6 +161,23 @@ func TestPeekStates(t *testing.T) {
 	if len(before) != len(q) || len(q) == 0 {
 		t.Errorf("%d entries in the table, %d told", len(before), len(q))
 	}
+	seen := sameAsListed(t, q, before, after, want)
+	t.Logf("%d entries, %d different: %v", len(q), len(seen), seen)
+
+	flush(t, c)
+	tr.settle()
+	must(t, tr.Peek(q))
+	for _, p := range q {
+		if p.Result != probe.PeekGone {
+			t.Errorf("%v after a flush: %d", p.Orig, p.Result)
+		}
+	}
+}
+
+// sameAsListed compares what was peeked at with listings from before and after.
+// It returns how many entries there were of each sort.
+func sameAsListed(t *testing.T, q []probe.Peek, before, after map[key]ctnl.Entry, want map[event.Tuple]string) map[string]int {
+	t.Helper()
 	seen := map[string]int{}
 	for _, p := range q {
 		k := key{p.Orig, p.Zone}
@@ -188,16 +205,7 @@ func TestPeekStates(t *testing.T) {
 		}
 		seen[fmt.Sprintf("%s %v %v", event.ProtoName(p.Orig.Proto), p.TCPState, p.Status.Names())]++
 	}
-	t.Logf("%d entries, %d different: %v", len(q), len(seen), seen)
-
-	flush(t, c)
-	tr.settle()
-	must(t, tr.Peek(q))
-	for _, p := range q {
-		if p.Result != probe.PeekGone {
-			t.Errorf("%v after a flush: %d", p.Orig, p.Result)
-		}
-	}
+	return seen
 }
 
 // The identity is part of the question: another tuple, zone or namespace at the

@@ -106,7 +106,8 @@ type Probe struct {
 	cntMem, peekMem *shared
 	places          *places
 	peekProg        *ebpf.Program
-	peekMu          sync.Mutex // guards peekProg, peekMem, peekClosed
+	walkProg        *ebpf.Program
+	peekMu          sync.Mutex // guards peekProg, walkProg, peekMem, peekClosed
 	peekClosed      bool
 	wake            *waker
 	jiffy           time.Duration
@@ -374,9 +375,9 @@ func (p *Probe) Detach() error {
 func (p *Probe) Close() error {
 	errs := []error{p.Detach()}
 	p.peekMu.Lock()
-	if p.peekProg != nil {
-		errs = append(errs, p.peekProg.Close())
-		p.peekProg = nil
+	for _, prog := range []**ebpf.Program{&p.peekProg, &p.walkProg} {
+		errs = append(errs, (*prog).Close()) // nil is nothing
+		*prog = nil
 	}
 	p.peekClosed = true
 	p.peekMu.Unlock()
