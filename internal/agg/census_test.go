@@ -185,13 +185,13 @@ func TestCensusCounts(t *testing.T) {
 		if r.Sums != want[r.Src.String()] {
 			t.Errorf("%s: %+v, want %+v", r.Src, r.Sums, want[r.Src.String()])
 		}
-		all.plus(&r.Sums)
+		all.Plus(&r.Sums)
 	}
 	for d := range NumDims {
 		top := s.Top(d, ColNew, 1, 0, nil)
 		sum := top.Other
 		for _, r := range top.Rows {
-			sum.plus(&r.Sums)
+			sum.Plus(&r.Sums)
 		}
 		if len(top.Rows) != 1 || sum != all {
 			t.Errorf("by %s: %+v, want %+v", d, sum, all)
@@ -285,7 +285,7 @@ func TestFoldKeepsSums(t *testing.T) {
 		top := s.Top(d, ColNew, 5, 0, nil)
 		sum := top.Other
 		for _, r := range top.Rows {
-			sum.plus(&r.Sums)
+			sum.Plus(&r.Sums)
 		}
 		if sum.Answered, sum.Refused, sum.Unanswered = 0, 0, 0; sum != want {
 			t.Errorf("by %s: %+v, want %+v", d, sum, want)

@@ -146,10 +146,11 @@ type Sums struct {
 
 func (s *Sums) add(r *row) {
 	o := r.sums()
-	s.plus(&o)
+	s.Plus(&o)
 }
 
-func (s *Sums) plus(o *Sums) {
+// Plus adds the sums of others.
+func (s *Sums) Plus(o *Sums) {
 	s.New += o.New
 	s.Live += o.Live
 	s.Destroyed += o.Destroyed
