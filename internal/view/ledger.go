@@ -312,21 +312,30 @@ func (l *ledgerText) destroys(b []byte) []byte {
 }
 
 func (l *ledgerText) loss(b []byte) []byte {
-	x := &l.d.Loss
-	b = fmt.Appendf(heading(b, l.o.Color, "our own records"), "  %d seen = %d delivered + %d aggregated + ", x.Seen, x.Delivered, x.Aggregated)
-	b = appendColour(b, l.o.Color && x.Lost > 0, red, num(x.Lost)+" lost")
+	b = append(heading(b, l.o.Color, "our own records"), "  "...)
+	lossText(&l.d.Loss, func(sgr, text string) { b = appendColour(b, l.o.Color && sgr != "", sgr, text) })
+	return append(b, '\n')
+}
+
+// lossText writes the account of our own records in pieces with their colours.
+func lossText(x *agg.Loss, put func(sgr, text string)) {
+	put("", fmt.Sprintf("%d seen = %d delivered + %d aggregated + ", x.Seen, x.Delivered, x.Aggregated))
+	lost := ""
+	if x.Lost > 0 {
+		lost = red
+	}
+	put(lost, num(x.Lost)+" lost")
 	for i, s := range x.ByStage {
 		sep := ", "
 		if i == 0 {
 			sep = " ("
 		}
-		b = fmt.Appendf(b, "%s%s %d", sep, s.Stage, s.Lost)
+		put("", fmt.Sprintf("%s%s %d", sep, s.Stage, s.Lost))
 	}
 	if len(x.ByStage) > 0 {
-		b = append(b, ')')
+		put("", ")")
 	}
 	if r := x.Residual(); r != 0 {
-		b = appendColour(b, l.o.Color, red, fmt.Sprintf(", %d unexplained", r))
+		put(red, fmt.Sprintf(", %d unexplained", r))
 	}
-	return append(b, '\n')
 }

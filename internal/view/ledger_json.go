@@ -109,7 +109,7 @@ func WriteLedgerJSON(w io.Writer, d *agg.Doc, o LedgerOptions) error {
 		Totals: ledgerTotals{New: d.Totals.New, Destroy: map[string]uint64{}, Drop: byReason(d.Totals.Drop),
 			Note: byReason(d.Totals.Note), Invalid: byReason(d.Totals.Invalid)},
 		Kernel: []ledgerKernel{}, Balance: []ledgerEqual{},
-		Loss: ledgerLoss{Seen: d.Loss.Seen, Delivered: d.Loss.Delivered, Aggregated: d.Loss.Aggregated, Lost: d.Loss.Lost, ByStage: map[string]uint64{}},
+		Loss: lossJSON(d.Loss),
 	}
 	for _, r := range ledgerRows(d, o) {
 		doc.Drops = append(doc.Drops, dropJSON(r, o))
@@ -126,10 +126,15 @@ func WriteLedgerJSON(w io.Writer, d *agg.Doc, o LedgerOptions) error {
 	for _, r := range d.Balance {
 		doc.Balance = append(doc.Balance, ledgerEqual{uint32(r.NetNS), r.Counter.String(), r.Traced, r.Kernel, r.Difference, r.Note})
 	}
-	for _, s := range d.Loss.ByStage {
-		doc.Loss.ByStage[s.Stage] = s.Lost
-	}
 	return writeJSON(w, doc)
+}
+
+func lossJSON(l agg.Loss) ledgerLoss {
+	j := ledgerLoss{Seen: l.Seen, Delivered: l.Delivered, Aggregated: l.Aggregated, Lost: l.Lost, ByStage: map[string]uint64{}}
+	for _, s := range l.ByStage {
+		j.ByStage[s.Stage] = s.Lost
+	}
+	return j
 }
 
 // writeJSON writes one document and a newline in one Write.

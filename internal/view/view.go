@@ -1,8 +1,8 @@
 // Package view renders what ctsight knows for people and for programs: events
-// as they come, the drop ledger, the doctor's report and the help on reasons,
-// each from one description as text and as JSON. The JSON fields are the
-// contract with scripts. It formats values and writes to an io.Writer; it asks
-// neither the kernel nor the clock.
+// as they come, the drop ledger, the picture of who fills the table, the
+// doctor's report and the help on reasons, each from one description as text
+// and as JSON. The JSON fields are the contract with scripts. It formats values
+// and writes to an io.Writer; it asks neither the kernel nor the clock.
 package view
 
 import (
@@ -52,6 +52,7 @@ const (
 	magenta = "35"
 	cyan    = "36"
 	bold    = "1"
+	reverse = "7"
 )
 
 func appendColour(b []byte, on bool, sgr, s string) []byte {
