@@ -161,7 +161,7 @@ func TestHookTable(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		used := map[string]bool{"peek": true}
+		used := map[string]bool{"peek": true, "walk": true}
 		for _, h := range hooks {
 			for _, n := range []string{h.kentry, h.kexit, h.entry, h.exit, h.innerEntry} {
 				used[n] = true
