@@ -24,7 +24,7 @@ type ScreenOptions struct {
 	Frozen        bool     // the first line says so
 	Selected      *agg.Key // the row to mark, whose page of rows is shown
 	Detail        *Detail  // shown in place of the rows
-	Footer        string   // last line: keys, a prompt, an error; may be from outside
+	Footer        []string // last lines: keys, a prompt, an error; may be from outside
 }
 
 // TopScreen returns the whole screen as lines, none of them wider than Width
@@ -45,9 +45,7 @@ func TopScreen(d *agg.TopDoc, o ScreenOptions) string {
 		blocks = append(blocks, rows.blocks()...)
 	}
 	blocks = append(blocks, block{prio: 5, n: 1, lines: s.loss, bottom: true})
-	if o.Footer != "" {
-		blocks = append(blocks, block{prio: 2, n: 1, lines: s.footer, bottom: true})
-	}
+	blocks = append(blocks, block{prio: 2, n: len(o.Footer), lines: s.footer, bottom: true})
 	return strings.Join(fit(blocks, o.Height), "\n") + "\n"
 }
 
@@ -247,19 +245,28 @@ func rate(r float64) string {
 
 func (s *screen) title(int) []*rowLine {
 	d := s.d
-	l := s.line().put(bold, "ctsight top").put("", "  "+d.To.UTC().Format("2006-01-02T15:04:05Z"))
+	at := "2006-01-02T15:04:05Z"
+	if s.o.Height > 0 { // who looks at it knows the day
+		at = "15:04:05Z"
+	}
+	l := s.line().put(bold, "ctsight top").put("", "  "+d.To.UTC().Format(at))
 	if s.o.Frozen {
 		l.put("", "  ").put(reverse, "FROZEN")
 	}
 	l.putf("  %s  %s", span(d.To.Sub(d.From)), nameInCells(d.Backend))
-	l.putf("  by %s, sorted by %s", d.By, s.o.Sort)
 	if s.o.Filter != "" {
-		l.putf("  filter: %s", inCells(s.o.Filter))
+		l.put("", "  ").put(yellow, "filter: "+inCells(s.o.Filter))
 	}
-	return one(l)
+	return one(l.putf("  by %s, sorted by %s", d.By, s.o.Sort))
 }
 
-func (s *screen) footer(int) []*rowLine { return one(s.line().put("", inCells(s.o.Footer))) }
+func (s *screen) footer(n int) []*rowLine {
+	var out []*rowLine
+	for _, text := range s.o.Footer[:n] {
+		out = append(out, s.line().put("", inCells(text)))
+	}
+	return out
+}
 
 func (s *screen) loss(int) []*rowLine {
 	l := s.line().put(bold, "records ")

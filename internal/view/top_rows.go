@@ -69,43 +69,29 @@ type rowTable struct {
 
 const minLabel = len("other, 262144 rows")
 
+const gutter = 2 // for the cursor
+
+// newRowTable chooses the columns. The label may take a third of the width, and
+// what the columns leave.
 func newRowTable(s *screen, top *agg.Top) *rowTable {
 	t := &rowTable{s: s, top: top}
-	sameNS := true
 	for i := range top.Rows {
 		a, b := t.label(&top.Rows[i].Key)
 		t.labels[0], t.labels[1] = max(t.labels[0], cells(a)), max(t.labels[1], cells(b))
-		sameNS = sameNS && top.Rows[i].NetNS == top.Rows[0].NetNS
 	}
-	t.layout(sameNS || top.By == agg.ByNetNS)
+	want := max(minLabel, t.width())
+	room := 1 << 20
+	if s.o.Width > 0 {
+		room = s.o.Width - gutter
+	}
+	room -= t.choose(room - min(want, max(minLabel, room/3)))
+	t.share(min(want, max(1, room)))
 	return t
 }
 
-const gutter = 2 // for the cursor
-
-// layout chooses the columns. The label may take a third of the width, and what
-// the columns leave.
-func (t *rowTable) layout(hideNS bool) {
-	want := max(minLabel, t.labels[0])
-	if t.labels[1] > 0 {
-		want += len(" > ") + t.labels[1]
-	}
-	all := slices.DeleteFunc(topColumns(&t.s.o.Names), func(c topColumn) bool {
-		switch {
-		case c.title == "netns":
-			return hideNS
-		case c.sort == agg.ColDsts: // of an edge 1, of an endpoint its sources
-			return t.top.By == agg.ByEdge
-		case c.sort == agg.ColDports:
-			return t.top.By == agg.ByEdge || t.top.By == agg.ByDst
-		}
-		return false
-	})
-	room := 1 << 20
-	if t.s.o.Width > 0 {
-		room = t.s.o.Width - gutter
-	}
-	left := room - min(want, max(minLabel, room/3))
+// choose takes the columns that fit into a width and returns what they need.
+func (t *rowTable) choose(width int) int {
+	all := slices.DeleteFunc(topColumns(&t.s.o.Names), t.pointless)
 	for i := range all {
 		c := &all[i]
 		c.width = max(5, cells(c.title), c.width)
@@ -113,16 +99,34 @@ func (t *rowTable) layout(hideNS bool) {
 			c.prio = 0
 		}
 	}
-	shown := map[string]bool{}
+	used, shown := 0, map[string]bool{}
 	for _, c := range slices.SortedFunc(slices.Values(all), func(a, b topColumn) int { return cmp.Compare(a.prio, b.prio) }) {
-		if left -= c.width + 2; left < 0 {
+		if used+c.width+2 > width {
 			break
 		}
+		used += c.width + 2
 		shown[c.title] = true
-		room -= c.width + 2
 	}
 	t.columns = slices.DeleteFunc(all, func(c topColumn) bool { return !shown[c.title] })
-	width := min(want, max(1, room))
+	return used
+}
+
+// pointless says whether a column would tell nothing.
+func (t *rowTable) pointless(c topColumn) bool {
+	switch {
+	case c.title == "netns":
+		differs := func(r agg.TopRow) bool { return r.NetNS != t.top.Rows[0].NetNS }
+		return t.top.By == agg.ByNetNS || !slices.ContainsFunc(t.top.Rows, differs)
+	case c.sort == agg.ColDsts: // of an edge 1, of an endpoint its sources
+		return t.top.By == agg.ByEdge
+	case c.sort == agg.ColDports:
+		return t.top.By == agg.ByEdge || t.top.By == agg.ByDst
+	}
+	return false
+}
+
+// share divides a width among the labels.
+func (t *rowTable) share(width int) {
 	if t.labels[1] == 0 {
 		t.labels[0] = width
 		return
@@ -274,7 +278,7 @@ func (t *rowTable) cells(l *rowLine, r *agg.TopRow, least sums) *rowLine {
 		}
 		width := c.width
 		if i == len(t.columns)-1 && !c.right() {
-			width = cmp.Or(max(0, min(l.left, 1<<16)-2), width)
+			width = max(width, l.left-2)
 		}
 		l.put("", "  ").put(sgr, aligned(t.s.cut(text, width), c.width, c.right()))
 	}
@@ -290,7 +294,7 @@ func (t *rowTable) other(int) []*rowLine {
 		}
 	}
 	hidden := t.top.Hidden + len(t.top.Rows) - t.shown
-	return one(t.cells(t.below(fmt.Sprintf("other, %s", plural(uint64(max(0, hidden)), "row"))), &sum, sumsOther))
+	return one(t.cells(t.below(fmt.Sprintf("other, %s", plural(uint64(hidden), "row"))), &sum, sumsOther))
 }
 
 func (t *rowTable) total(int) []*rowLine {

@@ -97,7 +97,7 @@ func testDetail() *Detail {
 	}}
 }
 
-const testFooter = "q quit  s sort  g group  / filter  space freeze  enter look closer  ? help"
+var testFooter = []string{"q quit  s sort  g group  / filter  space freeze  enter look closer  ? help"}
 
 var sgr = regexp.MustCompile("\x1b\\[[0-9;]*m")
 
@@ -137,8 +137,8 @@ func TestTopScreen(t *testing.T) {
 		"top.200x60":       func(o *ScreenOptions) { o.Width, o.Height, o.Frozen, o.Filter = 200, 60, true, "src 10.0.0.0/8" },
 		"top.200x60.color": func(o *ScreenOptions) { o.Width, o.Height, o.Frozen, o.Color = 200, 60, true, true },
 		"top.40x12":        func(o *ScreenOptions) { o.Width, o.Height = 40, 12 },
-		"top.once":         func(o *ScreenOptions) { o.Selected, o.Footer = nil, "" },
-		"top.once.color":   func(o *ScreenOptions) { o.Selected, o.Footer, o.Color = nil, "", true },
+		"top.once":         func(o *ScreenOptions) { o.Selected, o.Footer = nil, nil },
+		"top.once.color":   func(o *ScreenOptions) { o.Selected, o.Footer, o.Color = nil, nil, true },
 		"top.detail.80x24": func(o *ScreenOptions) { o.Width, o.Height, o.Detail = 80, 24, testDetail() },
 		"top.detail.120x40.color": func(o *ScreenOptions) {
 			o.Width, o.Height, o.Detail, o.Selected, o.Color = 120, 40, testDetail(), &blue, true
@@ -178,7 +178,7 @@ func TestTopHostile(t *testing.T) {
 		for i := range d.Table {
 			d.Table[i].Name, d.Table[i].Err = bad, strings.Repeat(bad, i%2)
 		}
-		o := ScreenOptions{Width: 120, Height: 40, Filter: bad, Footer: bad, Names: Names{NetNS: func(event.NetNS) string { return bad }}}
+		o := ScreenOptions{Width: 120, Height: 40, Filter: bad, Footer: []string{bad, bad}, Names: Names{NetNS: func(event.NetNS) string { return bad }}}
 		for range 2 {
 			fits(t, TopScreen(d, o), o)
 			o.Detail = testDetail()
@@ -269,7 +269,7 @@ func anyTop(t *rapid.T) (*agg.TopDoc, *Detail) {
 			Rates: agg.Rates{S1: f.Draw(t, "s1"), Peak10ms: f.Draw(t, "peak")}, First: event.Ktime(rapid.Int64().Draw(t, "first")), Last: event.Ktime(rapid.Int64().Draw(t, "last")), Why: rapid.SliceOfN(why, 0, 5).Draw(t, "why")}
 	})
 	top := rapid.Custom(func(t *rapid.T) agg.Top {
-		return agg.Top{By: agg.Dim(rapid.IntRange(0, int(agg.NumDims)).Draw(t, "by")), Rows: rapid.SliceOfN(row, 0, 30).Draw(t, "rows"), Other: sums.Draw(t, "other"), Hidden: rapid.Int().Draw(t, "hidden"),
+		return agg.Top{By: agg.Dim(rapid.IntRange(0, int(agg.NumDims)).Draw(t, "by")), Rows: rapid.SliceOfN(row, 0, 30).Draw(t, "rows"), Other: sums.Draw(t, "other"), Hidden: rapid.IntRange(0, 1<<40).Draw(t, "hidden"),
 			Total: row.Draw(t, "total"), Seconds: rapid.SliceOfN(n, 0, 130).Draw(t, "seconds"), Strange: n.Draw(t, "strange")}
 	})
 	table := rapid.Custom(func(t *rapid.T) agg.TableState {
@@ -288,7 +288,7 @@ func TestTopAny(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		d, detail := anyTop(t)
 		o := ScreenOptions{Width: rapid.IntRange(1, 300).Draw(t, "width"), Height: rapid.IntRange(1, 100).Draw(t, "height"), Color: rapid.Bool().Draw(t, "color"), ASCII: rapid.Bool().Draw(t, "ascii"),
-			Sort: agg.Column(rapid.IntRange(0, int(agg.NumColumns)).Draw(t, "sort")), Footer: rapid.String().Draw(t, "footer"), Filter: rapid.String().Draw(t, "filter"), Frozen: rapid.Bool().Draw(t, "frozen"), Names: testNames}
+			Sort: agg.Column(rapid.IntRange(0, int(agg.NumColumns)).Draw(t, "sort")), Footer: rapid.SliceOfN(rapid.String(), 0, 3).Draw(t, "footer"), Filter: rapid.String().Draw(t, "filter"), Frozen: rapid.Bool().Draw(t, "frozen"), Names: testNames}
 		if len(d.Rows) > 0 {
 			o.Selected = &d.Rows[len(d.Rows)/2].Key
 		}
