@@ -106,7 +106,7 @@ func WriteLedgerJSON(w io.Writer, d *agg.Doc, o LedgerOptions) error {
 		From: stamp(d.From), To: stamp(d.To), Backend: outside(d.Backend),
 		Drops: []ledgerDrop{}, DropsOther: ledgerRest(other),
 		Evictions: []ledgerEvict{}, EvictOther: ledgerRest(d.EvictionsOther),
-		Totals: ledgerTotals{New: d.Totals.New, Destroy: map[string]uint64{}, Drop: byReason(d.Totals.Drop),
+		Totals: ledgerTotals{New: d.Totals.New, Destroy: byCause(d.Totals.Destroy), Drop: byReason(d.Totals.Drop),
 			Note: byReason(d.Totals.Note), Invalid: byReason(d.Totals.Invalid)},
 		Kernel: []ledgerKernel{}, Balance: []ledgerEqual{},
 		Loss: lossJSON(d.Loss),
@@ -116,9 +116,6 @@ func WriteLedgerJSON(w io.Writer, d *agg.Doc, o LedgerOptions) error {
 	}
 	for _, r := range d.Evictions {
 		doc.Evictions = append(doc.Evictions, evictJSON(r, o))
-	}
-	for _, c := range d.Totals.Destroy {
-		doc.Totals.Destroy[c.Cause.String()] = c.Count
 	}
 	for _, k := range d.Kernel {
 		doc.Kernel = append(doc.Kernel, kernelJSON(k, o))
@@ -148,6 +145,14 @@ func byReason(rs []agg.ReasonCount) map[string]uint64 {
 	m := map[string]uint64{}
 	for _, r := range rs {
 		m[r.Reason.String()] = r.Count
+	}
+	return m
+}
+
+func byCause(cs []agg.CauseCount) map[string]uint64 {
+	m := map[string]uint64{}
+	for _, c := range cs {
+		m[c.Cause.String()] = c.Count
 	}
 	return m
 }

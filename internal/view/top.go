@@ -303,16 +303,17 @@ func (s *screen) drops(int) []*rowLine {
 	return one(l)
 }
 
-// evictions are entries lost to others; of the causes those that are known.
+// evictions are entries lost to others.
 func (s *screen) evictions(int) []*rowLine {
-	sums := sumAll(&s.d.Top)
-	l := s.sum("evicted", sums.Evicted, "entry")
-	i := 0
-	for _, w := range s.d.Total.Why {
-		if !w.Drop && !w.More && (w.Cause == event.EarlyDrop || w.Cause == event.EarlyDropGC) {
-			l.put("", listSep(i)).putf("%s %s", w.Cause, count(w.Count))
-			i++
-		}
+	rows := slices.Clone(s.d.Totals.Destroy)
+	rows = slices.DeleteFunc(rows, func(r agg.CauseCount) bool { return r.Cause != event.EarlyDrop && r.Cause != event.EarlyDropGC })
+	var total uint64
+	for _, r := range rows {
+		total += r.Count
+	}
+	l := s.sum("evicted", total, "entry")
+	for i, r := range rows {
+		l.put("", listSep(i)).putf("%s %s", r.Cause, count(r.Count))
 	}
 	return one(l)
 }

@@ -24,6 +24,7 @@ type (
 		Other      topOther          `json:"other"`
 		Total      topRates          `json:"total"`
 		Drops      map[string]uint64 `json:"drops"`
+		Destroys   map[string]uint64 `json:"destroys"`
 		Strange    uint64            `json:"destroys_of_unknown"`
 		Unjudged   uint64            `json:"unjudged"`
 		Loss       ledgerLoss        `json:"loss"`
@@ -116,7 +117,7 @@ func WriteTopJSON(w io.Writer, d *agg.TopDoc, o TopOptions) error {
 		From: stamp(d.From), To: stamp(d.To), Backend: outside(d.Backend), BestEffort: d.BestEffort,
 		By: d.By.String(), Sort: o.Sort.String(), Table: []topTable{}, Sources: []topRow{},
 		Other: topOther{Rows: d.Hidden, Folded: d.Folded, topSums: topSums(d.Other)}, Total: ratesJSON(d.Total.Rates),
-		Drops: byReason(d.Drops), Strange: d.Strange, Unjudged: d.Unjudged, Loss: lossJSON(d.Loss),
+		Drops: byReason(d.Drops), Destroys: byCause(d.Totals.Destroy), Strange: d.Strange, Unjudged: d.Unjudged, Loss: lossJSON(d.Loss),
 	}
 	for i := range d.Table {
 		doc.Table = append(doc.Table, tableJSON(&d.Table[i], o))
