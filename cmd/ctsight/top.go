@@ -5,14 +5,17 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"slices"
+	"os"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/ctsight/ctsight/internal/agg"
+	"github.com/ctsight/ctsight/internal/event"
+	"github.com/ctsight/ctsight/internal/filter"
 	"github.com/ctsight/ctsight/internal/pipeline"
+	"github.com/ctsight/ctsight/internal/tui"
 	"github.com/ctsight/ctsight/internal/view"
 )
 
@@ -77,6 +80,12 @@ func (t *topFlags) run(ctx context.Context, g *globals, args []string) error {
 	if err != nil {
 		return err
 	}
+	var tty *os.File // of the live view
+	if !t.once && !g.json() {
+		if tty, err = tui.Terminal(g.stdout, os.Getenv("TERM")); err != nil {
+			return fmt.Errorf("%w: %w", errUsage, err)
+		}
+	}
 	clock, err := pipeline.NewClock()
 	if err != nil {
 		return err
@@ -85,25 +94,71 @@ func (t *topFlags) run(ctx context.Context, g *globals, args []string) error {
 	if err != nil {
 		return err
 	}
-	dims := []agg.Dim{by}
-	if by != agg.ByNetNS {
-		dims = append(dims, agg.ByNetNS)
-	}
-	slices.Sort(dims)
-	w := p.NewWatch(clock, agg.CensusConfig{Dims: dims})
-	ctx, cancel := limited(ctx, t.limit)
-	defer cancel()
-	if err := errors.Join(w.Run(ctx, nil), w.Finish()); err != nil {
-		return errors.Join(err, p.Close())
-	}
-	doc := w.Top(by, column, t.top, nil)
-	if err := p.Close(); err != nil {
-		return err
-	}
 	names := newNames()
+	if tty == nil {
+		dims := []agg.Dim{by}
+		if by != agg.ByNetNS {
+			dims = append(dims, agg.ByNetNS)
+		}
+		w := p.NewWatch(clock, agg.CensusConfig{Dims: dims})
+		ctx, cancel := limited(ctx, t.limit)
+		defer cancel()
+		if err := errors.Join(w.Run(ctx, nil), w.Finish()); err != nil {
+			return errors.Join(err, p.Close())
+		}
+		doc := w.Top(by, column, t.top, nil)
+		if err := p.Close(); err != nil {
+			return err
+		}
+		return t.print(g, doc, column, names)
+	}
+	w := p.NewWatch(clock, agg.CensusConfig{})
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	traced := make(chan error, 1)
+	go func() {
+		defer cancel() // a trace that fails ends the view
+		traced <- w.Run(ctx, nil)
+	}()
+	err = tui.Run(ctx, topSource{w}, tui.Options{Query: tui.Query{By: by, Sort: column, Rows: t.top}, Color: g.color(),
+		ASCII: !utf8Locale(), Names: names.view()}, os.Stdin, tty)
+	cancel()
+	return errors.Join(err, <-traced, p.Close())
+}
+
+func (t *topFlags) print(g *globals, doc *agg.TopDoc, column agg.Column, names *names) error {
 	if g.json() {
 		return view.WriteTopJSON(g.stdout, doc, view.TopOptions{Sort: column, Names: names.view()})
 	}
-	_, err = io.WriteString(g.stdout, view.TopScreen(doc, view.ScreenOptions{Color: g.color(), Sort: column, Names: names.view()}))
+	_, err := io.WriteString(g.stdout, view.TopScreen(doc, view.ScreenOptions{Color: g.color(), Sort: column, Names: names.view()}))
 	return err
+}
+
+// topSource is a watch as the live view wants it.
+type topSource struct{ w *pipeline.Watch }
+
+func (s topSource) Top(q tui.Query) (*agg.TopDoc, error) {
+	f, err := filter.Parse(q.Filter, filter.Options{NetNS: netnsByName})
+	if err != nil {
+		return nil, err
+	}
+	return s.w.Top(q.By, q.Sort, q.Rows, func(k *agg.Key) bool {
+		return f.Match(&event.Event{Kind: event.New, NetNS: k.NetNS, Zone: k.Zone, Orig: event.Tuple{Src: k.Src, Dst: k.Dst, Dport: k.Dport, Proto: k.Proto}})
+	}), nil
+}
+
+func (s topSource) Detail(q tui.Query, k agg.Key) (*view.Detail, error) {
+	row, edges, lifetimes := s.w.Detail(q.By, k, q.Rows)
+	return &view.Detail{By: q.By, Row: row, Edges: edges, Lifetimes: lifetimes}, nil
+}
+
+// utf8Locale says whether the terminal is expected to show block characters.
+func utf8Locale() bool {
+	for _, v := range []string{"LC_ALL", "LC_CTYPE", "LANG"} {
+		if s := os.Getenv(v); s != "" {
+			s = strings.ToLower(s)
+			return strings.Contains(s, "utf-8") || strings.Contains(s, "utf8")
+		}
+	}
+	return false
 }

@@ -39,6 +39,7 @@ type Census struct {
 	seconds     seconds
 
 	lifetimes Lifetimes
+	focus     focus
 	contacts  recentSet
 	queue     []Contact // a ring: first contacts in order of time
 	head, len int
@@ -192,6 +193,7 @@ func (s *Census) destroy(e *event.Event, n uint64) {
 	}
 	s.total.destroyed += n
 	s.lifetimes.add(e, n)
+	s.focus.add(e, n)
 	evicted := e.Cause == event.EarlyDrop || e.Cause == event.EarlyDropGC
 	gain, loss := verdict(was.t, e)
 	judge(&s.total.outcomes, gain, loss)

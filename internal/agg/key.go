@@ -100,6 +100,26 @@ func (k *rowKey) public() Key {
 		Dst: addrOf(k.dst, k.known>>2), Dport: k.dport, Proto: k.proto}
 }
 
+// private is the inverse of public.
+func (k *Key) private() rowKey {
+	return rowKey{netns: k.NetNS, zone: k.Zone, src: as16(k.Src), bits: k.Bits, dst: as16(k.Dst), dport: k.Dport, proto: k.Proto,
+		known: flags(k.Src) | flags(k.Dst)<<2}
+}
+
+// Holds says whether what o is about belongs to what k is about: an edge to its
+// source, its endpoint, the prefix of its source, its namespace.
+func (k *Key) Holds(o *Key) bool {
+	switch {
+	case k.NetNS != o.NetNS, k.Dst.IsValid() && (k.Dst != o.Dst || k.Dport != o.Dport || k.Proto != o.Proto):
+		return false
+	case k.Bits > 0:
+		return k.Zone == o.Zone && netip.PrefixFrom(k.Src, int(k.Bits)).Contains(o.Src)
+	case k.Src.IsValid():
+		return k.Zone == o.Zone && k.Src == o.Src
+	}
+	return k.Zone == o.Zone || !k.Dst.IsValid()
+}
+
 // compare is an order that does not depend on hashes.
 func (k *rowKey) compare(o *rowKey) int {
 	if c := cmp.Compare(k.netns, o.netns); c != 0 {

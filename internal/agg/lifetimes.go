@@ -45,17 +45,19 @@ func (l Lifetimes) add(e *event.Event, n uint64) {
 	h.Buckets[min(bits.Len64(us)-1, len(h.Buckets)-1)] += n
 }
 
+func (l Lifetimes) clone() Lifetimes {
+	out := make(Lifetimes, len(l))
+	for k, h := range l {
+		c := *h
+		out[k] = &c
+	}
+	return out
+}
+
 // Keys returns what there are histograms of, in order.
 func (l Lifetimes) Keys() []LifetimeKey {
 	return slices.SortedFunc(maps.Keys(l), func(a, b LifetimeKey) int {
-		c := 0
-		if a.Answered != b.Answered {
-			c = 1
-			if a.Answered {
-				c = -1
-			}
-		}
-		return cmp.Or(cmp.Compare(a.Proto, b.Proto), cmp.Compare(a.State, b.State), c)
+		return cmp.Or(cmp.Compare(a.Proto, b.Proto), cmp.Compare(a.State, b.State), compareBool(b.Answered, a.Answered))
 	})
 }
 

@@ -229,8 +229,39 @@ func (s *Census) NetNS(ns event.NetNS, now event.Ktime) TopRow {
 	return TopRow{Key: Key{NetNS: ns}}
 }
 
-// Lifetimes returns the histograms, which Add goes on changing.
-func (s *Census) Lifetimes() Lifetimes { return s.lifetimes }
+// Row returns the row of a key, false if there is none.
+func (s *Census) Row(d Dim, k Key, now event.Ktime) (TopRow, bool) {
+	t, key := s.dims[d], k.private()
+	if t == nil || t.find(&key) == nil {
+		return TopRow{Key: k}, false
+	}
+	return s.row(t.find(&key), max(now, s.last)), true
+}
+
+// Lifetimes returns a copy of the histograms of everything.
+func (s *Census) Lifetimes() Lifetimes { return s.lifetimes.clone() }
+
+// Focus returns a copy of the histograms of one row, since the first call for it
+// after one for another.
+func (s *Census) Focus(d Dim, k Key) Lifetimes {
+	if key := k.private(); s.focus.lifetimes == nil || s.focus.dim != d || s.focus.key != key {
+		s.focus = focus{d, key, Lifetimes{}}
+	}
+	return s.focus.lifetimes.clone()
+}
+
+// focus is the row whose lifetimes are kept apart.
+type focus struct {
+	dim       Dim
+	key       rowKey
+	lifetimes Lifetimes // nil: none
+}
+
+func (f *focus) add(e *event.Event, n uint64) {
+	if f.lifetimes != nil && f.dim.keyFor(e.NetNS, e.Zone, &e.Orig) == f.key {
+		f.lifetimes.add(e, n)
+	}
+}
 
 // seconds are new connections in each of the last two minutes' seconds.
 type seconds struct {

@@ -110,8 +110,18 @@ func (s Status) Names() []string {
 // TCPState is enum tcp_conntrack plus one, so that zero means "not TCP".
 type TCPState uint8
 
-// TCPNone says that there is no TCP state.
-const TCPNone TCPState = 0
+// TCP states; TCPNone says that there is none.
+const (
+	TCPNone    TCPState = 0
+	TCPSynSent TCPState = iota + 1 // 1 is TCP_CONNTRACK_NONE
+	TCPSynRecv
+	TCPEstablished
+	TCPFinWait
+	TCPCloseWait
+	TCPLastAck
+	TCPTimeWait
+	TCPClose
+)
 
 var tcpStateNames = [...]string{"", "NONE", "SYN_SENT", "SYN_RECV", "ESTABLISHED", "FIN_WAIT",
 	"CLOSE_WAIT", "LAST_ACK", "TIME_WAIT", "CLOSE", "SYN_SENT2"}

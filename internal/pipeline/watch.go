@@ -278,6 +278,16 @@ func (w *Watch) Top(by agg.Dim, c agg.Column, n int, keep func(*agg.Key) bool) *
 	return doc
 }
 
+// Detail returns a row as it is now, its edges, and the lifetimes of its entries
+// since it was first asked for.
+func (w *Watch) Detail(by agg.Dim, k agg.Key, n int) (row agg.TopRow, edges agg.Top, l agg.Lifetimes) {
+	at := now()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	row, _ = w.census.Row(by, k, at)
+	return row, w.census.Top(agg.ByEdge, agg.ColNew, n, at, k.Holds), w.census.Focus(by, k)
+}
+
 // Seeded says whether the tables of all namespaces that are known have been read.
 func (w *Watch) Seeded() bool {
 	all := w.all()

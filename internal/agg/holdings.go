@@ -1,0 +1,90 @@
+package agg
+
+import (
+	"cmp"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/ctsight/ctsight/internal/event"
+)
+
+// Holdings says what sort of entries hold a table.
+type Holdings struct {
+	N         uint64
+	NAT       uint64 // with a translated source or destination
+	Unreplied uint64 // nothing came back
+	Assured   uint64 // never evicted by early_drop
+	Expired   uint64 // waiting for the garbage collector
+	by        map[HoldingKey]*Holding
+}
+
+// HoldingKey is a sort of entries.
+type HoldingKey struct {
+	Proto   uint8
+	State   event.TCPState // TCPNone for others than TCP
+	Replied bool
+	Assured bool
+}
+
+// Holding is how many entries of a sort there are, and how long they have left:
+// what they will hold if nothing touches them any more.
+type Holding struct {
+	HoldingKey
+	N    uint64
+	Left time.Duration // mean of the timeouts
+	sum  time.Duration
+}
+
+// Add counts a live entry.
+func (h *Holdings) Add(t *event.Tuple, st event.Status, s event.TCPState, left time.Duration) {
+	k := HoldingKey{Proto: t.Proto, State: s, Replied: st&event.SeenReply != 0, Assured: st&event.Assured != 0}
+	h.N++
+	if st&(event.SrcNAT|event.DstNAT) != 0 {
+		h.NAT++
+	}
+	if !k.Replied {
+		h.Unreplied++
+	}
+	if k.Assured {
+		h.Assured++
+	}
+	if left <= 0 {
+		h.Expired++
+	}
+	if h.by == nil {
+		h.by = map[HoldingKey]*Holding{}
+	}
+	x := h.by[k]
+	if x == nil {
+		x = &Holding{HoldingKey: k}
+		h.by[k] = x
+	}
+	x.N++
+	x.sum += max(0, left)
+}
+
+// Rows returns the sorts of entries, most first.
+func (h *Holdings) Rows() []Holding {
+	var out []Holding
+	for x := range maps.Values(h.by) {
+		y := *x
+		y.Left, y.sum = x.sum/time.Duration(x.N), 0
+		out = append(out, y)
+	}
+	slices.SortFunc(out, func(a, b Holding) int {
+		return cmp.Or(cmp.Compare(b.N, a.N), cmp.Compare(a.Proto, b.Proto), cmp.Compare(a.State, b.State),
+			compareBool(a.Replied, b.Replied), compareBool(a.Assured, b.Assured))
+	})
+	return out
+}
+
+func compareBool(a, b bool) int {
+	switch {
+	case a == b:
+		return 0
+	case b:
+		return -1
+	}
+	return 1
+}
