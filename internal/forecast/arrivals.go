@@ -1,0 +1,293 @@
+package forecast
+
+import (
+	"math"
+	"slices"
+
+	"github.com/ctsight/ctsight/internal/event"
+)
+
+const (
+	ringLen     = 128  // buckets
+	bucketTime  = 0.5  // s; a bucket takes steps until it is this long
+	rateMemory  = 60.0 // s; the longest mean of the rate
+	surprise    = 4.0  // standard deviations that are a change
+	mixChange   = 40.0 // twice the log of the likelihood ratio; chi-square of 6
+	mixYoungest = 0.5  // s; before that an answer may be on its way
+	mixOldest   = 4.0  // s
+)
+
+// bucket is what was born in one interval.
+type bucket struct {
+	end event.Ktime
+	dur float64 // s
+	n   float64 // entries, without those that died within a second
+
+	mix        [numClassed]float64 // of samples that were settled and young when looked at
+	young, old closing
+}
+
+// told returns the samples as far as they tell anything: in a small table one
+// entry is drawn many times, and more than were born cannot count.
+func (b *bucket) told() (m [numClassed]float64) {
+	var sum float64
+	for _, k := range b.mix {
+		sum += k
+	}
+	for c, k := range b.mix {
+		m[c] = k * min(1, max(0, b.n)/max(sum, 1))
+	}
+	return m
+}
+
+// arrivals keeps the last minute or two of births, latest last.
+type arrivals struct {
+	b      []bucket
+	diffs  []float64          // scratch
+	recent [4 * ringLen]int16 // bucket by age in units of bucketTime/2, for samples
+}
+
+func (a *arrivals) add(at event.Ktime, dt, n float64) {
+	if l := len(a.b); l > 0 && a.b[l-1].dur < bucketTime {
+		k := &a.b[l-1]
+		k.end, k.dur, k.n = at, k.dur+dt, k.n+n
+	} else {
+		if l == ringLen {
+			copy(a.b, a.b[1:])
+			a.b = a.b[:l-1]
+		}
+		a.b = append(a.b, bucket{end: at, dur: dt, n: n})
+	}
+	i, start := len(a.b)-1, a.b[len(a.b)-1].dur
+	for u := range a.recent {
+		for i >= 0 && float64(u)*bucketTime/2 >= start {
+			if i--; i >= 0 {
+				start += a.b[i].dur
+			}
+		}
+		a.recent[u] = int16(i)
+	}
+}
+
+// born returns the bucket in which an entry of this age was born; nil when
+// that is too long ago.
+func (a *arrivals) born(age float64) *bucket {
+	u := int(age / (bucketTime / 2))
+	if u < 0 || u >= len(a.recent) || a.recent[u] < 0 {
+		return nil
+	}
+	return &a.b[a.recent[u]]
+}
+
+// back returns the i-th bucket from the latest.
+func (a *arrivals) back(i int) *bucket { return &a.b[len(a.b)-1-i] }
+
+// sum returns the births of the buckets from..to-1, counted from the latest,
+// and the time they took.
+func (a *arrivals) sum(from, to int) (n, dur float64) {
+	for i := from; i < to; i++ {
+		n, dur = n+a.back(i).n, dur+a.back(i).dur
+	}
+	return max(0, n), dur
+}
+
+// fano returns the variance of the births over their mean, from the
+// differences of neighbours, which a trend does not disturb. The largest
+// one and an eighth of the others are left out, so that a step does not hide itself; 1.76 makes up for
+// that with a normal distribution.
+func (a *arrivals) fano() float64 {
+	a.diffs = a.diffs[:0]
+	for i := 1; i < len(a.b); i++ {
+		x, y := &a.b[i-1], &a.b[i]
+		if m := (x.n + y.n) / (x.dur + y.dur); m > 0 {
+			d := y.n/y.dur - x.n/x.dur
+			a.diffs = append(a.diffs, d*d/(m*(1/x.dur+1/y.dur)))
+		}
+	}
+	slices.Sort(a.diffs)
+	keep := a.diffs[:max(0, len(a.diffs)-1-len(a.diffs)/8)]
+	var sum float64
+	for _, d := range keep {
+		sum += d
+	}
+	return max(1, 1.76*sum/float64(max(4, len(keep))))
+}
+
+// rate is the flow of births, as it is now and may go on.
+type rate struct {
+	perSec   float64 // now
+	variance float64 // of perSec
+	slope    float64 // per second and second, over the next `lasts` seconds
+	slopeVar float64
+	lasts    float64
+	window   int     // buckets since the last change
+	dur      float64 // s
+	fano     float64
+}
+
+// now returns the mean since the last change, over rateMemory at most. The
+// window grows backwards from the latest bucket while the next one agrees with
+// it and its older half with its younger one. After a jump it is as short as
+// the jump is recent, and the longer nothing happens the smoother the mean:
+// one rule in place of a choice between a short and a long mean.
+func (a *arrivals) now() rate {
+	r := rate{fano: a.fano()}
+	if len(a.b) == 0 {
+		return r
+	}
+	differ := func(n1, d1, n2, d2 float64) bool {
+		m := (n1 + n2) / (d1 + d2)
+		return math.Abs(n1/d1-n2/d2) > surprise*math.Sqrt(r.fano*(m+1)*(1/d1+1/d2))
+	}
+	n, dur := a.sum(0, 1)
+	w := 1
+	for ; w < len(a.b) && dur < rateMemory; w++ {
+		k := a.back(w)
+		if differ(n, dur, max(0, k.n), k.dur) {
+			break
+		}
+		n, dur = n+max(0, k.n), dur+k.dur
+		n1, d1 := a.sum(0, (w+1)/2)
+		if differ(n1, d1, n-n1, dur-d1) {
+			n, dur, w = n1, d1, (w+1)/2
+			break
+		}
+	}
+	dur = max(dur, 0.2) // the very first step may be shorter than any use
+	r.window, r.dur, r.perSec = w, dur, n/dur
+	r.variance = r.fano * (r.perSec + 1/dur) / dur
+	a.trend(&r)
+	return r
+}
+
+// trend looks for a rate that grows or falls along a line: over the longest
+// stretch that a line fits as well as noise allows, and clearly better than any
+// jump does, with a slope that is certain. The line is followed for as long as
+// it has been seen.
+func (a *arrivals) trend(r *rate) {
+	var sums [ringLen]line // of the youngest i+1
+	var l line
+	for i := 0; i < len(a.b) && l.t < rateMemory; i++ {
+		l.add(a.back(i))
+		sums[i] = l
+		slope, sxx := l.slope()
+		if i < 9 || sxx <= 0 {
+			continue
+		}
+		noise := r.fano * (max(0, l.y/l.w) + 1) // variance of a rate over 1 s
+		left := l.around() - slope*slope*sxx
+		if math.Abs(slope) < 1.5*surprise*math.Sqrt(noise/sxx) ||
+			left > noise*(float64(i-1)+surprise*math.Sqrt(2*float64(i-1))) ||
+			left+16*noise > jump(sums[:i+1]) {
+			continue
+		}
+		r.perSec = max(0, (l.y-slope*l.x)/l.w)
+		r.slope, r.slopeVar, r.lasts = slope, noise/sxx, l.t
+		r.variance = noise * (1/l.w + l.x*l.x/l.w/l.w/sxx)
+	}
+	if r.slope < 0 { // it may not fall below zero
+		r.lasts = min(r.lasts, r.perSec/-r.slope)
+	}
+}
+
+// jump returns what the best jump leaves of the sum of squares.
+func jump(sums []line) float64 {
+	all := sums[len(sums)-1]
+	best := all.around()
+	for _, young := range sums {
+		best = min(best, young.around()+all.minus(young).around())
+	}
+	return best
+}
+
+// line holds the sums of least squares of rate over time before the end, each
+// bucket weighed by its duration.
+type line struct{ w, x, xx, y, xy, yy, t float64 }
+
+func (l *line) add(k *bucket) {
+	w, x, y := k.dur, -(l.t + k.dur/2), k.n/k.dur
+	l.t += k.dur
+	l.w, l.x, l.xx = l.w+w, l.x+w*x, l.xx+w*x*x
+	l.y, l.xy, l.yy = l.y+w*y, l.xy+w*x*y, l.yy+w*y*y
+}
+
+func (l line) minus(m line) line {
+	return line{w: l.w - m.w, y: l.y - m.y, yy: l.yy - m.yy}
+}
+
+// slope returns the slope and the spread of time that it rests on.
+func (l line) slope() (slope, sxx float64) {
+	sxx = l.xx - l.x*l.x/l.w
+	return (l.xy - l.x*l.y/l.w) / sxx, sxx
+}
+
+// around is the sum of squares around the mean.
+func (l line) around() float64 {
+	if l.w <= 0 {
+		return 0
+	}
+	return max(0, l.yy-l.y*l.y/l.w)
+}
+
+// mixture returns the shares of the tracks among recent births and the number
+// of samples they rest on. Births are cut in two where the mix changed most
+// certainly, if it did, and only the younger part counts. That is not where the
+// rate changed: one may change without the other.
+func (a *arrivals) mixture() (p [numClassed]float64, n float64) {
+	var all, young [numClassed]float64
+	var m, best float64
+	for i := range a.b {
+		for c, k := range a.b[i].told() {
+			all[c] += k
+			m += k
+		}
+	}
+	p, n = all, m
+	var y float64
+	for i, next := 0, 1; i < len(a.b); i++ {
+		for c, k := range a.back(i).told() {
+			young[c] += k
+			y += k
+		}
+		if i+1 < next || y == 0 || y == m {
+			continue
+		}
+		next = max(i+2, (i+1)*5/4)
+		var g float64
+		for c := range all {
+			g += surplus(young[c], y*all[c]/m) + surplus(all[c]-young[c], (m-y)*all[c]/m)
+		}
+		if 2*g > mixChange && g > best {
+			best, p, n = g, young, y
+		}
+	}
+	return normal(p, n), n
+}
+
+// surplus is the log of the likelihood ratio of a count; unlike a number of
+// standard deviations it is right for counts of a few.
+func surplus(count, expected float64) float64 {
+	if count <= 0 {
+		return 0
+	}
+	return count * math.Log(count/expected)
+}
+
+// sampled returns the number of samples among the births of the last buckets.
+// If the rate has just changed, the mix of the older ones need not be that of
+// what has come.
+func (a *arrivals) sampled(buckets int) (n float64) {
+	for i := range buckets {
+		for _, k := range a.back(i).told() {
+			n += k
+		}
+	}
+	return n
+}
+
+func normal(p [numClassed]float64, n float64) [numClassed]float64 {
+	for c := range p {
+		p[c] /= max(n, 1e-9)
+	}
+	return p
+}
