@@ -238,6 +238,16 @@ func (t *rows) gone(n uint64, evicted bool, gain, loss Outcome) {
 	t.judged(gain, loss)
 }
 
+// Born returns when the entry at an address was inserted, false for one that is
+// not known or was there before.
+func (s *Census) Born(ptr uint64) (event.Ktime, bool) {
+	l := s.live.Get(ptr)
+	if l == nil || l.t&liveTimeMask == 0 {
+		return 0, false
+	}
+	return l.t & liveTimeMask, true
+}
+
 // Live returns the number of entries that are known to be live.
 func (s *Census) Live() int { return s.live.Len() }
 

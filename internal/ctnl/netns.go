@@ -281,6 +281,27 @@ func (n NS) EventsSysctl() (int, error) {
 	return int(v), err
 }
 
+// Timeouts reads the timeouts of entries of the namespace in seconds, by the name
+// of their sysctl after "nf_conntrack_": udp_timeout, tcp_timeout_syn_sent and so
+// on. What cannot be read is left out.
+func (n NS) Timeouts() map[string]int {
+	out := map[string]int{}
+	_ = n.Do(func() error {
+		files, err := os.ReadDir("/proc/sys/net/netfilter")
+		for _, f := range files {
+			name, ok := strings.CutPrefix(f.Name(), "nf_conntrack_")
+			if !ok || !strings.Contains(name, "timeout") {
+				continue
+			}
+			if v, err := readSysctl(f.Name()); err == nil {
+				out[name] = int(v)
+			}
+		}
+		return err
+	})
+	return out
+}
+
 // sysctl reads one number of net.netfilter as it is inside the namespace.
 func (n NS) sysctl(name string) (v uint32, err error) {
 	err = n.Do(func() error {

@@ -12,6 +12,7 @@ import (
 	"github.com/ctsight/ctsight/internal/agg"
 	"github.com/ctsight/ctsight/internal/ctnl"
 	"github.com/ctsight/ctsight/internal/event"
+	"github.com/ctsight/ctsight/internal/forecast"
 	"github.com/ctsight/ctsight/internal/probe"
 )
 
@@ -24,13 +25,21 @@ type Watch struct {
 	clock event.Clock
 	start event.Ktime // all programs were in place
 
-	mu     sync.Mutex // guards the census; held for one event or one picture
+	mu     sync.Mutex // guards the census and the feeds; held for one event or one picture
 	census *agg.Census
+	feeds  map[event.NetNS]*forecast.Feed
+	recent struct { // the feed of the last event
+		ns   event.NetNS
+		feed *forecast.Feed
+	}
 
 	nets    sync.Mutex // guards what follows
 	tables  map[event.NetNS]*table
 	listErr error
-	peekErr error
+
+	// Of the goroutine that looks.
+	peekErr, walkErr error
+	buckets          uint32
 }
 
 // table is one namespace's.
@@ -40,6 +49,10 @@ type table struct {
 	err    error // of reading the fill
 	seeded bool
 	tries  int // dumps that failed
+
+	forecaster *forecast.Forecaster
+	steps      int
+	forecast   forecast.Forecast // of the last step
 }
 
 // peeker is a Source that can look at live entries.
@@ -58,7 +71,7 @@ func (p *Pipeline) NewWatch(clock event.Clock, c agg.CensusConfig) *Watch {
 	if c.Seed == 0 {
 		c.Seed = rand.Uint64()
 	}
-	w := &Watch{p: p, clock: clock, start: now(), tables: map[event.NetNS]*table{}}
+	w := &Watch{p: p, clock: clock, start: now(), tables: map[event.NetNS]*table{}, feeds: map[event.NetNS]*forecast.Feed{}}
 	w.census = agg.NewCensus(c, w.start)
 	return w
 }
@@ -90,6 +103,7 @@ func (w *Watch) add(e *event.Event) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.census.Add(e)
+	w.feed(e)
 	return true
 }
 
@@ -106,6 +120,7 @@ func (w *Watch) look(ctx context.Context) {
 		w.seed(ctx)
 		w.fills()
 		w.judge()
+		w.forecast()
 		select {
 		case <-ctx.Done():
 			return
@@ -132,6 +147,10 @@ func (w *Watch) list() {
 		}
 	}
 	maps.DeleteFunc(w.tables, func(ino event.NetNS, _ *table) bool { return !there[ino] })
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	maps.DeleteFunc(w.feeds, func(ino event.NetNS, _ *forecast.Feed) bool { return !there[ino] })
+	w.recent.feed = nil
 }
 
 // seed dumps the namespaces that were not dumped yet, one after the other.
@@ -273,6 +292,10 @@ func (w *Watch) Top(by agg.Dim, c agg.Column, n int, keep func(*agg.Key) bool) *
 			s.Err = t.err.Error()
 		}
 		s.Level = agg.LevelOf(s.Fill())
+		if t.steps >= minSteps {
+			s.Forecast = true
+			s.TimeToFull, s.FullLow, s.FullHigh = inSeconds(t.forecast.TimeToFull), inSeconds(t.forecast.Low), inSeconds(t.forecast.High)
+		}
 		doc.Table = append(doc.Table, s)
 	}
 	return doc
