@@ -203,12 +203,17 @@ func (w *Watch) dump(ctx context.Context, ns ctnl.NS) error {
 // fills reads count and limit of each namespace. A path may lead there no more,
 // that of a process which has ended say: then another is looked for.
 func (w *Watch) fills() {
-	if slices.ContainsFunc(w.all(), func(t table) bool { return w.fill(t.ns) != nil }) {
-		w.list()
-		for _, t := range w.all() {
-			if t.err != nil {
-				_ = w.fill(t.ns) // stays in the table
-			}
+	lost := false
+	for _, t := range w.all() {
+		lost = w.fill(t.ns) != nil || lost
+	}
+	if !lost {
+		return
+	}
+	w.list()
+	for _, t := range w.all() {
+		if t.err != nil {
+			_ = w.fill(t.ns) // stays in the table
 		}
 	}
 }

@@ -97,7 +97,7 @@ func sources(first string, n, ports int, dst netip.Addr) netlab.Flows {
 // which hold entries already: per source, what is live is what the kernel has,
 // and what came after the start is what the generator sent.
 func TestCensusInTheMiddle(t *testing.T) {
-	const before = 20000
+	const before = 10000
 	var labs [3]*netlab.Router
 	for i := range labs {
 		labs[i] = router(t, netlab.Options{})
