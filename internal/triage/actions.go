@@ -1,7 +1,6 @@
 package triage
 
 import (
-	"cmp"
 	"fmt"
 	"math"
 	"net/netip"
@@ -14,105 +13,237 @@ import (
 // actions are what to do first, in this order: look closer, shed what does harm,
 // free what it holds, make entries end sooner, make room.
 func (d *Doc) actions() (out []Action) {
-	if d.Focus.Level < agg.LevelTrend && len(d.Evicted) == 0 && !d.loses() {
+	if d.Focus.Level < agg.LevelTrend && !d.loses() {
 		return nil
 	}
-	out = append(out, d.watch()...)
-	out = append(out, d.shed()...)
-	out = append(out, d.drain()...)
+	out = append(out, d.look()...)
+	if to, forged := d.forged(); forged {
+		if to.Dst.IsValid() {
+			out = append(out, d.guard(&to), d.drainHalfOpen(&to))
+		}
+	} else if c, ok := d.culprit(); ok {
+		out = append(out, d.shed(&c))
+		if share(c.live, d.Holders.Total.Live) >= 0.05 {
+			out = append(out, d.drain(&c))
+		}
+	} else if r, _, ok := d.leak(); ok && d.Focus.Level >= agg.LevelCritical {
+		out = append(out, d.drainLeak(&r))
+	}
 	out = append(out, d.timeouts()...)
 	return append(out, d.raise()...)
 }
 
+// loses says whether packets or entries were lost.
 func (d *Doc) loses() bool {
-	return slices.ContainsFunc(d.Drops, func(r agg.ReasonCount) bool { return !r.Reason.IsRuleset() })
+	return d.evicts() || slices.ContainsFunc(d.Drops, func(r agg.ReasonCount) bool { return !r.Reason.IsRuleset() && r.Count > 0 })
 }
 
-func (d *Doc) watch() []Action {
-	if !d.loses() && len(d.Evicted) == 0 {
-		return nil
-	}
-	return []Action{{What: "see whose packets are lost, and to what", Command: fmt.Sprintf("ctsight drops --netns %s", d.Focus.NetNS)}}
+func (d *Doc) evicts() bool {
+	return slices.ContainsFunc(d.Evicted, func(c agg.CauseCount) bool { return c.Count > 0 })
 }
 
-// culprit is the source that opens at least a third of all connections, most of
-// which are not answered, or a scanner.
-func (d *Doc) culprit() (agg.TopRow, bool) {
-	if r, ok := d.scanner(); ok {
-		return r, true
+func (d *Doc) look() (out []Action) {
+	if d.loses() {
+		out = append(out, Action{What: "see whose packets are lost, and to what", Command: fmt.Sprintf("ctsight drops --netns %d", d.Focus.NetNS)})
 	}
-	if d.forged() || len(d.Arrivals.Rows) == 0 || d.Held == nil {
-		return agg.TopRow{}, false
+	if r, _, ok := d.leak(); ok {
+		out = append(out, Action{
+			What:    fmt.Sprintf("see whereto %s holds connections; restart what leaks them", address(r.Src)),
+			Command: fmt.Sprintf("ctsight top --once --by edge --sort live --netns %d 'src %s'", d.Focus.NetNS, address(r.Src)),
+		})
 	}
-	r := d.Arrivals.Rows[0]
-	return r, share(r.New, d.Arrivals.Total.New) >= heavy && share(d.Held.Unreplied, d.Held.N) >= mostly
+	return out
 }
 
-func (d *Doc) forged() bool {
-	return d.Arrivals.Total.New >= 1000 && share(uint64(d.Arrivals.Tracked), d.Arrivals.Total.New) >= spoofed
+// Rules go to tables of their own, so that one command takes them back, and to
+// priority raw: what they refuse makes no entry and no lookup.
+const (
+	shedTable  = "inet ctsight_shed"
+	guardTable = "inet ctsight_guard"
+	syn        = "tcp flags & (fin|syn|rst|ack) == syn"
+	preRaw     = "type filter hook prerouting priority raw;"
+	outRaw     = "type filter hook output priority raw;"
+)
+
+// addresses is nft's match of an address or a prefix.
+func addresses(dir string, p netip.Prefix) string {
+	family := "ip6"
+	if p.Addr().Is4() {
+		family = "ip"
+	}
+	c := culprit{who: p}
+	return fmt.Sprintf("%s %s %s", family, dir, c.String())
 }
 
-// shed is a rule that limits what comes from the culprit before conntrack sees
-// it, at a hundredth of its present rate.
-func (d *Doc) shed() []Action {
-	r, ok := d.culprit()
-	if !ok || !r.Src.IsValid() {
-		return nil
+// shed limits what opens entries from the culprit, at a hundredth of its present
+// rate: its SYNs, and all packets of protocols that do not tell which is the
+// first. The same for what this host sends, in case it is the culprit.
+func (d *Doc) shed(c *culprit) Action {
+	from, n := addresses("saddr", c.who), perSecond(c.rate/100)
+	return Action{
+		What: fmt.Sprintf("limit what opens connections from %s to %d/s, before conntrack; it is %.0f/s now", c.String(), n, c.rate),
+		Command: d.Enter + fmt.Sprintf("nft 'table %s { chain slow { %s %s limit rate over %d/second drop; %s meta l4proto != tcp limit rate over %d/second drop; }; "+
+			"chain pre { %s jump slow; }; chain out { %s jump slow; }; }'", shedTable, from, syn, n, from, n, preRaw, outRaw),
+		Caution: "not if that is your load balancer, gateway or resolver: it speaks for many. Established TCP goes on; all its other packets are limited",
+		Undo:    d.Enter + "nft delete table " + shedTable,
 	}
-	who, family := r.Src.String(), "ip"
-	if r.Src.Is6() {
-		family = "ip6"
-	}
-	for _, p := range d.Prefixes.Rows { // its neighbours do the same: take the prefix
-		if p.Src.IsValid() && p.Src.Is4() == r.Src.Is4() && prefixOf(&p.Key).Contains(r.Src) && p.New >= 2*r.New && p.New > 0 {
-			who = prefixOf(&p.Key).String()
-		}
-	}
-	rate := max(10, int(math.Ceil(r.S1/100)))
-	return []Action{{
-		What: fmt.Sprintf("limit what comes from %s, before conntrack", who),
-		Command: d.Enter + fmt.Sprintf("nft 'add table inet ctsight_shed; add chain inet ctsight_shed pre { type filter hook prerouting priority raw; }; "+
-			"add rule inet ctsight_shed pre %s saddr %s limit rate over %d/second drop'", family, who, rate),
-		Caution: "limits all its packets, not only new connections; undo: " + d.Enter + "nft delete table inet ctsight_shed",
-	}}
 }
+
+func perSecond(rate float64) int { return max(10, int(math.Ceil(min(finite(rate), 1e6)))) }
 
 // drain deletes what the culprit holds.
-func (d *Doc) drain() []Action {
-	r, ok := d.culprit()
-	if !ok || !r.Src.IsValid() || r.Live == 0 {
-		return nil
+func (d *Doc) drain(c *culprit) Action {
+	return Action{
+		What:    fmt.Sprintf("then free the %d entries of %s", c.live, c.String()),
+		Command: d.Enter + fmt.Sprintf("conntrack -D -s %s >/dev/null", c.String()),
+		Caution: "no undo: its open connections through NAT or a stateful firewall break. It reads the whole table once. Limit first, or it fills again",
 	}
-	return []Action{{
-		What:    fmt.Sprintf("free the %d entries of %s", r.Live, r.Src),
-		Command: d.Enter + fmt.Sprintf("conntrack -D -s %s", r.Src),
-		Caution: "its open connections through NAT break; shed first, or it fills again",
-	}}
+}
+
+func (d *Doc) drainLeak(r *agg.TopRow) Action {
+	return Action{
+		What:    fmt.Sprintf("if restarting does not help: free the established entries of %s, which holds %d", address(r.Src), r.Live),
+		Command: d.Enter + fmt.Sprintf("conntrack -D -p tcp --state ESTABLISHED -s %s >/dev/null", address(r.Src)),
+		Caution: "no undo: those in use break with the idle ones where NAT or a stateful firewall needs them. It reads the whole table once",
+	}
+}
+
+// guard keeps a flood with forged sources from making entries. No source is
+// named: another would be next, or the innocent owner. For TCP a SYN proxy is
+// the only way that lets real clients in; for UDP, which proves nothing, the
+// endpoint goes without entries. Both want that nothing translates the endpoint:
+// what is not tracked is not translated, and a limit is left.
+func (d *Doc) guard(to *agg.TopRow) Action {
+	k := &to.Key
+	dst := netip.PrefixFrom(k.Dst.WithZone(""), k.Dst.BitLen())
+	there, back := addresses("daddr", dst)+" "+port(k, "dport"), addresses("saddr", dst)+" "+port(k, "sport")
+	undo := d.Enter + "nft delete table " + guardTable
+	tracked := d.Held == nil || d.Held.NAT > 0
+	if k.Proto == event.ProtoTCP && !tracked {
+		mss := 1460
+		if dst.Addr().Is6() {
+			mss = 1440
+		}
+		const loose = "net.netfilter.nf_conntrack_tcp_loose"
+		return Action{
+			What: fmt.Sprintf("let a SYN proxy answer for %s: only who completes the handshake gets an entry", endpoint(k)),
+			Command: d.Enter + "sysctl -w " + loose + "=0 && " + d.Enter + fmt.Sprintf("nft 'table %s { chain pre { %s %s %s notrack; }; "+
+				"chain proxy { %s ct state invalid,untracked synproxy mss %d wscale 7 timestamp sack-perm; %s ct state invalid drop; }; "+
+				"chain local { type filter hook input priority filter - 1; jump proxy; }; chain transit { type filter hook forward priority filter - 1; jump proxy; }; }'",
+				guardTable, preRaw, there, syn, there, mss, there),
+			Caution: "mss and wscale must be those of the server; connections from before that have no entry break; tcp_loose was 1 unless you changed it",
+			Undo:    undo + "; " + d.Enter + "sysctl -w " + loose + "=1",
+		}
+	}
+	if k.Proto == event.ProtoUDP && !tracked {
+		both := fmt.Sprintf("%s notrack; %s notrack;", there, back)
+		return Action{
+			What:    fmt.Sprintf("let %s go without entries, in both directions: nothing is dropped", endpoint(k)),
+			Command: d.Enter + fmt.Sprintf("nft 'table %s { chain pre { %s %s }; chain out { %s %s }; }'", guardTable, preRaw, both, outRaw, both),
+			Caution: "your rules must accept ct state untracked for it, in both directions",
+			Undo:    undo,
+		}
+	}
+	first := ""
+	if k.Proto == event.ProtoTCP {
+		first = syn + " "
+	}
+	n := d.bearable(to)
+	return Action{
+		What: fmt.Sprintf("limit what opens connections to %s to %d/s, before conntrack: at most half of the table. (a SYN proxy or notrack would hurt its NAT, if it has any)",
+			endpoint(k), n),
+		Command: d.Enter + fmt.Sprintf("nft 'table %s { chain pre { %s %s %slimit rate over %d/second drop; }; }'", guardTable, preRaw, there, first, n),
+		Caution: "real clients are refused with the forged",
+		Undo:    undo,
+	}
+}
+
+// bearable is how many entries per second of the longest sort that comes to
+// nothing fill half of the table, and less than now.
+func (d *Doc) bearable(to *agg.TopRow) int {
+	lives := 120
+	for _, s := range []string{"UDP entries that are no stream", "udp_timeout", "tcp_timeout_syn_sent", "tcp_timeout_syn_recv"} {
+		if t := d.Timeouts[s]; (s == "udp_timeout") == (to.Proto == event.ProtoUDP) && t > 0 {
+			lives = t
+			break
+		}
+	}
+	return perSecond(math.Floor(min(float64(d.Focus.Max)/2/float64(lives), finite(to.S1)/2)))
+}
+
+// port is nft's match of the port of an endpoint, or of its protocol where that
+// has none.
+func port(k *agg.Key, dir string) string {
+	if hasPorts(k.Proto) {
+		return fmt.Sprintf("%s %s %d", event.ProtoName(k.Proto), dir, k.Dport)
+	}
+	return fmt.Sprintf("meta l4proto %d", k.Proto)
+}
+
+// drainHalfOpen frees what came to nothing of an endpoint: of TCP by its state,
+// of others all, as conntrack(8) cannot ask for those without a reply.
+func (d *Doc) drainHalfOpen(to *agg.TopRow) Action {
+	k := &to.Key
+	what, filter := "", fmt.Sprintf("-p %d -d %s", k.Proto, address(k.Dst))
+	if hasPorts(k.Proto) {
+		filter += fmt.Sprintf(" --dport %d", k.Dport)
+	}
+	if k.Proto == event.ProtoTCP {
+		what, filter = "half-open ", filter+" --state "+d.halfOpenState().String()
+	}
+	return Action{
+		What:    fmt.Sprintf("then free the %sentries of %s, which has %d", what, endpoint(k), to.Live),
+		Command: d.Enter + "conntrack -D " + filter + " >/dev/null",
+		Caution: "no undo: who is answered just now has to try again. It reads the whole table once. Shed first, or it fills again",
+	}
+}
+
+// halfOpenState is SYN_RECV where the endpoint answers, else SYN_SENT.
+func (d *Doc) halfOpenState() event.TCPState {
+	if d.Held != nil {
+		for _, r := range d.Held.Rows() {
+			if r.State == event.TCPSynRecv || r.State == event.TCPSynSent {
+				return r.State
+			}
+		}
+	}
+	return event.TCPSynSent
 }
 
 // steps are timeouts that may go down, and for which entries.
 var steps = []struct {
+	what   string
 	sysctl string
 	to     int
+	ends   bool // such entries end by their timeout, few are refreshed
 	holds  func(*agg.HoldingKey) bool
 	costs  string
 }{
-	{"udp_timeout", 10, func(k *agg.HoldingKey) bool { return k.Proto == event.ProtoUDP && !k.Assured }, "answers that take longer are lost behind NAT"},
-	{"udp_timeout_stream", 60, func(k *agg.HoldingKey) bool { return k.Proto == event.ProtoUDP && k.Assured }, "UDP sessions that are silent for longer get a new entry"},
-	{"tcp_timeout_syn_sent", 20, func(k *agg.HoldingKey) bool { return k.State == event.TCPSynSent }, "slow servers"},
-	{"tcp_timeout_syn_recv", 20, func(k *agg.HoldingKey) bool { return k.State == event.TCPSynRecv }, "slow clients"},
-	{"tcp_timeout_time_wait", 30, func(k *agg.HoldingKey) bool { return k.State == event.TCPTimeWait }, "late segments of closed connections are invalid"},
-	{"tcp_timeout_established", 86400, func(k *agg.HoldingKey) bool { return k.State == event.TCPEstablished }, "connections that are silent for longer break"},
+	{"UDP entries that are no stream", "udp_timeout", 10, true, func(k *agg.HoldingKey) bool { return k.Proto == event.ProtoUDP && !k.Assured },
+		"answers that take longer are lost behind NAT"},
+	{"UDP streams", "udp_timeout_stream", 60, false, func(k *agg.HoldingKey) bool { return k.Proto == event.ProtoUDP && k.Assured },
+		"sessions that are silent for longer may get another port behind NAT"},
+	{"pings", "icmp_timeout", 10, true, func(k *agg.HoldingKey) bool { return k.Proto == event.ProtoICMP }, "later answers to a ping are lost"},
+	{"pings of IPv6", "icmpv6_timeout", 10, true, func(k *agg.HoldingKey) bool { return k.Proto == event.ProtoICMPv6 }, "later answers to a ping are lost"},
+	{"SYNs without an answer", "tcp_timeout_syn_sent", 20, true, func(k *agg.HoldingKey) bool { return k.State == event.TCPSynSent }, "a server that answers later is not reached"},
+	{"half-open connections", "tcp_timeout_syn_recv", 20, true, func(k *agg.HoldingKey) bool { return k.State == event.TCPSynRecv }, "a client that answers later does not get in"},
+	{"connections in CLOSE_WAIT", "tcp_timeout_close_wait", 60, false, func(k *agg.HoldingKey) bool { return k.State == event.TCPCloseWait }, "half-closed connections that are silent for longer break"},
+	{"connections in FIN_WAIT", "tcp_timeout_fin_wait", 30, false, func(k *agg.HoldingKey) bool { return k.State == event.TCPFinWait }, "half-closed connections that are silent for longer break"},
+	{"closed connections", "tcp_timeout_time_wait", 30, true, func(k *agg.HoldingKey) bool { return k.State == event.TCPTimeWait }, "later segments of a closed connection are invalid"},
+	{"silent connections", "tcp_timeout_established", 86400, false, func(k *agg.HoldingKey) bool { return k.State == event.TCPEstablished && k.Assured },
+		"connections that are silent for longer break behind NAT or a stateful firewall"},
 }
 
-// timeouts proposes shorter ones where they would free a fifth of the table.
+// timeouts proposes shorter ones for what makes a fifth of the table. An entry
+// has the timeout of its last packet; those that are idle now keep the old one.
 func (d *Doc) timeouts() (out []Action) {
 	if d.Held == nil {
 		return nil
 	}
+	rows := d.Held.Rows()
 	for _, s := range steps {
 		n := uint64(0)
-		for _, r := range d.Held.Rows() {
+		for _, r := range rows {
 			if s.holds(&r.HoldingKey) {
 				n += r.N
 			}
@@ -121,34 +252,47 @@ func (d *Doc) timeouts() (out []Action) {
 		if share(n, d.Held.N) < 0.2 || !known || now <= s.to {
 			continue
 		}
-		out = append(out, Action{
-			What:    fmt.Sprintf("let entries end after %d s, now %d: %d of them (%s) are of this sort", s.to, now, n, percent(share(n, d.Held.N))),
+		a := Action{
+			What:    fmt.Sprintf("let %s end after %s, now %s: %d (%s)", s.what, seconds(float64(s.to)), seconds(float64(now)), n, percent(share(n, d.Held.N))),
 			Command: d.Enter + fmt.Sprintf("sysctl -w net.netfilter.nf_conntrack_%s=%d", s.sysctl, s.to),
-			Caution: fmt.Sprintf("new and refreshed entries only; %s; undo: %ssysctl -w net.netfilter.nf_conntrack_%s=%d", s.costs, d.Enter, s.sysctl, now),
-		})
+			Caution: fmt.Sprintf("entries that get no more packets keep their %s; %s", seconds(float64(now)), s.costs),
+			Undo:    d.Enter + fmt.Sprintf("sysctl -w net.netfilter.nf_conntrack_%s=%d", s.sysctl, now),
+		}
+		if s.ends {
+			a.What += fmt.Sprintf("; at the same rate about %.0f in their place", float64(n)*float64(s.to)/float64(now))
+		}
+		out = append(out, a)
 	}
 	return out
 }
 
-// raise doubles the limit, which is one for all namespaces.
+// maxMax is what nf_conntrack_max can be at most.
+const maxMax = math.MaxInt32
+
+// raise doubles the limit, which is one for all namespaces and is written in the
+// initial one.
 func (d *Doc) raise() []Action {
 	t := &d.Focus
-	if t.Max == 0 || t.Level < agg.LevelAction {
+	full := slices.ContainsFunc(d.Drops, func(r agg.ReasonCount) bool { return r.Reason == event.TableFull && r.Count > 0 })
+	if t.Max == 0 || t.Max > maxMax/2 || t.Level < agg.LevelAction && !full && !d.evicts() {
 		return nil
 	}
 	to := 2 * t.Max
 	a := Action{
-		What:    fmt.Sprintf("make room: %d instead of %d entries", to, t.Max),
+		What:    fmt.Sprintf("make room: %d entries instead of %d", to, t.Max),
 		Command: fmt.Sprintf("sysctl -w net.netfilter.nf_conntrack_max=%d", to),
-		Caution: fmt.Sprintf("of all namespaces; undo: sysctl -w net.netfilter.nf_conntrack_max=%d", t.Max),
+		Caution: "one limit for all namespaces, written in the initial one (if here is another: from the host)",
+		Undo:    fmt.Sprintf("sysctl -w net.netfilter.nf_conntrack_max=%d", t.Max),
 	}
 	if d.Memory.Object > 0 {
-		a.What += fmt.Sprintf(", up to %s more kernel memory", mib(uint64(d.Memory.Object+Extensions)*(to-t.Max)))
+		a.What += fmt.Sprintf(", up to %s more kernel memory", mib(float64(d.Memory.Object+Extensions)*float64(t.Max)))
 	}
-	if b := cmp.Or(d.Memory.Buckets, 1); to > 4*b && d.Memory.Buckets > 0 {
-		a.Caution = fmt.Sprintf("chains grow to %d entries: also sysctl -w net.netfilter.nf_conntrack_buckets=%d; ", 2*to/b, to/2) + a.Caution
+	if r := finite(d.Arrivals.Total.S1); t.TimeToFull != nil && r >= 1 {
+		a.What += fmt.Sprintf("; at %.0f new/s that lasts for %s at least", r, seconds(float64(t.Max)/r))
+	}
+	if b := d.Memory.Buckets; b > 0 && to > 4*b {
+		a.Caution += fmt.Sprintf(". Chains grow to %.0f entries: when it is quiet also sysctl -w net.netfilter.nf_conntrack_buckets=%d, which stops all traffic while it moves the entries",
+			2*float64(to)/float64(b), to/2)
 	}
 	return []Action{a}
 }
-
-func prefixOf(k *agg.Key) netip.Prefix { return netip.PrefixFrom(k.Src, int(k.Bits)) }

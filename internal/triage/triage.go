@@ -8,7 +8,7 @@ import (
 	"cmp"
 	"fmt"
 	"net/netip"
-	"slices"
+	"strings"
 	"time"
 
 	"github.com/ctsight/ctsight/internal/agg"
@@ -23,8 +23,9 @@ type Doc struct {
 	// Focus is the namespace that the rest is about: the fullest, or the one
 	// that was asked for.
 	Focus agg.TableState
-	Enter string // what runs a command there, with a space at its end; "" for here
+	Enter string // what runs a command there (EnterName, EnterPath), with a space at its end; "" for here
 
+	// Of Focus only, their Total too (Census.NetNS): all shares are of it.
 	Holders  agg.Top // sources by live entries
 	Arrivals agg.Top // sources by new connections of the last second
 	Targets  agg.Top // endpoints by live entries
@@ -36,7 +37,7 @@ type Doc struct {
 	Memory   Memory
 	Timeouts map[string]int // sysctls nf_conntrack_*_timeout* of Focus, seconds
 	Drops    []agg.ReasonCount
-	Evicted  []agg.CauseCount
+	Evicted  []agg.CauseCount // early_drop and early_drop_gc only
 	Loss     agg.Loss
 
 	Findings []Finding
@@ -55,7 +56,11 @@ type Memory struct {
 const Extensions = 128
 
 // Bytes is what n entries take in the kernel, at most: with extensions.
-func (m Memory) Bytes(n uint64) uint64 { return n*uint64(m.Object+Extensions) + m.Buckets*8 }
+func (m Memory) Bytes(n uint64) uint64 { return uint64(m.bytes(n)) }
+
+func (m Memory) bytes(n uint64) float64 {
+	return float64(n)*float64(m.Object+Extensions) + float64(m.Buckets)*8
+}
 
 // Verdict is what a finding says of the load.
 type Verdict string
@@ -75,98 +80,172 @@ type Finding struct {
 }
 
 // Action is a command to type and what it is good for. What it costs or breaks
-// is in Caution.
+// is in Caution; Undo is the command that takes it back, "" where there is none.
+// Commands are one line of printable ASCII for a shell.
 type Action struct {
-	What, Command, Caution string
+	What, Command, Caution, Undo string
 }
 
 // Thresholds of the sentences. They name what is written, not what is true: the
 // numbers are beside it.
 const (
 	heavy     = 0.30 // of the table, or of what comes: one source
+	half      = 0.50 // of its entries came to nothing: what does harm
 	mostly    = 0.70
-	spoofed   = 0.90 // different sources for each connection
+	spoofed   = 0.80 // different sources for each connection of an endpoint; the sketch that counts them errs by 6.5 %
+	minForged = 1000 // connections, to say so
 	scanPorts = 25   // different ports or hosts
 	scanFails = 0.80 // first contacts that failed
+	relatives = 3    // sources of one prefix that are in the lists: it is the prefix
 )
 
 // Judge fills in Findings and Actions.
 func (d *Doc) Judge() {
-	d.Findings = []Finding{d.fill(), d.rate(), d.toFull(), d.holders(), d.states(), d.lost(), d.nat()}
-	d.Findings = append(d.Findings, d.character(), d.novelty())
+	d.Findings = []Finding{d.fill(), d.rate(), d.toFull(), d.holders(), d.states(), d.lost(), d.nat(), d.character(), d.novelty()}
 	d.Actions = d.actions()
+	for i := range d.Findings {
+		d.Findings[i].Answer = printable(d.Findings[i].Answer)
+	}
+}
+
+// printable replaces what a terminal would not print: errors come from outside.
+func printable(s string) string {
+	return strings.Map(func(r rune) rune {
+		if r < ' ' || r > '~' {
+			return '?'
+		}
+		return r
+	}, s)
 }
 
 func share(n, of uint64) float64 {
 	if of == 0 {
 		return 0
 	}
-	return float64(n) / float64(of)
+	return min(1, float64(n)/float64(of))
 }
 
 func percent(f float64) string { return fmt.Sprintf("%.1f %%", 100*f) }
 
-func mib(n uint64) string { return fmt.Sprintf("%.0f MiB", float64(n)/(1<<20)) }
+func mib(n float64) string { return fmt.Sprintf("%.0f MiB", n/(1<<20)) }
+
+// finite is f where it is a number that something can be said of, else 0.
+func finite(f float64) float64 {
+	if f > 0 && f < 1e15 {
+		return f
+	}
+	return 0
+}
+
+// seconds writes a time that people wait for.
+func seconds(s float64) string {
+	const day = 24 * 60 * 60
+	switch {
+	case !(s > 0):
+		return "0s"
+	case s < 1:
+		return "less than 1s"
+	case s >= 1000*day:
+		return "more than 999 days"
+	case s >= 2*day:
+		return fmt.Sprintf("%.1f days", s/day)
+	}
+	text := time.Duration(s * float64(time.Second)).Round(time.Second).String()
+	for _, zero := range []string{"0s", "0m"} { // 1m0s, 24h0m0s
+		if short := strings.TrimSuffix(text, zero); strings.HasSuffix(short, "m") || strings.HasSuffix(short, "h") {
+			text = short
+		}
+	}
+	return text
+}
+
+func address(a netip.Addr) string {
+	if !a.IsValid() {
+		return "an unknown source"
+	}
+	return a.WithZone("").String()
+}
 
 func (d *Doc) fill() Finding {
-	t := &d.Focus
-	a := fmt.Sprintf("%d of %d entries (%s): %s", t.Entries, t.Max, percent(t.Fill()), t.Level)
-	if d.Memory.Object > 0 {
-		a += fmt.Sprintf("; they take up to %s of kernel memory, a full table %s", mib(d.Memory.Bytes(t.Entries)), mib(d.Memory.Bytes(t.Max)))
+	t, f := &d.Focus, Finding{Question: "how full"}
+	switch {
+	case t.Err != "":
+		f.Answer = "not known: " + t.Err
+		return f
+	case t.Max == 0:
+		f.Answer = fmt.Sprintf("%d entries, no limit is set", t.Entries)
+	default:
+		f.Answer = fmt.Sprintf("%d of %d entries (%s): %s", t.Entries, t.Max, percent(t.Fill()), t.Level)
 	}
-	f := Finding{Question: "how full", Answer: a}
-	if t.Level >= agg.LevelAction {
+	if d.Memory.Object > 0 {
+		f.Answer += fmt.Sprintf("; up to %s of kernel memory", mib(d.Memory.bytes(t.Entries)))
+		if t.Max > 0 {
+			f.Answer += fmt.Sprintf(", %s when full", mib(d.Memory.bytes(t.Max)))
+		}
+	}
+	if t.Level >= agg.LevelAction && t.Max > 0 {
 		f.Verdict = Suspicious
 	}
 	return f
 }
 
 func (d *Doc) rate() Finding {
-	r := d.Arrivals.Total.Rates
-	return Finding{Question: "how fast", Answer: fmt.Sprintf("%.0f new/s over the last second, %.0f/s in the busiest 10 ms, from %d sources",
-		r.S1, r.Peak10ms, d.Arrivals.Tracked)}
+	t := &d.Arrivals.Total
+	return Finding{Question: "how fast", Answer: fmt.Sprintf("%.0f new/s over the last second, %.0f/s in the busiest 10 ms; %d new in %s",
+		finite(t.S1), finite(t.Peak10ms), t.New, d.span())}
 }
 
+// span is how long was looked.
+func (d *Doc) span() string { return max(0, d.To.Sub(d.From)).Round(100 * time.Millisecond).String() }
+
 func (d *Doc) toFull() Finding {
-	t := &d.Focus
-	f := Finding{Question: "time to full"}
+	t, f := &d.Focus, Finding{Question: "time to full"}
 	switch {
-	case t.Max > 0 && t.Entries >= t.Max:
-		f.Answer, f.Verdict = "now", Anomalous
+	case t.Err != "":
+		f.Answer = "not known: " + t.Err
+	case t.Max == 0:
+		f.Answer, f.Verdict = "never: no limit is set", Ordinary
+	case t.Entries >= t.Max:
+		f.Answer, f.Verdict = "it is full: a new connection drives out an unassured one, or is lost", Anomalous
 	case !t.Forecast:
 		f.Answer = "not known yet: look for longer (--for 10s)"
 	case t.TimeToFull == nil:
 		f.Answer, f.Verdict = "never at this rate: entries end as fast as they come before the limit is reached", Ordinary
 	default:
-		f.Answer = seconds(*t.TimeToFull)
-		if t.FullLow != nil {
-			f.Answer += " (at the earliest " + seconds(*t.FullLow) + ")"
+		f.Answer, f.Verdict = seconds(*t.TimeToFull), Suspicious
+		if low := t.FullLow; low != nil && *low < *t.TimeToFull && seconds(*low) != f.Answer {
+			f.Answer += " (at the earliest " + seconds(*low) + ")"
 		}
-		f.Verdict = Suspicious
 	}
 	return f
-}
-
-func seconds(s float64) string {
-	return time.Duration(s * float64(time.Second)).Round(time.Second).String()
 }
 
 func (d *Doc) holders() Finding {
 	f := Finding{Question: "who holds it"}
 	all := d.Holders.Total.Live
-	if all == 0 || len(d.Holders.Rows) == 0 {
-		f.Answer = "nobody is known: " + cmp.Or(d.HeldErr, "the table is empty")
+	switch {
+	case all == 0 && d.Focus.Entries > 0:
+		f.Answer = fmt.Sprintf("not known: none of the %d entries was seen to begin, and the table was not read", d.Focus.Entries)
+		return f
+	case all == 0 || len(d.Holders.Rows) == 0:
+		f.Answer = "nobody: the table is empty"
 		return f
 	}
 	for i, r := range d.Holders.Rows[:min(3, len(d.Holders.Rows))] {
 		if i > 0 {
 			f.Answer += ", "
 		}
-		f.Answer += fmt.Sprintf("%s %d (%s)", r.Src, r.Live, percent(share(r.Live, all)))
+		f.Answer += fmt.Sprintf("%s %d (%s)", address(r.Src), r.Live, percent(share(r.Live, all)))
+	}
+	if r, ok := d.widest(); ok {
+		f.Answer += fmt.Sprintf("; of the prefixes %s %d (%s)", prefixOf(&r.Key), r.Live, percent(share(r.Live, all)))
 	}
 	if len(d.Targets.Rows) > 0 {
 		r := d.Targets.Rows[0]
-		f.Answer += fmt.Sprintf("; mostly towards %s, %d entries (%s)", endpoint(&r.Key), r.Live, percent(share(r.Live, all)))
+		f.Answer += fmt.Sprintf("; mostly towards %s, %d (%s)", endpoint(&r.Key), r.Live, percent(share(r.Live, all)))
+	}
+	if share(all, d.Focus.Entries) < 0.9 {
+		f.Answer += fmt.Sprintf("; this is of the %d entries that are known", all)
 	}
 	if share(d.Holders.Rows[0].Live, all) >= heavy {
 		f.Verdict = Suspicious
@@ -174,39 +253,88 @@ func (d *Doc) holders() Finding {
 	return f
 }
 
-func endpoint(k *agg.Key) string {
-	if k.Proto == event.ProtoTCP || k.Proto == event.ProtoUDP || k.Dport != 0 {
-		return fmt.Sprintf("%s %s", event.ProtoName(k.Proto), netip.AddrPortFrom(k.Dst, k.Dport))
+// widest is the prefix that holds a large part though no source of it does.
+func (d *Doc) widest() (agg.TopRow, bool) {
+	if len(d.Prefixes.Rows) == 0 || len(d.Holders.Rows) == 0 {
+		return agg.TopRow{}, false
 	}
-	return fmt.Sprintf("%s %s", event.ProtoName(k.Proto), k.Dst)
+	r := d.Prefixes.Rows[0]
+	return r, prefixOf(&r.Key).IsValid() && share(r.Live, d.Holders.Total.Live) >= heavy && r.Live/2 >= d.Holders.Rows[0].Live
+}
+
+func endpoint(k *agg.Key) string {
+	if !k.Dst.IsValid() {
+		return event.ProtoName(k.Proto)
+	}
+	if hasPorts(k.Proto) {
+		return fmt.Sprintf("%s %s", event.ProtoName(k.Proto), netip.AddrPortFrom(k.Dst.WithZone(""), k.Dport))
+	}
+	return fmt.Sprintf("%s %s", event.ProtoName(k.Proto), address(k.Dst))
+}
+
+func hasPorts(proto uint8) bool {
+	switch proto {
+	case event.ProtoTCP, event.ProtoUDP, event.ProtoSCTP, event.ProtoDCCP, event.ProtoUDPLite:
+		return true
+	}
+	return false
 }
 
 func (d *Doc) states() Finding {
 	f := Finding{Question: "in which state"}
 	if d.Held == nil {
-		f.Answer = "not known: " + d.HeldErr
+		f.Answer = d.notWalked()
 		return f
 	}
-	for i, r := range d.Held.Rows() {
-		if i == 4 {
+	rows := d.Held.Rows()
+	for i, r := range rows[:min(4, len(rows))] {
+		if i > 0 && share(r.N, d.Held.N) < 0.01 {
 			break
 		}
 		if i > 0 {
 			f.Answer += ", "
 		}
-		f.Answer += fmt.Sprintf("%s %d (%s, %s left)", stateName(&r.HoldingKey), r.N, percent(share(r.N, d.Held.N)), r.Left.Round(time.Second))
+		f.Answer += fmt.Sprintf("%s %d (%s, %s left)", stateName(&r.HoldingKey), r.N, percent(share(r.N, d.Held.N)), seconds(r.Left.Seconds()))
 	}
 	f.Answer = cmp.Or(f.Answer, "the table is empty")
-	if share(d.Held.Unreplied, d.Held.N) >= mostly {
+	if share(d.open(), d.Held.N) >= half {
+		f.Answer += fmt.Sprintf("; %s came to nothing yet", percent(share(d.open(), d.Held.N)))
 		f.Verdict = Suspicious
 	}
 	return f
 }
 
+func (d *Doc) notWalked() string {
+	return "not known: " + cmp.Or(d.HeldErr, "this backend cannot look at live entries")
+}
+
+// nothing says whether an entry has led to nothing yet: no reply, or of a TCP
+// handshake half. A SYN flood at an open port is replied to.
+func nothing(k *agg.HoldingKey) bool {
+	return !k.Replied || k.State == event.TCPSynRecv && !k.Assured
+}
+
+// open is how many entries of the table came to nothing yet.
+func (d *Doc) open() (n uint64) {
+	if d.Held == nil {
+		return 0
+	}
+	for _, r := range d.Held.Rows() {
+		if nothing(&r.HoldingKey) {
+			n += r.N
+		}
+	}
+	return n
+}
+
 func stateName(k *agg.HoldingKey) string {
 	s := event.ProtoName(k.Proto)
 	if k.State != event.TCPNone {
-		return s + " " + k.State.String()
+		s += " " + k.State.String()
+		if k.State == event.TCPEstablished && !k.Replied {
+			s += " unreplied"
+		}
+		return s
 	}
 	switch {
 	case k.Assured:
@@ -219,110 +347,42 @@ func stateName(k *agg.HoldingKey) string {
 
 func (d *Doc) lost() Finding {
 	f := Finding{Question: "what is lost"}
+	var parts []string
+	var worst agg.ReasonCount
 	for _, r := range d.Drops {
-		if r.Reason.IsRuleset() {
+		if r.Reason.IsRuleset() || r.Count == 0 {
 			continue
 		}
-		f.Answer += fmt.Sprintf("%d packets to %s, ", r.Count, r.Reason)
-		f.Verdict = Anomalous
+		parts = append(parts, fmt.Sprintf("%d packets to %s", r.Count, r.Reason))
+		if r.Count > worst.Count {
+			worst = r
+		}
 	}
 	for _, c := range d.Evicted {
-		f.Answer += fmt.Sprintf("%d entries to %s, ", c.Count, c.Cause)
-		f.Verdict = Anomalous
+		if c.Count > 0 {
+			parts = append(parts, fmt.Sprintf("%d entries to %s", c.Count, c.Cause))
+		}
 	}
-	if f.Answer == "" {
-		return Finding{Question: f.Question, Answer: "nothing in this time", Verdict: Ordinary}
+	if len(parts) == 0 {
+		f.Answer, f.Verdict = "nothing in "+d.span(), Ordinary
+		return f
 	}
-	f.Answer = f.Answer[:len(f.Answer)-2] + fmt.Sprintf(" in %s", d.To.Sub(d.From).Round(100*time.Millisecond))
+	f.Answer, f.Verdict = strings.Join(parts, ", ")+" in "+d.span(), Anomalous
+	if i := worst.Reason.Info(); i != nil && worst.Reason != event.TableFull { // of which all the rest tells
+		f.Answer += fmt.Sprintf("; for %s: %s", i.Name, i.Do)
+	}
 	return f
 }
 
 func (d *Doc) nat() Finding {
-	f := Finding{Question: "does this node do NAT"}
+	f := Finding{Question: "does it do NAT"}
 	switch {
 	case d.Held == nil:
-		f.Answer = "not known: " + d.HeldErr
+		f.Answer = d.notWalked()
 	case d.Held.NAT == 0:
-		f.Answer = "no entry is translated"
+		f.Answer = fmt.Sprintf("no: none of %d entries is translated", d.Held.N)
 	default:
 		f.Answer = fmt.Sprintf("yes: %d entries (%s) are translated", d.Held.NAT, percent(share(d.Held.NAT, d.Held.N)))
-	}
-	return f
-}
-
-// character says what the load looks like.
-func (d *Doc) character() Finding {
-	f := Finding{Question: "legitimate or not"}
-	total := d.Arrivals.Total
-	if total.New == 0 {
-		f.Answer, f.Verdict = "nothing new came in this time", Ordinary
-		return f
-	}
-	if scan, ok := d.scanner(); ok {
-		failed := scan.Refused + scan.Unanswered
-		f.Answer = fmt.Sprintf("%s looks like a scan: %d ports and %d hosts, %d of its %d first contacts failed", scan.Src,
-			scan.DistinctDports, scan.DistinctDsts, failed, failed+scan.Answered)
-		f.Verdict = Anomalous
-		return f
-	}
-	unreplied := 0.0
-	if d.Held != nil {
-		unreplied = share(d.Held.Unreplied, d.Held.N)
-	}
-	sources := share(uint64(d.Arrivals.Tracked), total.New)
-	top := d.Arrivals.Rows[0]
-	switch {
-	case total.New >= 1000 && sources >= spoofed && unreplied >= mostly:
-		f.Answer = fmt.Sprintf("looks like a flood with forged sources: %d sources for %d connections, %s of the entries unreplied; do not block addresses",
-			d.Arrivals.Tracked, total.New, percent(unreplied))
-		f.Verdict = Anomalous
-	case share(top.New, total.New) >= heavy && unreplied >= mostly:
-		f.Answer = fmt.Sprintf("%s opens %s of all connections and %s of the entries are unreplied: a flood, or a service that is down", top.Src,
-			percent(share(top.New, total.New)), percent(unreplied))
-		f.Verdict = Anomalous
-	case share(top.New, total.New) >= heavy && d.Arrivals.Tracked > 3:
-		f.Answer = fmt.Sprintf("%s opens %s of all connections, and they are answered: a busy client, or a pool that was lost", top.Src, percent(share(top.New, total.New)))
-		f.Verdict = Suspicious
-	default:
-		f.Answer = fmt.Sprintf("looks like ordinary load: %s of the entries are answered, the first of %d sources opens %s", percent(1-unreplied),
-			d.Arrivals.Tracked, percent(share(top.New, total.New)))
-		f.Verdict = Ordinary
-	}
-	return f
-}
-
-// scanner is the source with the most different targets, if most of what it
-// tried failed.
-func (d *Doc) scanner() (agg.TopRow, bool) {
-	rows := slices.Concat(d.Arrivals.Rows, d.Holders.Rows)
-	if len(rows) == 0 {
-		return agg.TopRow{}, false
-	}
-	r := slices.MaxFunc(rows, func(a, b agg.TopRow) int {
-		return cmp.Compare(max(a.DistinctDports, a.DistinctDsts), max(b.DistinctDports, b.DistinctDsts))
-	})
-	failed := r.Refused + r.Unanswered
-	return r, max(r.DistinctDports, r.DistinctDsts) >= scanPorts && failed >= scanPorts && share(failed, failed+r.Answered) >= scanFails
-}
-
-// novelty says whether the present rate is what filled the table: at a steady
-// load a source has as large a share of what comes as of what is there.
-func (d *Doc) novelty() Finding {
-	f := Finding{Question: "is that new"}
-	if len(d.Arrivals.Rows) == 0 || d.Arrivals.Total.S1 == 0 {
-		f.Answer = "nothing comes"
-		return f
-	}
-	top := d.Arrivals.Rows[0]
-	came, holds := share(uint64(top.S1*1000), uint64(d.Arrivals.Total.S1*1000)), share(top.Live, d.Holders.Total.Live)
-	f.Answer = fmt.Sprintf("%s is %s of what comes and %s of what is there", top.Src, percent(came), percent(holds))
-	if top.Live > 0 && top.S1 > 0 && came >= heavy {
-		age := float64(top.Live) / top.S1
-		f.Answer += fmt.Sprintf("; at %.0f/s all it holds came in the last %s", top.S1, seconds(age))
-		if came >= 2*holds || age < 60 {
-			f.Answer += ": it has just begun"
-			f.Verdict = Suspicious
-		}
 	}
 	return f
 }
