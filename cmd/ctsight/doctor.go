@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
+	"github.com/ctsight/ctsight/internal/agg"
 	"github.com/ctsight/ctsight/internal/ctnl"
 	"github.com/ctsight/ctsight/internal/pipeline"
 	"github.com/ctsight/ctsight/internal/probe"
@@ -70,6 +71,8 @@ func (g *globals) diagnose(cmd *cobra.Command) (*view.Doctor, error) {
 	d.Bounds = []view.Setting{
 		{Name: "network namespaces with their own counters, per CPU", Value: fmt.Sprint(r.NetNSPlaces), Note: "those at rest make way for others; what finds no place is counted together"},
 		{Name: "live entries with a known age", Value: fmt.Sprint(pipeline.LiveLimit), Note: "the rest has no lifetime_ns"},
+		{Name: "rows of each dimension of top", Value: fmt.Sprint(agg.DefaultRows),
+			Note: fmt.Sprintf("the rest is summed up in other; top takes up to %d MiB, when all its tables are full", agg.CensusBytes(int(agg.NumDims))>>20)},
 	}
 	if p.Refused != nil {
 		d.Warnings = append([]string{fmt.Sprintf("backend %s, because no better one works here: %s", r.Backend, oneLine(p.Refused))}, d.Warnings...)

@@ -123,7 +123,7 @@ func TestUsageErrors(t *testing.T) {
 }
 
 func TestHelp(t *testing.T) {
-	for _, args := range []string{"", "help", "trace --help", "help trace", "top --help", "drops --help", "doctor --help", "reasons --help"} {
+	for _, args := range []string{"", "help", "trace --help", "help trace", "top --help", "triage --help", "drops --help", "doctor --help", "reasons --help"} {
 		t.Run(args, func(t *testing.T) {
 			r := runCmd(t, ctsight(t, strings.Fields(args)...))
 			if r.code != exitDone || r.stderr != "" {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -46,7 +47,7 @@ Entries from before the start are read once from each namespace's table.`,
 	f.BoolVar(&t.once, "once", false, "print one picture as text and end")
 	f.StringVar(&t.sort, "sort", agg.ColNew.String(), "column to sort by: "+strings.Join(words(agg.NumColumns), ", "))
 	f.StringVar(&t.by, "by", agg.BySrc.String(), "rows: "+strings.Join(words(agg.NumDims), ", "))
-	f.IntVar(&t.top, "top", 20, "rows to show; the rest is summed up")
+	f.IntVar(&t.top, "top", 20, "rows to show; the rest is summed up (live view: as many as there is room for)")
 	return cmd
 }
 
@@ -120,7 +121,7 @@ func (t *topFlags) run(ctx context.Context, g *globals, args []string) error {
 		defer cancel() // a trace that fails ends the view
 		traced <- w.Run(ctx, nil)
 	}()
-	err = tui.Run(ctx, topSource{w}, tui.Options{Query: tui.Query{By: by, Sort: column, Rows: t.top}, Color: g.color(),
+	err = tui.Run(ctx, topSource{w}, tui.Options{Query: tui.Query{By: by, Sort: column}, Color: g.color(),
 		ASCII: !utf8Locale(), Names: names.view()}, os.Stdin, tty)
 	cancel()
 	return errors.Join(err, <-traced, p.Close())
@@ -134,6 +135,15 @@ func (t *topFlags) print(g *globals, doc *agg.TopDoc, column agg.Column, names *
 	return err
 }
 
+// rowFields are the words of a filter that choose among rows.
+var rowFields = [agg.NumDims][]string{
+	agg.BySrc:    {"src", "family", "netns", "zone"},
+	agg.ByDst:    {"dst", "dport", "proto", "family", "netns", "zone"},
+	agg.ByEdge:   {"src", "dst", "host", "dport", "proto", "family", "netns", "zone"},
+	agg.ByPrefix: {"src", "family", "netns", "zone"},
+	agg.ByNetNS:  {"netns"},
+}
+
 // topSource is a watch as the live view wants it.
 type topSource struct{ w *pipeline.Watch }
 
@@ -142,13 +152,18 @@ func (s topSource) Top(q tui.Query) (*agg.TopDoc, error) {
 	if err != nil {
 		return nil, err
 	}
+	for _, word := range f.Fields() {
+		if !slices.Contains(rowFields[q.By], word) {
+			return nil, fmt.Errorf("rows by %s have no %s, only %s", q.By, word, strings.Join(rowFields[q.By], ", "))
+		}
+	}
 	return s.w.Top(q.By, q.Sort, q.Rows, func(k *agg.Key) bool {
 		return f.Match(&event.Event{Kind: event.New, NetNS: k.NetNS, Zone: k.Zone, Orig: event.Tuple{Src: k.Src, Dst: k.Dst, Dport: k.Dport, Proto: k.Proto}})
 	}), nil
 }
 
 func (s topSource) Detail(q tui.Query, k agg.Key) (*view.Detail, error) {
-	row, edges, lifetimes := s.w.Detail(q.By, k, q.Rows)
+	row, edges, lifetimes := s.w.Detail(q.By, q.Sort, k, q.Rows)
 	return &view.Detail{By: q.By, Row: row, Edges: edges, Lifetimes: lifetimes}, nil
 }
 

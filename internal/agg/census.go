@@ -14,12 +14,25 @@ const rowBytes = int(unsafe.Sizeof(row{}))
 // JudgeAfter is how long a first contact has to be answered (detection.md, tau).
 const JudgeAfter = 3 * time.Second
 
+// Bounds of a Census that are used where CensusConfig has none.
+const (
+	DefaultRows   = 1 << 18 // of each dimension
+	DefaultLive   = 4 << 20
+	DefaultJudged = 1 << 18
+)
+
+// CensusBytes is what a census of n dimensions takes when all of it is full.
+func CensusBytes(n int) int {
+	live := slotsFor(DefaultLive) * 3 / 2 * int(unsafe.Sizeof(liveSlot[liveEntry]{}))
+	return live + DefaultJudged*int(unsafe.Sizeof(Contact{})) + DefaultRows*8 + DefaultRows/4*blockSize + n*DefaultRows*(rowBytes+16)
+}
+
 // CensusConfig bounds a Census. Zero fields get the defaults.
 type CensusConfig struct {
 	Dims      []Dim  // default: all
-	MaxRows   int    // of each dimension; default 262,144 (some 80 MB when full)
-	MaxLive   int    // entries; default 4 Mi
-	MaxJudged int    // first contacts that wait for their outcome; default 262,144
+	MaxRows   int    // of each dimension
+	MaxLive   int    // entries
+	MaxJudged int    // first contacts that wait for their outcome
 	Seed      uint64 // of the hash tables; a secret where sources may be hostile
 }
 
@@ -48,6 +61,7 @@ type Census struct {
 	seeding map[uint64]struct{} // identities that events have told of; nil when no dump runs
 	seeded  uint64
 	strange uint64 // destroys of entries that nothing was known of
+	touched uint64 // see touch
 }
 
 // liveEntry is 16 bytes; with its key a slot takes 24.
@@ -65,7 +79,7 @@ const (
 
 // NewCensus returns an empty census that begins now.
 func NewCensus(c CensusConfig, now event.Ktime) *Census {
-	c.MaxRows, c.MaxLive, c.MaxJudged = cmp.Or(c.MaxRows, 1<<18), cmp.Or(c.MaxLive, 4<<20), cmp.Or(c.MaxJudged, 1<<18)
+	c.MaxRows, c.MaxLive, c.MaxJudged = cmp.Or(c.MaxRows, DefaultRows), cmp.Or(c.MaxLive, DefaultLive), cmp.Or(c.MaxJudged, DefaultJudged)
 	if len(c.Dims) == 0 {
 		c.Dims = []Dim{BySrc, ByDst, ByEdge, ByPrefix, ByNetNS}
 	}

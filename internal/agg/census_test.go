@@ -444,6 +444,9 @@ func TestCensusMemory(t *testing.T) {
 		s.Add(&event.Event{Kind: event.New, Time: event.Ktime(i) + 1, Ptr: slab(uint64(i)), NetNS: 1, Orig: flow(i, 1, 1, 1)})
 		s.Add(&event.Event{Kind: event.Destroy, Cause: event.TimeoutGC, Time: event.Ktime(i) + 2, Ptr: slab(uint64(i - n)), NetNS: 1, Orig: flow(i-n, 1, 1, 1)})
 	}
+	if full := CensusBytes(int(NumDims)); full < 1<<28 || full > 1<<30 {
+		t.Errorf("a full census takes %d bytes", full)
+	}
 	top := s.Top(BySrc, ColNew, 1, 0, nil)
 	if sum := top.Other.New + top.Rows[0].New; sum != uint64(4*n) || top.Other.Live+top.Rows[0].Live != uint64(n) {
 		t.Errorf("%d new and %d live", sum, top.Other.Live+top.Rows[0].Live)
@@ -465,14 +468,19 @@ func BenchmarkCensus(b *testing.B) {
 				for i := range x {
 					x[i] = flow(0x0a000000+rand.Uint32N(sources), 0x0b000000+uint32(i%16), uint16(i), 443)
 				}
-				e := event.Event{NetNS: 4026531840}
+				var batch []event.Event
+				add := func(e event.Event) { // as Watch does
+					if batch = append(batch, e); len(batch) == Batch {
+						s.AddAll(batch)
+						batch = batch[:0]
+					}
+				}
 				step := func(i uint64) {
-					e.Kind, e.Time, e.Ptr, e.Orig = event.New, event.Ktime(i)*1000+1, slab(i%(2*live)), x[i%uint64(len(x))]
-					s.Add(&e)
+					add(event.Event{Kind: event.New, Time: event.Ktime(i)*1000 + 1, Ptr: slab(i % (2 * live)), NetNS: 4026531840, Orig: x[i%uint64(len(x))]})
 					if i >= live {
-						e.Kind, e.Ptr, e.Orig, e.Cause, e.Status = event.Destroy, slab((i-live)%(2*live)), x[(i-live)%uint64(len(x))], event.TimeoutGC, 0
-						s.Add(&e)
-						e.Cause = 0
+						i -= live
+						add(event.Event{Kind: event.Destroy, Time: event.Ktime(i)*1000 + 2, Ptr: slab(i % (2 * live)), NetNS: 4026531840,
+							Orig: x[i%uint64(len(x))], Cause: event.TimeoutGC})
 					}
 				}
 				i := uint64(0)

@@ -140,9 +140,11 @@ func newRecentSet(values int) recentSet {
 	return recentSet{make([]recentLine, n)}
 }
 
+func (s *recentSet) line(h uint64) *recentLine { return &s.sets[h>>20&uint64(len(s.sets)-1)] }
+
 // add says whether h, which is not 0, was not there.
 func (s *recentSet) add(h uint64) bool {
-	line := &s.sets[h>>20&uint64(len(s.sets)-1)]
+	line := s.line(h)
 	for _, v := range line {
 		if v == h {
 			return false

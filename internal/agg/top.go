@@ -17,6 +17,7 @@ type Top struct {
 	Rows     []TopRow
 	Other    Sums
 	Hidden   int    // rows that are in Other
+	Kept     int    // rows that were to be chosen from
 	Folded   uint64 // times a row was folded into Other for good, at the limit
 	Total    TopRow // of everything; its Key is zero
 	Totals   Totals // events by kind, reason and cause
@@ -159,6 +160,7 @@ func (s *Census) Top(d Dim, c Column, n int, now event.Ktime, keep func(*Key) bo
 				continue
 			}
 		}
+		out.Kept++
 		x := rankedRow{s.value(c, r, now), r}
 		switch {
 		case len(best) < n:

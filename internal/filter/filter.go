@@ -12,6 +12,7 @@ package filter
 
 import (
 	"github.com/ctsight/ctsight/internal/event"
+	"slices"
 )
 
 // Options are what a filter needs to know of this host.
@@ -61,4 +62,23 @@ func (f *Filter) String() string {
 		return ""
 	}
 	return string(f.root.append(nil, 0))
+}
+
+// Fields returns the fields that the filter looks at, by their canonical words,
+// each once, in the order of the text.
+func (f *Filter) Fields() []string {
+	var out []string
+	if !f.All() {
+		f.root.fields(&out)
+	}
+	return out
+}
+
+func (n *node) fields(out *[]string) {
+	for _, k := range n.kids {
+		k.fields(out)
+	}
+	if name := fields[n.term.field].name; n.op == opTerm && !slices.Contains(*out, name) {
+		*out = append(*out, name)
+	}
 }

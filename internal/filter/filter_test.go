@@ -247,3 +247,21 @@ func BenchmarkMatch(b *testing.B) {
 		}
 	}
 }
+
+func TestFields(t *testing.T) {
+	for text, want := range map[string]string{
+		"":                                      "",
+		"drop":                                  "event",
+		"src 10.0.0.0/8 and dport 53":           "src dport",
+		"not (udp or udp) and (zone 1 or snat)": "proto zone nat",
+		"orig-src ::1":                          "src",
+	} {
+		f, err := Parse(text, Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := strings.Join(f.Fields(), " "); got != want {
+			t.Errorf("%q looks at %q, want %q", text, got, want)
+		}
+	}
+}

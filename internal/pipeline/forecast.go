@@ -59,7 +59,7 @@ func (w *Watch) forecast() {
 		if t.forecaster == nil {
 			t.forecaster = forecast.New(forecast.Config{Timeouts: timeouts(t.ns.Timeouts())})
 		}
-		w.mu.Lock()
+		w.lock()
 		var s forecast.Step
 		if f := w.feeds[t.ns.Inode]; f != nil {
 			s = f.Step(now(), uint64(t.fill.Count), uint64(t.fill.Max), samples[t.ns.Inode])
@@ -103,7 +103,7 @@ func (w *Watch) sample(entries uint64) map[event.NetNS][]forecast.Sample {
 	w.buckets = walked.Buckets
 	out := map[event.NetNS][]forecast.Sample{}
 	at := now()
-	w.mu.Lock()
+	w.lock()
 	defer w.mu.Unlock()
 	for _, q := range seen {
 		s := forecast.Sample{Class: forecast.ClassOf(q.Orig.Proto, q.Status, q.TCPState), Age: forecast.Unknown, Left: q.Timeout}

@@ -24,9 +24,13 @@ type Watch struct {
 	p     *Pipeline
 	clock event.Clock
 	start event.Ktime // all programs were in place
+	end   event.Ktime // and for the last time; 0 while they are
+	walks bool        // the tables are read by Walk, not dumped
+	first map[event.NetNS]probe.Counters
 
 	mu     sync.Mutex // guards the census and the feeds; held for one event or one picture
 	census *agg.Census
+	batch  []event.Event // not in the census yet
 	feeds  map[event.NetNS]*forecast.Feed
 	recent struct { // the feed of the last event
 		ns   event.NetNS
@@ -71,8 +75,12 @@ func (p *Pipeline) NewWatch(clock event.Clock, c agg.CensusConfig) *Watch {
 	if c.Seed == 0 {
 		c.Seed = rand.Uint64()
 	}
-	w := &Watch{p: p, clock: clock, start: now(), tables: map[event.NetNS]*table{}, feeds: map[event.NetNS]*forecast.Feed{}}
+	w := &Watch{p: p, clock: clock, start: now(), tables: map[event.NetNS]*table{}, feeds: map[event.NetNS]*forecast.Feed{},
+		first: map[event.NetNS]probe.Counters{}}
 	w.census = agg.NewCensus(c, w.start)
+	for _, x := range p.Counters() {
+		w.first[x.NetNS] = x
+	}
 	return w
 }
 
@@ -86,25 +94,61 @@ func (w *Watch) Run(ctx context.Context, each func(*event.Event) error) error {
 	defer cancel()
 	wg.Go(func() { w.look(ctx) })
 	return w.p.Source.Run(ctx, func(e *event.Event) error {
-		if !w.add(e) || each == nil {
+		if !w.add(e, each != nil) || each == nil {
 			return nil
 		}
 		return each(e)
 	})
 }
 
-// add counts an event that the filter lets through. Those of the time when only
-// some of the programs were in place are left to the dump: an entry whose insert
-// was told then may have gone without a word.
-func (w *Watch) add(e *event.Event) bool {
+// add counts an event that the filter lets through, at once or with others.
+// Those of the time when only some of the programs were in place are left out: an
+// entry whose insert was told then may have gone without a word. Those from
+// before are in the dump.
+func (w *Watch) add(e *event.Event, atOnce bool) bool {
 	if e.Time < w.start || !w.p.cfg.Filter.Match(e) {
 		return false
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.census.Add(e)
-	w.feed(e)
+	if w.end != 0 && e.Time > w.end {
+		return false
+	}
+	if atOnce {
+		w.flush()
+		w.census.Add(e)
+		w.feed(e)
+		return true
+	}
+	w.batch = append(w.batch, *e)
+	if len(w.batch) == agg.Batch {
+		w.flush()
+	}
 	return true
+}
+
+// flush counts the events that wait. The lock is held.
+func (w *Watch) flush() {
+	w.census.AddAll(w.batch)
+	for i := range w.batch {
+		w.feed(&w.batch[i])
+	}
+	w.batch = w.batch[:0]
+}
+
+// now is the time of a picture: that of the end, when there is one. The lock is
+// held.
+func (w *Watch) now() event.Ktime {
+	if w.end != 0 {
+		return w.end
+	}
+	return now()
+}
+
+// lock is for all who look at the census.
+func (w *Watch) lock() {
+	w.mu.Lock()
+	w.flush()
 }
 
 // look does once in a while what events do not do.
@@ -147,7 +191,7 @@ func (w *Watch) list() {
 		}
 	}
 	maps.DeleteFunc(w.tables, func(ino event.NetNS, _ *table) bool { return !there[ino] })
-	w.mu.Lock()
+	w.lock()
 	defer w.mu.Unlock()
 	maps.DeleteFunc(w.feeds, func(ino event.NetNS, _ *forecast.Feed) bool { return !there[ino] })
 	w.recent.feed = nil
@@ -164,18 +208,22 @@ func (w *Watch) seed(ctx context.Context) {
 	if len(todo) == 0 {
 		return
 	}
-	w.mu.Lock()
+	read := w.dump
+	if w.walks {
+		read = w.walkOnce()
+	}
+	w.lock()
 	w.census.BeginSeed()
 	w.mu.Unlock()
 	for _, t := range todo {
-		err := w.dump(ctx, t.ns)
+		err := read(ctx, t.ns)
 		w.nets.Lock()
 		if t.seeded = err == nil; !t.seeded {
 			t.tries++
 		}
 		w.nets.Unlock()
 	}
-	w.mu.Lock()
+	w.lock()
 	w.census.EndSeed()
 	w.mu.Unlock()
 }
@@ -189,15 +237,19 @@ func (w *Watch) dump(ctx context.Context, ns ctnl.NS) error {
 	}
 	defer conn.Close()
 	return conn.Dump(ctx, func(e *ctnl.Entry) error {
-		seen := event.Event{Kind: event.New, NetNS: ns.Inode, Zone: e.Zone, Mark: e.Mark, Orig: e.Orig, Reply: e.Reply, Status: e.Status}
-		if !w.p.cfg.Filter.Match(&seen) {
-			return nil
-		}
-		w.mu.Lock()
-		defer w.mu.Unlock()
-		w.census.Seed(ns.Inode, e.Zone, &e.Orig)
+		w.seedOne(&event.Event{Kind: event.New, NetNS: ns.Inode, Zone: e.Zone, Mark: e.Mark, Orig: e.Orig, Reply: e.Reply, Status: e.Status})
 		return nil
 	})
+}
+
+// seedOne tells the census of an entry that was there.
+func (w *Watch) seedOne(e *event.Event) {
+	if !w.p.cfg.Filter.Match(e) {
+		return
+	}
+	w.lock()
+	defer w.mu.Unlock()
+	w.census.Seed(e.NetNS, e.Zone, &e.Orig)
 }
 
 // fills reads count and limit of each namespace. A path may lead there no more,
@@ -256,7 +308,7 @@ func (w *Watch) judge() {
 	}
 	contacts := make([]agg.Contact, 0, judgeBatch)
 	for {
-		w.mu.Lock()
+		w.lock()
 		contacts = w.census.Due(now()-event.Ktime(agg.JudgeAfter), contacts)
 		w.mu.Unlock()
 		if len(contacts) == 0 {
@@ -269,7 +321,7 @@ func (w *Watch) judge() {
 		if w.peekErr = p.Peek(q); w.peekErr != nil {
 			return
 		}
-		w.mu.Lock()
+		w.lock()
 		for i := range q {
 			if q[i].Result == probe.PeekLive {
 				w.census.Judge(&contacts[i], q[i].Status&event.SeenReply != 0)
@@ -281,12 +333,13 @@ func (w *Watch) judge() {
 
 // Top returns a picture of now: the first n rows of a dimension by a column.
 func (w *Watch) Top(by agg.Dim, c agg.Column, n int, keep func(*agg.Key) bool) *agg.TopDoc {
-	at := now()
-	doc := &agg.TopDoc{From: w.clock.At(w.start), To: w.clock.At(at), Backend: w.p.Report().Backend, Loss: w.p.loss()}
+	doc := &agg.TopDoc{From: w.clock.At(w.start), Backend: w.p.Report().Backend, Loss: w.p.loss()}
 	doc.BestEffort = doc.Backend == probe.Netfilter || doc.Backend == probe.Netlink
 	tables := w.all()
-	w.mu.Lock()
+	w.lock()
 	defer w.mu.Unlock()
+	at := w.now()
+	doc.To = w.clock.At(at)
 	doc.Top = w.census.Top(by, c, n, at, keep)
 	doc.Drops = doc.Totals.Drop
 	for _, t := range tables {
@@ -308,12 +361,12 @@ func (w *Watch) Top(by agg.Dim, c agg.Column, n int, keep func(*agg.Key) bool) *
 
 // Detail returns a row as it is now, its edges, and the lifetimes of its entries
 // since it was first asked for.
-func (w *Watch) Detail(by agg.Dim, k agg.Key, n int) (row agg.TopRow, edges agg.Top, l agg.Lifetimes) {
-	at := now()
-	w.mu.Lock()
+func (w *Watch) Detail(by agg.Dim, c agg.Column, k agg.Key, n int) (row agg.TopRow, edges agg.Top, l agg.Lifetimes) {
+	w.lock()
 	defer w.mu.Unlock()
+	at := w.now()
 	row, _ = w.census.Row(by, k, at)
-	return row, w.census.Top(agg.ByEdge, agg.ColNew, n, at, k.Holds), w.census.Focus(by, k)
+	return row, w.census.Top(agg.ByEdge, c, n, at, k.Holds), w.census.Focus(by, k)
 }
 
 // Seeded says whether the tables of all namespaces that are known have been read.
@@ -323,13 +376,17 @@ func (w *Watch) Seeded() bool {
 }
 
 // Finish takes a last reading, ends the counting, and counts what the programs
-// had told until then. Run must have returned.
+// had told until then. Run must have returned. Programs go one after the other,
+// which takes a while: from the first on nothing counts.
 func (w *Watch) Finish() error {
 	w.fills()
+	w.lock()
+	w.end = now()
+	w.mu.Unlock()
 	done, cancel := context.WithCancel(context.Background())
 	cancel()
 	return errors.Join(w.p.Detach(), w.p.Source.Run(done, func(e *event.Event) error {
-		w.add(e)
+		w.add(e, false)
 		return nil
 	}))
 }

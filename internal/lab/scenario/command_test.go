@@ -104,3 +104,50 @@ func drops(t *testing.T, r *netlab.Router, f netlab.Flows, format string) string
 	must(t, cmd.Wait())
 	return out.String()
 }
+
+// Who fills the table, through the command: what it says of each source is what
+// was sent, also of one that had entries before.
+func TestTopCommand(t *testing.T) {
+	r := router(t, netlab.Options{})
+	send(t, r, sources("198.51.100.1", 2, 50, netlab.Sink(0)))
+	cmd := exec.CommandContext(t.Context(), "ctsight", "top", "-o", "json", "--for", "10m", "--sort", "live", "--top", "2")
+	var out, stderr strings.Builder
+	cmd.Stdout, cmd.Stderr = &out, &stderr
+	must(t, cmd.Start())
+	time.Sleep(15 * time.Second) // until it is attached, and the table read
+	send(t, r, sources("198.51.100.2", 3, 100, netlab.Sink(1)))
+	time.Sleep(2 * time.Second)
+	must(t, cmd.Process.Signal(os.Signal(syscall.SIGINT)))
+	if err := cmd.Wait(); err != nil {
+		t.Fatalf("%v: %s", err, stderr.String())
+	}
+	t.Log("\n" + out.String())
+	var doc struct {
+		Table []struct {
+			NetNS          uint32 `json:"netns"`
+			Entries, Known uint64
+			Difference     *int64
+			Threshold      string
+		}
+		Sources []struct {
+			Src       string
+			NetNS     uint32 `json:"netns"`
+			New, Live uint64
+			Dports    uint64 `json:"distinct_dports"`
+		}
+		Other struct{ New, Live uint64 }
+	}
+	must(t, json.Unmarshal([]byte(out.String()), &doc))
+	if len(doc.Sources) != 2 || doc.Sources[0].Src != "198.51.100.2" || doc.Sources[0].New != 100 || doc.Sources[0].Live != 150 ||
+		doc.Sources[1].New != 100 || doc.Sources[1].Live != 100 || doc.Sources[0].Dports != 1 {
+		t.Errorf("%+v", doc.Sources)
+	}
+	if doc.Other.New < 100 || doc.Other.Live < 150 {
+		t.Errorf("other: %+v", doc.Other)
+	}
+	for _, s := range doc.Table {
+		if s.NetNS == uint32(r.R.Inode()) && (s.Entries != 400 || s.Difference == nil || *s.Difference != 0) {
+			t.Errorf("table: %+v", s)
+		}
+	}
+}
