@@ -5,44 +5,64 @@ import "github.com/ctsight/ctsight/internal/event"
 // Batch is how many events AddAll prepares at a time.
 const Batch = 64
 
-// AddAll adds events in their order, which is that of their time. What they
-// need of the tables is read first, all at once: one look at a time, a large
-// table costs a cache miss each, and the processor does nothing meanwhile.
+// A place is where an event belongs: what Add looks up in the tables.
+type place struct {
+	id   uint64 // identity of the entry
+	edge uint64 // hash of the contact
+	key  [NumDims]rowKey
+	hash [NumDims]uint64
+}
+
+// locate fills in where a tuple belongs.
+func (s *Census) locate(p *place, ns event.NetNS, zone uint16, t *event.Tuple) {
+	p.id = identity(ns, zone, t, s.cfg.Seed)
+	k := ByEdge.keyFor(ns, zone, t)
+	p.edge = k.hash(s.cfg.Seed)
+	for _, d := range s.cfg.Dims {
+		p.key[d] = k.of(d)
+		p.hash[d] = p.key[d].hash(s.dims[d].seed)
+	}
+}
+
+// AddAll adds events in their order, which is that of their time. What they will
+// need of the tables is read first: in a large table each place is a cache miss,
+// and one event after the other each waits for its own.
 func (s *Census) AddAll(events []event.Event) {
 	for len(events) > 0 {
 		n := min(len(events), Batch)
+		for i := range n {
+			e := &events[i]
+			s.locate(&s.places[i], e.NetNS, e.Zone, &e.Orig)
+		}
 		s.touch(events[:n])
 		for i := range n {
-			s.Add(&events[i])
+			s.add(&events[i], &s.places[i])
 		}
 		events = events[n:]
 	}
 }
 
-// touch reads what Add will read of each event. No load waits for another one
-// of the same loop.
+// touch reads what add will read of each event. The loops are short, so that
+// the processor has many of their loads under way at once.
 func (s *Census) touch(events []event.Event) {
-	var places [Batch]uint64
+	var row [Batch]uint64
 	sum := uint64(0)
 	for i := range events {
-		e := &events[i]
-		sum += s.live.touch(entryKey(e, identity(e.NetNS, e.Zone, &e.Orig, s.cfg.Seed)))
-		if e.Kind == event.New {
-			k := ByEdge.keyFor(e.NetNS, e.Zone, &e.Orig)
-			sum += s.contacts.line(k.hash(s.cfg.Seed))[0]
-		}
+		sum += s.live.slots[s.live.home(entryKey(&events[i], s.places[i].id))].ptr
+	}
+	for i := range events {
+		sum += s.contacts.line(s.places[i].edge)[0]
 	}
 	for _, d := range s.cfg.Dims {
 		t := s.dims[d]
 		mask := uint64(len(t.index) - 1)
 		for i := range events {
-			k := d.keyFor(events[i].NetNS, events[i].Zone, &events[i].Orig)
-			places[i] = t.index[k.hash(t.seed)&mask]
+			row[i] = t.index[s.places[i].hash[d]&mask]
 		}
 		for i := range events {
-			if p := int(uint32(places[i])); p != 0 { // of another key, now and then
+			if p := int(uint32(row[i])); p != 0 { // of another key, now and then
 				r := t.at(p - 1)
-				sum += r.new + uint64(r.at) + uint64(r.ports.n) + uint64(r.last)
+				sum += r.new + r.destroyed + uint64(r.at) + r.evicted
 			}
 		}
 	}

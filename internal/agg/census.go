@@ -61,7 +61,8 @@ type Census struct {
 	seeding map[uint64]struct{} // identities that events have told of; nil when no dump runs
 	seeded  uint64
 	strange uint64 // destroys of entries that nothing was known of
-	touched uint64 // see touch
+	places  [Batch]place
+	touched uint64 // keeps the compiler from leaving out what touch does
 }
 
 // liveEntry is 16 bytes; with its key a slot takes 24.
@@ -93,19 +94,25 @@ func NewCensus(c CensusConfig, now event.Ktime) *Census {
 
 // Add counts an event, and gives a destroy its lifetime when the insert was seen.
 func (s *Census) Add(e *event.Event) {
+	p := &s.places[0]
+	s.locate(p, e.NetNS, e.Zone, &e.Orig)
+	s.add(e, p)
+}
+
+func (s *Census) add(e *event.Event, p *place) {
 	s.last = max(s.last, e.Time)
 	n := uint64(max(1, e.Sample))
 	s.totals.add(e, n)
 	switch {
 	case e.Kind == event.New:
-		s.insert(e, n)
+		s.insert(e, p, n)
 	case e.ReplyOnly:
-		s.enter(e, 0)
-		s.each(e, &e.Orig, func(r *row) { r.live++ })
+		s.enter(e, p, 0)
+		s.each(e.Time, p, func(r *row) { r.live++ })
 	case e.Kind == event.Destroy:
-		s.destroy(e, n)
+		s.destroy(e, p, n)
 	case e.Kind == event.Drop && !e.Reason.IsRuleset():
-		s.each(e, &e.Orig, func(r *row) {
+		s.each(e.Time, p, func(r *row) {
 			r.drops += n
 			r.why.add(dropCode|uint8(e.Reason), n)
 		})
@@ -113,16 +120,20 @@ func (s *Census) Add(e *event.Event) {
 }
 
 // each calls fn for the row of every dimension, made where there is none.
-func (s *Census) each(e *event.Event, t *event.Tuple, fn func(*row)) {
+func (s *Census) each(t event.Ktime, p *place, fn func(*row)) {
 	for _, d := range s.cfg.Dims {
-		k := d.keyFor(e.NetNS, e.Zone, t)
-		r := s.dims[d].get(&k)
-		if r.first == 0 {
-			r.first = e.Time
-		}
-		r.last = max(r.last, e.Time)
-		fn(r)
+		fn(s.rowAt(d, p, t))
 	}
+}
+
+// rowAt returns a row for something that happens at t, made where there is none.
+func (s *Census) rowAt(d Dim, p *place, t event.Ktime) *row {
+	r := s.dims[d].get(&p.key[d], p.hash[d])
+	if r.first == 0 {
+		r.first = t
+	}
+	r.last = max(r.last, t)
+	return r
 }
 
 // entryKey is where the live table has an entry: at its kernel address, or where
@@ -135,8 +146,8 @@ func entryKey(e *event.Event, id uint64) uint64 {
 }
 
 // enter notes a live entry and says whether it was known, that is seeded.
-func (s *Census) enter(e *event.Event, flags event.Ktime) (known bool) {
-	id := identity(e.NetNS, e.Zone, &e.Orig, s.cfg.Seed)
+func (s *Census) enter(e *event.Event, p *place, flags event.Ktime) (known bool) {
+	id := p.id
 	if s.seeding != nil {
 		s.seeding[id] = struct{}{}
 	}
@@ -151,32 +162,33 @@ func (s *Census) enter(e *event.Event, flags event.Ktime) (known bool) {
 	return known
 }
 
-func (s *Census) insert(e *event.Event, n uint64) {
+func (s *Census) insert(e *event.Event, p *place, n uint64) {
 	var flags event.Ktime
-	first := !e.ByUser && s.firstContact(e)
+	other := s.contacts.add(max(1, p.edge)) // there may be something new about it
+	first := other && !e.ByUser
 	if first {
 		flags = flagFirst
 	}
 	live := n
-	if s.enter(e, flags) {
+	if s.enter(e, p, flags) {
 		live-- // seeded already
 	}
 	if first {
 		s.await(e)
 	}
-	src, dst, port := mixAddr16(e.Orig.Src), mixAddr16(e.Orig.Dst), endpointPort(&e.Orig)
+	var src, dst, port uint32
+	if other {
+		src, dst, port = mixAddr16(e.Orig.Src), mixAddr16(e.Orig.Dst), endpointPort(&e.Orig)
+	}
 	for _, d := range s.cfg.Dims {
-		k := d.keyFor(e.NetNS, e.Zone, &e.Orig)
-		r := s.dims[d].get(&k)
-		if r.first == 0 {
-			r.first = e.Time
-		}
-		r.last = max(r.last, e.Time)
+		r := s.rowAt(d, p, e.Time)
 		r.arrive(e.Time, n)
 		r.live += live
-		if d == ByDst { // of an endpoint who comes, of all others whereto
+		switch {
+		case !other: // counted with the contact before
+		case d == ByDst: // of an endpoint who comes, of all others whereto
 			r.dsts.add(src, &s.blocks)
-		} else {
+		default:
 			r.dsts.add(dst, &s.blocks)
 			r.ports.add(port, &s.blocks)
 		}
@@ -186,8 +198,8 @@ func (s *Census) insert(e *event.Event, n uint64) {
 	s.seconds.add(e.Time, n)
 }
 
-func (s *Census) destroy(e *event.Event, n uint64) {
-	id := identity(e.NetNS, e.Zone, &e.Orig, s.cfg.Seed)
+func (s *Census) destroy(e *event.Event, p *place, n uint64) {
+	id := p.id
 	if s.seeding != nil {
 		s.seeding[id] = struct{}{}
 	}
@@ -212,17 +224,11 @@ func (s *Census) destroy(e *event.Event, n uint64) {
 	gain, loss := verdict(was.t, e)
 	judge(&s.total.outcomes, gain, loss)
 	for _, d := range s.cfg.Dims {
-		k := d.keyFor(e.NetNS, e.Zone, &e.Orig)
-		r := s.dims[d].find(&k)
-		if r == nil && known { // its row was folded into other
+		if known && s.dims[d].find(&p.key[d], p.hash[d]) == nil { // its row was folded into other
 			s.dims[d].gone(n, evicted, gain, loss)
 			continue
 		}
-		if r == nil {
-			r = s.dims[d].get(&k)
-			r.first = e.Time
-		}
-		r.last = max(r.last, e.Time)
+		r := s.rowAt(d, p, e.Time)
 		r.destroyed += n
 		r.why.add(uint8(e.Cause), n)
 		if evicted {
@@ -238,7 +244,9 @@ func (s *Census) destroy(e *event.Event, n uint64) {
 		}
 	}
 	if e.Cause == event.EarlyDrop && !e.By.IsZero() {
-		s.each(e, &e.By, func(r *row) { r.evictor += n })
+		var by place
+		s.locate(&by, e.NetNS, e.Zone, &e.By)
+		s.each(e.Time, &by, func(r *row) { r.evictor += n })
 	}
 }
 

@@ -18,13 +18,6 @@ type Contact struct {
 	Zone  uint16
 }
 
-// firstContact says whether a source had not contacted an endpoint before, as
-// far as is remembered.
-func (s *Census) firstContact(e *event.Event) bool {
-	k := ByEdge.keyFor(e.NetNS, e.Zone, &e.Orig)
-	return s.contacts.add(max(1, k.hash(s.cfg.Seed)))
-}
-
 // await puts a first contact into the queue.
 func (s *Census) await(e *event.Event) {
 	if e.Ptr == 0 {
@@ -71,9 +64,10 @@ func (s *Census) Judge(c *Contact, answered bool) {
 		gain = Unanswered
 		l.t |= flagSilent
 	}
+	p := &s.places[0]
+	s.locate(p, c.NetNS, c.Zone, &c.Orig)
 	for _, d := range s.cfg.Dims {
-		k := d.keyFor(c.NetNS, c.Zone, &c.Orig)
-		if r := s.dims[d].find(&k); r != nil {
+		if r := s.dims[d].find(&p.key[d], p.hash[d]); r != nil {
 			judge(&r.outcomes, gain, numOutcomes)
 		} else {
 			s.dims[d].judged(gain, numOutcomes)

@@ -68,31 +68,34 @@ type rowKey struct {
 
 // keyFor returns the row that an event of this tuple belongs to.
 func (d Dim) keyFor(ns event.NetNS, zone uint16, t *event.Tuple) rowKey {
-	k := rowKey{netns: ns}
-	if d == ByNetNS {
-		return k
+	k := rowKey{netns: ns, zone: zone, src: as16(t.Src), dst: as16(t.Dst), proto: t.Proto, known: flags(t.Src) | flags(t.Dst)<<2}
+	if !t.IsICMP() {
+		k.dport = t.Dport
 	}
-	k.zone = zone
-	if d != ByDst {
-		k.src, k.known = as16(t.Src), flags(t.Src)
-	}
+	return k.of(d)
+}
+
+// of returns the row of a dimension that an edge belongs to.
+func (k *rowKey) of(d Dim) rowKey {
 	switch d {
+	case BySrc:
+		return rowKey{src: k.src, netns: k.netns, zone: k.zone, known: k.known & 3}
+	case ByDst:
+		return rowKey{dst: k.dst, netns: k.netns, zone: k.zone, dport: k.dport, proto: k.proto, known: k.known &^ 3}
 	case ByPrefix:
-		switch k.known {
+		p := rowKey{src: k.src, netns: k.netns, zone: k.zone, known: k.known & 3}
+		switch p.known {
 		case 1:
-			k.bits, k.src[15] = 24, 0
+			p.bits, p.src[15] = 24, 0
 		case 2:
-			k.bits = 64
-			clear(k.src[8:])
+			p.bits = 64
+			clear(p.src[8:])
 		}
-	case ByDst, ByEdge:
-		k.dst, k.proto = as16(t.Dst), t.Proto
-		k.known |= flags(t.Dst) << 2
-		if !t.IsICMP() {
-			k.dport = t.Dport
-		}
+		return p
+	case ByNetNS:
+		return rowKey{netns: k.netns}
 	}
-	return k
+	return *k
 }
 
 func (k *rowKey) public() Key {

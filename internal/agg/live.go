@@ -114,9 +114,6 @@ func (l *Live[V]) Get(ptr uint64) *V {
 	return nil
 }
 
-// touch reads the first slot that a search for ptr will.
-func (l *Live[V]) touch(ptr uint64) uint64 { return l.slots[l.home(ptr)].ptr }
-
 // Remove takes the entry at ptr out and returns its value.
 func (l *Live[V]) Remove(ptr uint64) (v V, ok bool) {
 	if ptr == 0 {

@@ -6,10 +6,9 @@ import (
 	"github.com/ctsight/ctsight/internal/event"
 )
 
-// row is what is known of one key. It holds no pointers, so that a million of
-// them cost the garbage collector nothing, and 296 bytes.
+// row is what is known of one key: five cache lines without pointers, so that a
+// million of them cost the garbage collector nothing. A destroy touches two.
 type row struct {
-	// What every event touches.
 	key  rowKey
 	new  uint64
 	live uint64
@@ -17,17 +16,21 @@ type row struct {
 	destroyed   uint64
 	first, last event.Ktime // of new, drop or destroy
 	why         tally
+	outcomes    [numOutcomes]uint32
+	_           [4]byte
 
-	// What a new connection touches.
-	at          event.Ktime // where the windows stand
-	peak        peak
-	rates       rates
+	at      event.Ktime // where the windows stand
+	peak    peak
+	rates   rates
+	_       [4]byte
+	drops   uint64 // not those by the operator's own rules
+	evicted uint64
+	evictor uint64
+	_       [8]byte
+
+	// What a first contact touches.
 	dsts, ports distinct
-
-	outcomes [numOutcomes]uint32
-	drops    uint64 // not those by the operator's own rules
-	evicted  uint64
-	evictor  uint64
+	_           [8]byte
 }
 
 // Outcome is what became of the first contact of a source with an endpoint.

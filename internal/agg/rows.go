@@ -35,9 +35,9 @@ func newRows(d Dim, limit int, seed uint64, b *blocks) *rows {
 
 func (t *rows) at(i int) *row { return &t.chunks[i/rowsPerChunk][i%rowsPerChunk] }
 
-// find returns the row of k, nil if there is none.
-func (t *rows) find(k *rowKey) *row {
-	if i := t.index[t.search(k, k.hash(t.seed))]; i != 0 {
+// find returns the row of k with hash h, nil if there is none.
+func (t *rows) find(k *rowKey, h uint64) *row {
+	if i := t.index[t.search(k, h)]; i != 0 {
 		return t.at(int(uint32(i)) - 1)
 	}
 	return nil
@@ -54,9 +54,8 @@ func (t *rows) search(k *rowKey, h uint64) int {
 	}
 }
 
-// get returns the row of k, a new one if need be.
-func (t *rows) get(k *rowKey) *row {
-	h := k.hash(t.seed)
+// get returns the row of k with hash h, a new one if need be.
+func (t *rows) get(k *rowKey, h uint64) *row {
 	i := t.search(k, h)
 	if e := t.index[i]; e != 0 {
 		return t.at(int(uint32(e)) - 1)

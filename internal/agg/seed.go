@@ -26,19 +26,19 @@ func (s *Census) BeginSeed() {
 
 // Seed takes an entry of the dump and says whether it was news.
 func (s *Census) Seed(ns event.NetNS, zone uint16, t *event.Tuple) bool {
-	id := identity(ns, zone, t, s.cfg.Seed)
-	if _, touched := s.seeding[id]; touched {
+	p := &s.places[0]
+	s.locate(p, ns, zone, t)
+	if _, touched := s.seeding[p.id]; touched {
 		return false
 	}
-	s.seeding[id] = struct{}{}
-	if !s.live.Insert(id, liveEntry{id: id}) {
+	s.seeding[p.id] = struct{}{}
+	if !s.live.Insert(p.id, liveEntry{id: p.id}) {
 		return false
 	}
 	s.seeded++
 	s.total.live++
 	for _, d := range s.cfg.Dims {
-		k := d.keyFor(ns, zone, t)
-		s.dims[d].get(&k).live++
+		s.dims[d].get(&p.key[d], p.hash[d]).live++
 	}
 	return true
 }

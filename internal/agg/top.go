@@ -224,7 +224,7 @@ func (s *Census) row(r *row, now event.Ktime) TopRow {
 func (s *Census) NetNS(ns event.NetNS, now event.Ktime) TopRow {
 	if t := s.dims[ByNetNS]; t != nil {
 		k := rowKey{netns: ns}
-		if r := t.find(&k); r != nil {
+		if r := t.find(&k, k.hash(t.seed)); r != nil {
 			return s.row(r, max(now, s.last))
 		}
 	}
@@ -233,11 +233,12 @@ func (s *Census) NetNS(ns event.NetNS, now event.Ktime) TopRow {
 
 // Row returns the row of a key, false if there is none.
 func (s *Census) Row(d Dim, k Key, now event.Ktime) (TopRow, bool) {
-	t, key := s.dims[d], k.private()
-	if t == nil || t.find(&key) == nil {
-		return TopRow{Key: k}, false
+	if t, key := s.dims[d], k.private(); t != nil {
+		if r := t.find(&key, key.hash(t.seed)); r != nil {
+			return s.row(r, max(now, s.last)), true
+		}
 	}
-	return s.row(t.find(&key), max(now, s.last)), true
+	return TopRow{Key: k}, false
 }
 
 // Lifetimes returns a copy of the histograms of everything.

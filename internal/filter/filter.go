@@ -11,8 +11,9 @@
 package filter
 
 import (
-	"github.com/ctsight/ctsight/internal/event"
 	"slices"
+
+	"github.com/ctsight/ctsight/internal/event"
 )
 
 // Options are what a filter needs to know of this host.

@@ -101,10 +101,10 @@ func (w *Watch) Run(ctx context.Context, each func(*event.Event) error) error {
 	})
 }
 
-// add counts an event that the filter lets through, at once or with others.
-// Those of the time when only some of the programs were in place are left out: an
-// entry whose insert was told then may have gone without a word. Those from
-// before are in the dump.
+// add counts an event that the filter lets through, at once or with others: the
+// census is faster with many. Those of the time when only some of the programs
+// were in place are left out: an entry whose insert was told then may have gone
+// without a word. Those from before are in the dump.
 func (w *Watch) add(e *event.Event, atOnce bool) bool {
 	if e.Time < w.start || !w.p.cfg.Filter.Match(e) {
 		return false
@@ -136,6 +136,12 @@ func (w *Watch) flush() {
 	w.batch = w.batch[:0]
 }
 
+// lock is for all who look at the census: nothing waits then.
+func (w *Watch) lock() {
+	w.mu.Lock()
+	w.flush()
+}
+
 // now is the time of a picture: that of the end, when there is one. The lock is
 // held.
 func (w *Watch) now() event.Ktime {
@@ -143,12 +149,6 @@ func (w *Watch) now() event.Ktime {
 		return w.end
 	}
 	return now()
-}
-
-// lock is for all who look at the census.
-func (w *Watch) lock() {
-	w.mu.Lock()
-	w.flush()
 }
 
 // look does once in a while what events do not do.
