@@ -166,6 +166,13 @@ func (g *globals) open(ctx context.Context, cfg pipeline.Config) (*pipeline.Pipe
 	return p, nil
 }
 
+// warn tells of problems that did not end the command.
+func (g *globals) warn(problems []error) {
+	for _, err := range problems {
+		g.logger().Warn(oneLine(err))
+	}
+}
+
 // limited bounds a context in time; 0 is no bound.
 func limited(ctx context.Context, d time.Duration) (context.Context, context.CancelFunc) {
 	if d <= 0 {

@@ -108,6 +108,7 @@ func (t *topFlags) run(ctx context.Context, g *globals, args []string) error {
 			return errors.Join(err, p.Close())
 		}
 		doc := w.Top(by, column, t.top, nil)
+		g.warn(w.Problems())
 		if err := p.Close(); err != nil {
 			return err
 		}

@@ -72,6 +72,7 @@ func (t *triageFlags) run(ctx context.Context, g *globals) error {
 		return errors.Join(err, p.Close())
 	}
 	doc := w.Triage(focus, own, t.top)
+	g.warn(w.Problems())
 	if err := p.Close(); err != nil {
 		return err
 	}

@@ -1,6 +1,7 @@
 package pipeline
 
 import (
+	"errors"
 	"math/rand/v2"
 	"time"
 
@@ -97,6 +98,9 @@ func (w *Watch) sample(entries uint64) map[event.NetNS][]forecast.Sample {
 		}
 		return nil
 	})
+	if errors.Is(err, probe.ErrResized) {
+		return nil // next second again
+	}
 	if w.walkErr = err; err != nil {
 		return nil
 	}

@@ -32,17 +32,33 @@ func (p *Pipeline) NewTriage(clock event.Clock, c agg.CensusConfig) *Watch {
 // called.
 func (w *Watch) walkOnce() func(context.Context, ctnl.NS) error {
 	walk := sync.OnceValue(func() error {
-		p, ok := w.p.Source.(walker)
-		if !ok {
-			return errNoWalk
-		}
-		_, err := p.Walk(0, 0, func(q *probe.Peek) error {
-			w.seedOne(&event.Event{Kind: event.New, NetNS: q.NetNS, Zone: q.Zone, Orig: q.Orig, Status: q.Status})
-			return nil
+		_, err := w.walkAll(func() func(*probe.Peek) {
+			return func(q *probe.Peek) { // one that is told again counts once
+				w.seedOne(&event.Event{Kind: event.New, NetNS: q.NetNS, Zone: q.Zone, Orig: q.Orig, Status: q.Status})
+			}
 		})
 		return err
 	})
 	return func(context.Context, ctnl.NS) error { return walk() }
+}
+
+// walkAll reads the whole table. begin is called for what takes the entries, again
+// when the table was replaced meanwhile.
+func (w *Watch) walkAll(begin func() func(*probe.Peek)) (probe.Walked, error) {
+	p, ok := w.p.Source.(walker)
+	if !ok {
+		return probe.Walked{}, errNoWalk
+	}
+	var walked probe.Walked
+	err := error(probe.ErrResized)
+	for tries := 0; errors.Is(err, probe.ErrResized) && tries < 3; tries++ {
+		take := begin()
+		walked, err = p.Walk(0, 0, func(q *probe.Peek) error {
+			take(q)
+			return nil
+		})
+	}
+	return walked, err
 }
 
 // Triage returns what is known after Finish, of one namespace or, with 0, of the
@@ -60,9 +76,9 @@ func (w *Watch) Triage(focus, own event.NetNS, rows int) *triage.Doc {
 	d.Arrivals = w.topOf(agg.BySrc, agg.ColNewRate, rows, ns)
 	d.Targets = w.topOf(agg.ByDst, agg.ColLive, rows, ns)
 	d.Prefixes = w.topOf(agg.ByPrefix, agg.ColLive, rows, ns)
-	d.Held, d.Memory.Buckets = w.holdings(ns)
-	if d.Held == nil {
-		d.HeldErr = cmp.Or(w.walkErr, errNoWalk).Error()
+	var err error
+	if d.Held, d.Memory.Buckets, err = w.holdings(ns); err != nil {
+		d.HeldErr = err.Error()
 	}
 	d.Memory.Object = entrySize()
 	w.lost(d, ns)
@@ -97,22 +113,20 @@ func (w *Watch) topOf(by agg.Dim, c agg.Column, n int, ns event.NetNS) agg.Top {
 }
 
 // holdings reads the table once more: who holds it now, in which state.
-func (w *Watch) holdings(ns event.NetNS) (*agg.Holdings, uint64) {
-	p, ok := w.p.Source.(walker)
-	if !ok {
-		return nil, 0
-	}
-	var h agg.Holdings
-	walked, err := p.Walk(0, 0, func(q *probe.Peek) error {
-		if q.NetNS == ns {
-			h.Add(&q.Orig, q.Status, q.TCPState, q.Timeout)
+func (w *Watch) holdings(ns event.NetNS) (*agg.Holdings, uint64, error) {
+	var h *agg.Holdings
+	walked, err := w.walkAll(func() func(*probe.Peek) {
+		h = &agg.Holdings{}
+		return func(q *probe.Peek) {
+			if q.NetNS == ns {
+				h.Add(&q.Orig, q.Status, q.TCPState, q.Timeout)
+			}
 		}
-		return nil
 	})
-	if w.walkErr = err; err != nil {
-		return nil, 0
+	if err != nil {
+		return nil, 0, err
 	}
-	return &h, uint64(walked.Buckets)
+	return h, uint64(walked.Buckets), nil
 }
 
 // lost fills in what the programs counted since the beginning.

@@ -3,6 +3,7 @@ package pipeline
 import (
 	"context"
 	"errors"
+	"fmt"
 	"maps"
 	"math/rand/v2"
 	"slices"
@@ -44,6 +45,27 @@ type Watch struct {
 	// Of the goroutine that looks.
 	peekErr, walkErr error
 	buckets          uint32
+}
+
+// Problems returns what could not be looked at, and what is missing for it. Run
+// must have returned.
+func (w *Watch) Problems() (out []error) {
+	w.nets.Lock()
+	defer w.nets.Unlock()
+	for _, x := range []struct {
+		err  error
+		what string
+	}{{w.listErr, "network namespaces that are new"}, {w.peekErr, "outcomes of first contacts"}, {w.walkErr, "states of live entries, for the time to full"}} {
+		if x.err != nil {
+			out = append(out, fmt.Errorf("not known: %s: %w", x.what, x.err))
+		}
+	}
+	for ino, t := range w.tables {
+		if !w.walks && t.err == nil && !t.seeded && t.tries > 0 {
+			out = append(out, fmt.Errorf("not known: what was in the table of netns %s: it could not be read", ino))
+		}
+	}
+	return out
 }
 
 // table is one namespace's.

@@ -21,8 +21,8 @@ type Walked struct {
 // errNoTable means that the kernel does not show where the table is.
 var errNoTable = errors.New("nf_conntrack_hash is not in /proc/kallsyms (CONFIG_KALLSYMS_ALL), so the table cannot be walked")
 
-// errResized ends a walk of a table that was replaced meanwhile.
-var errResized = errors.New("the hash table was resized meanwhile")
+// ErrResized ends a walk of a table that was replaced meanwhile: begin again.
+var ErrResized = errors.New("the hash table was resized meanwhile")
 
 // Walk reads buckets [from, until) of the hash table, all from there on if until
 // is 0, and hands each live entry to fn, in the original direction, as Peek would
@@ -84,7 +84,7 @@ func (p *Probe) walkSome(w *abi.ConntrackCtWalk) error {
 	case w.Size == 0:
 		return errNoTable
 	case !first && w.Resized > 1:
-		return errResized
+		return ErrResized
 	}
 	return nil
 }
