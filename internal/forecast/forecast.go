@@ -30,10 +30,9 @@ const Never = time.Duration(math.MaxInt64)
 const Unknown = time.Duration(-1)
 
 // Config holds what is known beforehand. The zero value stands for the
-// kernel's timeouts and for 70, 85 and 95 %.
+// kernel's timeouts.
 type Config struct {
-	Timeouts                [NumClasses]time.Duration // sysctls; 0 is the default
-	Trend, Action, Critical float64                   // fill
+	Timeouts [NumClasses]time.Duration // sysctls; 0 is the default
 }
 
 // Step is one interval in the life of a table: 0.2 to 10 s are useful.
@@ -63,21 +62,9 @@ type Sample struct {
 	Left  time.Duration // of its timeout
 }
 
-// Threshold is how full a table is, in words.
-type Threshold uint8
-
-// The thresholds.
-const (
-	OK Threshold = iota
-	Trend
-	Action
-	Critical
-)
-
 // Forecast is what a table is heading for.
 type Forecast struct {
-	Fill      float64 // Entries / Max
-	Threshold Threshold
+	Fill float64 // Entries / Max
 
 	// TimeToFull is when the expected number of entries reaches Max, 0 when
 	// it has; Never as long as it is not certain (High is Never) that it will.
@@ -135,15 +122,6 @@ func New(cfg Config) *Forecaster {
 		if cfg.Timeouts[c] <= 0 {
 			cfg.Timeouts[c] = defaultTimeouts[c]
 		}
-	}
-	if cfg.Trend <= 0 {
-		cfg.Trend = .70
-	}
-	if cfg.Action <= 0 {
-		cfg.Action = .85
-	}
-	if cfg.Critical <= 0 {
-		cfg.Critical = .95
 	}
 	return &Forecaster{cfg: cfg}
 }

@@ -329,14 +329,6 @@ func (f *Forecaster) tell(s *Step, r rate, samples float64) Forecast {
 		return out
 	}
 	out.Fill = float64(s.Entries) / float64(s.Max)
-	switch {
-	case out.Fill >= f.cfg.Critical:
-		out.Threshold = Critical
-	case out.Fill >= f.cfg.Action:
-		out.Threshold = Action
-	case out.Fill >= f.cfg.Trend:
-		out.Threshold = Trend
-	}
 	if out.Fill >= 1 {
 		out.TimeToFull, out.Low, out.High = 0, 0, 0
 		return out
