@@ -13,15 +13,6 @@ import (
 	"github.com/ctsight/ctsight/internal/pipeline"
 )
 
-// once skips on kernels where a test would show nothing that it does not show on
-// 5.10, without module BTF, and on 6.12.
-func once(t *testing.T) {
-	t.Helper()
-	if k := lab.KernelName(); k != "5.10" && k != "6.12" {
-		t.Skip("runs on 5.10 and 6.12: a forecast is the same on every kernel")
-	}
-}
-
 // flood sends flows at a rate until the test ends or they are used up.
 func flood(t *testing.T, r *netlab.Router, f netlab.Flows, rate float64) {
 	t.Helper()
@@ -51,7 +42,7 @@ func tableOf(w *pipeline.Watch, ns event.NetNS) (agg.TableState, uint64) {
 // A flood of 1,000 a second fills a table of 15,000: three seconds in, the time
 // to full is right within a fifth, and stays so.
 func TestForecastFills(t *testing.T) {
-	once(t)
+	lab.NeedEither(t)
 	r := router(t, netlab.Options{})
 	const most = 15000
 	limit(t, r, most, 16384)
@@ -103,7 +94,7 @@ func TestForecastFills(t *testing.T) {
 // Entries that live for 5 seconds and come at 200 a second stay far below a
 // table of 20,000, however long the garbage collector takes: no alarm, ever.
 func TestForecastSaturates(t *testing.T) {
-	once(t)
+	lab.NeedEither(t)
 	r := router(t, netlab.Options{})
 	limit(t, r, 20000, 16384)
 	sysctl(t, r, "nf_conntrack_udp_timeout", 5)
