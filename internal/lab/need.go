@@ -28,19 +28,6 @@ func NeedVM(t testing.TB) {
 	}
 }
 
-// Either says whether this is one of the two kernels, one for each way of attaching
-// programs, on which tests run that would show nothing else on the other two.
-func Either() bool { return KernelName() == "5.10" || KernelName() == "6.12" }
-
-// NeedEither skips a test on the other kernels of the lab, and outside of it.
-func NeedEither(t testing.TB) {
-	t.Helper()
-	NeedVM(t)
-	if !Either() {
-		t.Skip("runs on 5.10 and 6.12: on this kernel it would show nothing else")
-	}
-}
-
 // NeedRoot skips the test unless it runs as root.
 func NeedRoot(t testing.TB) {
 	t.Helper()

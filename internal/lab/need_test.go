@@ -40,12 +40,3 @@ func skips(t *testing.T, f func(*testing.T)) (skipped bool) {
 	})
 	return skipped
 }
-
-func TestNeedEither(t *testing.T) {
-	for kernel, want := range map[string]bool{"": true, "5.10": false, "6.1": true, "6.12": false, "newest": true} {
-		t.Setenv(lab.EnvKernel, kernel)
-		if got := skips(t, func(t *testing.T) { lab.NeedEither(t) }); got != want {
-			t.Errorf("on %q: skips %v", kernel, got)
-		}
-	}
-}

@@ -226,9 +226,6 @@ func TestNothingStays(t *testing.T) {
 		{unix.SIGKILL, -1},
 	} {
 		t.Run(unix.SignalName(tc.signal), func(t *testing.T) {
-			if tc.signal != unix.SIGINT && tc.signal != unix.SIGKILL {
-				lab.NeedEither(t) // one that is caught, one that is not
-			}
 			c := start(t, "trace", "--log.level=debug")
 			c.attached()
 			if now := traces(t); len(now) <= len(before) {
@@ -249,7 +246,6 @@ func TestNothingStays(t *testing.T) {
 		clean(t, before)
 	})
 	t.Run("killed while it starts", func(t *testing.T) {
-		lab.NeedEither(t)
 		for range 3 {
 			c := start(t, "trace")
 			after := time.Duration(rand.Int64N(int64(3 * time.Second)))

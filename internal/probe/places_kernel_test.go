@@ -17,7 +17,7 @@ import (
 // are places for counters. Each has its own counts all the same, and every
 // beginning and end is noticed.
 func TestMoreNamespacesThanPlaces(t *testing.T) {
-	lab.NeedEither(t)
+	lab.NeedVM(t)
 	const alive, churn, entries = 30, 600, 2
 	for _, backend := range []string{probe.Fentry, probe.Kprobe} {
 		t.Run(backend, func(t *testing.T) {

@@ -63,7 +63,7 @@ func (t *testRun) parse(args []string) error {
 	short := fs.Bool("short", false, "tell long tests to be short")
 	fs.DurationVar(&t.pkgTimeout, "test.timeout", 20*time.Minute, "limit for one package")
 	fs.BoolVar(&t.again, "again", false, "run packages that failed once more, in a fresh guest")
-	fs.IntVar(&t.parallel, "parallel", 4, "guests at a time; each keeps a CPU busy for three quarters of the time")
+	fs.IntVar(&t.parallel, "parallel", 2, "guests at a time")
 	own, rest := splitArgs(args)
 	if err := fs.Parse(own); err != nil {
 		return err

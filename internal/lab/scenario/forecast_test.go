@@ -8,7 +8,6 @@ import (
 
 	"github.com/ctsight/ctsight/internal/agg"
 	"github.com/ctsight/ctsight/internal/event"
-	"github.com/ctsight/ctsight/internal/lab"
 	"github.com/ctsight/ctsight/internal/netlab"
 	"github.com/ctsight/ctsight/internal/pipeline"
 )
@@ -42,7 +41,6 @@ func tableOf(w *pipeline.Watch, ns event.NetNS) (agg.TableState, uint64) {
 // A flood of 1,000 a second fills a table of 15,000: three seconds in, the time
 // to full is right within a fifth, and stays so.
 func TestForecastFills(t *testing.T) {
-	lab.NeedEither(t)
 	r := router(t, netlab.Options{})
 	const most = 15000
 	limit(t, r, most, 16384)
@@ -94,7 +92,6 @@ func TestForecastFills(t *testing.T) {
 // Entries that live for 5 seconds and come at 200 a second stay far below a
 // table of 20,000, however long the garbage collector takes: no alarm, ever.
 func TestForecastSaturates(t *testing.T) {
-	lab.NeedEither(t)
 	r := router(t, netlab.Options{})
 	limit(t, r, 20000, 16384)
 	sysctl(t, r, "nf_conntrack_udp_timeout", 5)
