@@ -676,7 +676,7 @@ int peek(struct bpf_raw_tracepoint_args *ctx)
  * stay readable, and a chain that does not end in the mark of its bucket has
  * lost us to another, so it is begun again. One step is one node or one bucket.
  */
-#define WALK_STEPS 2048
+#define WALK_STEPS 1024 /* the verifier follows each: 12 instructions of 5.10 */
 #define WALK_TRIES 4
 
 static __always_inline void walk_next(bool whole)
