@@ -73,19 +73,16 @@ func TestDropsCommand(t *testing.T) {
 	}
 }
 
-// drops runs `ctsight drops` around the sending of f.
-func drops(t *testing.T, r *netlab.Router, f netlab.Flows, format string) string {
+// begin starts a command that logs to stderr, and waits until it says mark.
+func begin(t *testing.T, cmd *exec.Cmd, mark string) {
 	t.Helper()
-	cmd := exec.CommandContext(t.Context(), "ctsight", "drops", "--for", "10m", "--log.level", "debug", "-o", format)
-	var out strings.Builder
-	cmd.Stdout = &out
 	stderr, err := cmd.StderrPipe()
 	must(t, err)
 	must(t, cmd.Start())
 	attached := make(chan bool, 1)
 	go func() {
 		for sc := bufio.NewScanner(stderr); sc.Scan(); {
-			if strings.Contains(sc.Text(), "msg=tracing") {
+			if strings.Contains(sc.Text(), mark) {
 				attached <- true
 			}
 		}
@@ -94,11 +91,20 @@ func drops(t *testing.T, r *netlab.Router, f netlab.Flows, format string) string
 	select {
 	case ok := <-attached:
 		if !ok {
-			t.Fatalf("ctsight drops ended: %v", cmd.Wait())
+			t.Fatalf("%v ended: %v", cmd.Args, cmd.Wait())
 		}
 	case <-time.After(60 * time.Second):
-		t.Fatal("ctsight drops did not attach")
+		t.Fatalf("%v does not say %s", cmd.Args, mark)
 	}
+}
+
+// drops runs `ctsight drops` around the sending of f.
+func drops(t *testing.T, r *netlab.Router, f netlab.Flows, format string) string {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), "ctsight", "drops", "--for", "10m", "--log.level", "debug", "-o", format)
+	var out strings.Builder
+	cmd.Stdout = &out
+	begin(t, cmd, "msg=tracing")
 	send(t, r, f)
 	must(t, cmd.Process.Signal(os.Signal(syscall.SIGINT)))
 	must(t, cmd.Wait())
@@ -110,17 +116,15 @@ func drops(t *testing.T, r *netlab.Router, f netlab.Flows, format string) string
 func TestTopCommand(t *testing.T) {
 	r := router(t, netlab.Options{})
 	send(t, r, sources("198.51.100.1", 2, 50, netlab.Sink(0)))
-	cmd := exec.CommandContext(t.Context(), "ctsight", "top", "-o", "json", "--for", "10m", "--sort", "live", "--top", "2")
-	var out, stderr strings.Builder
-	cmd.Stdout, cmd.Stderr = &out, &stderr
-	must(t, cmd.Start())
-	time.Sleep(15 * time.Second) // until it is attached, and the table read
+	cmd := exec.CommandContext(t.Context(), "ctsight", "top", "-o", "json", "--for", "10m", "--sort", "live", "--top", "2", "--log.level", "debug")
+	var out strings.Builder
+	cmd.Stdout = &out
+	begin(t, cmd, "msg=attached")
+	time.Sleep(3 * time.Second) // until the tables are read
 	send(t, r, sources("198.51.100.2", 3, 100, netlab.Sink(1)))
 	time.Sleep(2 * time.Second)
 	must(t, cmd.Process.Signal(os.Signal(syscall.SIGINT)))
-	if err := cmd.Wait(); err != nil {
-		t.Fatalf("%v: %s", err, stderr.String())
-	}
+	must(t, cmd.Wait())
 	t.Log("\n" + out.String())
 	var doc struct {
 		Table []struct {

@@ -65,24 +65,31 @@ func TestForecastFills(t *testing.T) {
 		case s.Entries == last: // no new reading
 		case s.TimeToFull != nil:
 			all = append(all, said{at, *s.TimeToFull, came})
-		case at > 4*time.Second:
+		case at > 8*time.Second:
 			t.Errorf("at +%v with %d entries there is no time to full", at, s.Entries)
 		}
 		last = s.Entries
 	}
-	judged := 0
+	judged, unsteady := 0, 0
 	for _, x := range all {
 		left := (full - x.at).Seconds()
 		t.Logf("at +%.1f s: full in %.1f s, truth %.1f s", x.at.Seconds(), x.left, left)
 		// The generator cannot always keep its rate where the machine is slow:
 		// only while it has. A reading of the kernel's count is up to a second old.
 		steady := float64(x.came) / x.at.Seconds() * full.Seconds() / most
-		if x.at >= 3*time.Second && left > 4 && steady > 0.9 && steady < 1.1 {
+		switch {
+		case x.at < 3*time.Second || left <= 4:
+		case steady < 0.9 || steady > 1.1:
+			unsteady++
+		default:
 			judged++
 			if math.Abs(x.left-left) > 0.2*left+1 {
 				t.Errorf("at +%.1f s it says %.1f s, truth %.1f s", x.at.Seconds(), x.left, left)
 			}
 		}
+	}
+	if judged < 3 && unsteady > 0 {
+		t.Skipf("this machine did not keep the rate of the flood (%d of %d readings)", unsteady, judged+unsteady)
 	}
 	if judged < 3 {
 		t.Errorf("only %d forecasts", judged)
