@@ -47,7 +47,7 @@ type Census struct {
 	live   *Live[liveEntry]
 
 	began, last event.Ktime
-	total       row // of everything, for its windows
+	total       row // of everything, for its windows only
 	totals      counts
 	seconds     seconds
 
@@ -194,7 +194,6 @@ func (s *Census) insert(e *event.Event, p *place, n uint64) {
 		}
 	}
 	s.total.arrive(e.Time, n)
-	s.total.live += live
 	s.seconds.add(e.Time, n)
 }
 
@@ -212,17 +211,13 @@ func (s *Census) destroy(e *event.Event, p *place, n uint64) {
 	if t := was.t & liveTimeMask; known && t != 0 && e.Time >= t {
 		e.Lifetime, e.HasLifetime = e.Time.Sub(t), true
 	}
-	if known {
-		s.total.live -= min(n, s.total.live)
-	} else {
+	if !known {
 		s.strange += n
 	}
-	s.total.destroyed += n
 	s.lifetimes.add(e, n)
 	s.focus.add(e, n)
 	evicted := e.Cause == event.EarlyDrop || e.Cause == event.EarlyDropGC
 	gain, loss := verdict(was.t, e)
-	judge(&s.total.outcomes, gain, loss)
 	for _, d := range s.cfg.Dims {
 		if known && s.dims[d].find(&p.key[d], p.hash[d]) == nil { // its row was folded into other
 			s.dims[d].gone(n, evicted, gain, loss)

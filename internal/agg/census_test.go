@@ -193,8 +193,8 @@ func TestCensusCounts(t *testing.T) {
 		for _, r := range top.Rows {
 			sum.Plus(&r.Sums)
 		}
-		if len(top.Rows) != 1 || sum != all {
-			t.Errorf("by %s: %+v, want %+v", d, sum, all)
+		if len(top.Rows) != 1 || sum != all || top.Total.Sums != all {
+			t.Errorf("by %s: %+v, total %+v, want %+v", d, sum, top.Total.Sums, all)
 		}
 	}
 	r := s.Top(BySrc, ColDrops, 1, 0, nil).Rows[0]

@@ -73,7 +73,6 @@ func (s *Census) Judge(c *Contact, answered bool) {
 			s.dims[d].judged(gain, numOutcomes)
 		}
 	}
-	judge(&s.total.outcomes, gain, numOutcomes)
 }
 
 // verdict is what a destroy says of a first contact: the outcome it gains and

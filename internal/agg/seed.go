@@ -36,7 +36,6 @@ func (s *Census) Seed(ns event.NetNS, zone uint16, t *event.Tuple) bool {
 		return false
 	}
 	s.seeded++
-	s.total.live++
 	for _, d := range s.cfg.Dims {
 		s.dims[d].get(&p.key[d], p.hash[d]).live++
 	}

@@ -154,9 +154,9 @@ func (s *Census) Top(d Dim, c Column, n int, now event.Ktime, keep func(*Key) bo
 	var best ranked
 	for i := range t.n {
 		r := t.at(i)
-		out.Other.add(r)
 		if keep != nil {
 			if k := r.key.public(); !keep(&k) {
+				out.Other.add(r)
 				continue
 			}
 		}
@@ -165,31 +165,23 @@ func (s *Census) Top(d Dim, c Column, n int, now event.Ktime, keep func(*Key) bo
 		switch {
 		case len(best) < n:
 			heap.Push(&best, x)
+			continue
 		case n > 0 && x.order(best[0]) < 0:
-			best[0] = x
+			r, best[0] = best[0].row, x
 			heap.Fix(&best, 0)
 		}
+		out.Other.add(r)
 	}
 	slices.SortFunc(best, rankedRow.order)
 	for _, x := range best {
 		out.Rows = append(out.Rows, s.row(x.row, now))
-		out.Other.minus(x.row)
 	}
 	out.Hidden = t.n - len(best)
+	out.Total.Sums = out.Other
+	for i := range out.Rows {
+		out.Total.Plus(&out.Rows[i].Sums)
+	}
 	return out
-}
-
-func (s *Sums) minus(r *row) {
-	o := r.sums()
-	s.New -= o.New
-	s.Live -= o.Live
-	s.Destroyed -= o.Destroyed
-	s.Drops -= o.Drops
-	s.Evicted -= o.Evicted
-	s.Evictor -= o.Evictor
-	s.Answered -= o.Answered
-	s.Refused -= o.Refused
-	s.Unanswered -= o.Unanswered
 }
 
 func (s *Census) row(r *row, now event.Ktime) TopRow {

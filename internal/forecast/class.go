@@ -24,13 +24,6 @@ const (
 	NumClasses
 )
 
-// First of the closing states, and the last state of enum tcp_conntrack, which
-// is not one of them (SYN_SENT2); plus one as in event.TCPState.
-const (
-	tcpFinWait  = event.TCPState(5)
-	tcpSynSent2 = event.TCPState(10)
-)
-
 // ClassOf returns the class of an entry by its protocol, its status bits and,
 // for TCP, its state; TCPNone when that is not known.
 func ClassOf(proto uint8, status event.Status, s event.TCPState) Class {
@@ -38,7 +31,7 @@ func ClassOf(proto uint8, status event.Status, s event.TCPState) Class {
 	switch proto {
 	case event.ProtoTCP:
 		switch {
-		case s >= tcpFinWait && s < tcpSynSent2:
+		case s >= event.TCPFinWait && s <= event.TCPClose:
 			return TCPClosing
 		case assured:
 			return TCPAssured

@@ -69,7 +69,6 @@ func (p *Probe) Walk(from, until uint32, fn func(*Peek) error) (Walked, error) {
 
 // walkSome runs the program once, from where w is.
 func (p *Probe) walkSome(w *abi.ConntrackCtWalk) error {
-	first := w.Size == 0
 	state := p.obj.vars["walking"]
 	if err := state.Set(*w); err != nil {
 		return fmt.Errorf("set walk: %w", err)
@@ -83,7 +82,7 @@ func (p *Probe) walkSome(w *abi.ConntrackCtWalk) error {
 	switch {
 	case w.Size == 0:
 		return errNoTable
-	case !first && w.Resized > 1:
+	case w.Resized > 1: // once is the beginning
 		return ErrResized
 	}
 	return nil
