@@ -15,6 +15,7 @@
 #include "compat.h"
 #include "ct.h"
 #include "emit.h"
+#include "shed.h"
 #include "hooks.h"
 #include "netns.h"
 

@@ -85,17 +85,21 @@ static __always_inline struct ct_rec *ring_slot(__u8 *ring, __u64 pos)
 	return (struct ct_rec *)(ring + (pos & (cfg_ring_slots - 1)) * sizeof(struct ct_rec));
 }
 
+/* Records of this CPU that user space has not read yet. */
+static __always_inline __u64 ring_unread(const struct ct_cpu *c)
+{
+	return *(volatile __u64 *)&c->head - *(volatile __u64 *)&c->tail;
+}
+
 /*
  * Takes n slots of this CPU's ring, from *pos on. False when the ring is full,
  * which is counted. Wakes the reader each time a quarter of the ring has been
  * written while at least a quarter is unread.
  */
-static __always_inline bool ring_reserve(struct ct_cpu *c, __u32 cpu, __u32 n, __u64 *pos)
+static __always_inline bool ring_reserve(struct ct_cpu *c, __u32 cpu, __u32 n, __u64 unread, __u64 *pos)
 {
-	__u64 unread = *(volatile __u64 *)&c->head - *(volatile __u64 *)&c->tail;
 	__u32 quarter = cfg_ring_slots / 4;
 
-	__sync_fetch_and_add(&c->seen, 1);
 	if (unread > cfg_ring_slots - RING_SLACK) {
 		__sync_fetch_and_add(&c->lost, 1);
 		return false;

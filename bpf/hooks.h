@@ -153,7 +153,7 @@ static __always_inline void rec_head(struct ct_rec *r, __u8 kind, __u8 code, __u
 	r->ptr = ptr;
 	r->netns = netns;
 	/* volatile: or they become one store per byte */
-	*(volatile __u32 *)&r->flags = flags; /* and tcp_state, hook, pad */
+	*(volatile __u32 *)&r->flags = flags; /* and tcp_state, hook, k */
 	*(volatile __u32 *)&r->aux[0] = 0;
 	*(volatile __u32 *)&r->aux[1] = 0;
 }
@@ -202,21 +202,50 @@ __noinline __u64 recall(__u64 ptr, __u32 what)
 	return best;
 }
 
-/* An open record: room in the ring, not yet visible to the reader. */
+/* An open record: room in the ring or a scratch, not yet visible to the reader. */
 struct out {
 	struct ct_rec *r;
 	struct ct_ext *x; /* the second half, if asked for */
 	__u64 pos;
+	__u32 cpu;
+	__u32 to; /* what shed() says; 0 if it was not asked */
 };
 
 static __always_inline bool out_open(struct out *o, struct ct_cpu *c, __u32 cpu, bool ext)
 {
-	__u8 *ring = bpf_map_lookup_elem(&rings, &cpu);
+	__u64 unread = ring_unread(c);
+	struct scratch *s;
+	__u8 *ring;
+	__u32 i;
 
-	if (!ring || !ring_reserve(c, cpu, ext ? 2 : 1, &o->pos))
+	__sync_fetch_and_add(&c->seen, 1);
+	o->cpu = cpu;
+	o->to = 0;
+	o->pos = 0;
+	o->x = NULL;
+	if (sheds() && unread >= cfg_ring_slots / 16 * SHED_FROM) {
+		o->to = shed(cpu, unread / (cfg_ring_slots / 16));
+		if (o->to < SHED_WHOLE) {
+			i = cpu * SCRATCHES + o->to - 1;
+			s = bpf_map_lookup_elem(&scratches, &i);
+			if (!s)
+				return false;
+			o->r = &s->rec;
+			if (ext) {
+				o->x = &s->ext;
+				ext_init(o->x);
+			}
+			return true;
+		}
+		if (o->to == SHED_NOWHERE) {
+			__sync_fetch_and_add(&c->lost, 1);
+			return false;
+		}
+	}
+	ring = bpf_map_lookup_elem(&rings, &cpu);
+	if (!ring || !ring_reserve(c, cpu, ext ? 2 : 1, unread, &o->pos))
 		return false;
 	o->r = ring_slot(ring, o->pos);
-	o->x = NULL;
 	if (ext) {
 		o->x = (struct ct_ext *)ring_slot(ring, o->pos + 1);
 		ext_init(o->x);
@@ -226,6 +255,13 @@ static __always_inline bool out_open(struct out *o, struct ct_cpu *c, __u32 cpu,
 
 static __always_inline void out_close(struct out *o)
 {
+	if (sheds() && o->to) {
+		if (o->to < SHED_WHOLE) {
+			sum_up(o->cpu, o->to);
+			return;
+		}
+		o->r->k = o->to - SHED_WHOLE;
+	}
 	if (o->x)
 		ring_commit((struct ct_rec *)o->x, o->pos + 1);
 	ring_commit(o->r, o->pos);

@@ -7,6 +7,7 @@ const volatile __u32 cfg_ring_slots = 1; /* per CPU, a power of two */
 const volatile __u32 cfg_ncpu = 1;
 const volatile __u32 cfg_count_slots = 1; /* netns places per CPU, a power of two */
 const volatile struct ct_filter cfg_filter = {};
+const volatile __u32 cfg_sums = 0; /* per CPU, a power of two; 0: no record is shed */
 const volatile __u8 cfg_preempt_var = 0; /* PREEMPT_VAR is in place, see emit.h */
 const volatile __u8 cfg_invalid = 0; /* nf_conntrack_in is hooked */
 

@@ -28,6 +28,8 @@
 #include "compat.h"
 #include "ct.h"
 #include "emit.h"
+#define NEVER_SHED
+#include "shed.h"
 #include "hooks.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

@@ -16,6 +16,7 @@ enum ct_kind {
 	K_INVALID = 5,
 	K_EVICTOR = 6, /* the tuple that made early_drop evict: aux.link joins */
 	K_EXT = 7,     /* the second half of the record before it */
+	K_SUM = 9,     /* a struct ct_sum that had to go; 8 is nflink's */
 };
 
 /* event.Reason, same numbers. */
@@ -111,7 +112,7 @@ struct ct_rec {
 	__u8 flags; /* RF_* */
 	__u8 tcp_state;
 	__u8 hook; /* netfilter hook + 1, 0 unknown */
-	__u8 pad;
+	__u8 k;	   /* stands for 2^k events, see shed.h */
 	__u32 aux[2]; /* NEW, DROP: iif, oif; DESTROY: jiffies left, link; EVICTOR: evicted, link */
 	struct ct_tuple reply;
 	__u32 status;
@@ -171,9 +172,29 @@ struct ct_cpu {
 	__u64 filtered;
 	__u64 stash_fail; /* no room in a hash map: an event may lack detail */
 	__u64 zero; /* always 0: added where the verifier should forget what it knows, and follow one path for all */
-	__u64 spare;
+	__u64 summed; /* records that went into a sum */
 	__u64 tail; /* next slot to read; user space only, own cache line */
 	__u64 pad[7];
+};
+
+/*
+ * How often an event of one kind, and of one reason or cause, happened to a
+ * source, of those that were shed (shed.h). In a K_SUM record: hook is kind, ptr
+ * n, aux its place and epoch, reply.src evicted and last.
+ */
+struct ct_sum {
+	__u32 busy;
+	__u32 epoch; /* grows when the place goes to another */
+	__u8 src[16];
+	__u32 netns;
+	__u16 zone;
+	__u8 kind;
+	__u8 code;
+	__u16 l3num;
+	__u16 pad[3];
+	__u64 n;
+	__u64 evicted; /* K_EVICTOR: entries, n are packets */
+	__u64 last;    /* ts */
 };
 
 /* One entry that user space wants to look at, and the answer. */

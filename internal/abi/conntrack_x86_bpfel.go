@@ -59,7 +59,7 @@ type ConntrackCtCpu struct {
 	Filtered  uint64
 	StashFail uint64
 	Zero      uint64
-	Spare     uint64
+	Summed    uint64
 	Tail      uint64
 	Pad       [7]uint64
 }
@@ -150,11 +150,27 @@ type ConntrackCtRec struct {
 	Flags    uint8
 	TcpState uint8
 	Hook     uint8
-	Pad      uint8
+	K        uint8
 	Aux      [2]uint32
 	Reply    ConntrackCtTuple
 	Status   uint32
 	Mark     uint32
+}
+
+type ConntrackCtSum struct {
+	_       structs.HostLayout
+	Busy    uint32
+	Epoch   uint32
+	Src     [16]uint8
+	Netns   uint32
+	Zone    uint16
+	Kind    uint8
+	Code    uint8
+	L3num   uint16
+	Pad     [3]uint16
+	N       uint64
+	Evicted uint64
+	Last    uint64
 }
 
 type ConntrackCtTuple struct {
@@ -222,6 +238,14 @@ type ConntrackScopeSet struct {
 	Way [4]ConntrackScope
 }
 
+type ConntrackScratch struct {
+	_    structs.HostLayout
+	Rec  ConntrackCtRec
+	Ext  ConntrackCtExt
+	Busy uint32
+	Pad  [31]uint32
+}
+
 // Names of all BPF objects in the ELF.
 //
 // Used for safe lookups in a Collection or CollectionSpec.
@@ -238,6 +262,8 @@ const (
 	ConntrackMapRecents        = "recents"
 	ConntrackMapRings          = "rings"
 	ConntrackMapScopes         = "scopes"
+	ConntrackMapScratches      = "scratches"
+	ConntrackMapSums           = "sums"
 	ConntrackMapWake           = "wake"
 	ConntrackProgAllocExit     = "alloc_exit"
 	ConntrackProgAuditAlloc    = "audit_alloc"
@@ -322,6 +348,7 @@ const (
 	ConntrackVarCfgNcpu        = "cfg_ncpu"
 	ConntrackVarCfgPreemptVar  = "cfg_preempt_var"
 	ConntrackVarCfgRingSlots   = "cfg_ring_slots"
+	ConntrackVarCfgSums        = "cfg_sums"
 	ConntrackVarKsyms          = "ksyms"
 	ConntrackVarNotes          = "notes"
 	ConntrackVarPending        = "pending"
@@ -455,19 +482,21 @@ type ConntrackProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type ConntrackMapSpecs struct {
-	Argstash *ebpf.MapSpec `ebpf:"argstash"`
-	Clashes  *ebpf.MapSpec `ebpf:"clashes"`
-	Counts   *ebpf.MapSpec `ebpf:"counts"`
-	Cpus     *ebpf.MapSpec `ebpf:"cpus"`
-	Edrops   *ebpf.MapSpec `ebpf:"edrops"`
-	Invalids *ebpf.MapSpec `ebpf:"invalids"`
-	Losses   *ebpf.MapSpec `ebpf:"losses"`
-	Marks    *ebpf.MapSpec `ebpf:"marks"`
-	Peeks    *ebpf.MapSpec `ebpf:"peeks"`
-	Recents  *ebpf.MapSpec `ebpf:"recents"`
-	Rings    *ebpf.MapSpec `ebpf:"rings"`
-	Scopes   *ebpf.MapSpec `ebpf:"scopes"`
-	Wake     *ebpf.MapSpec `ebpf:"wake"`
+	Argstash  *ebpf.MapSpec `ebpf:"argstash"`
+	Clashes   *ebpf.MapSpec `ebpf:"clashes"`
+	Counts    *ebpf.MapSpec `ebpf:"counts"`
+	Cpus      *ebpf.MapSpec `ebpf:"cpus"`
+	Edrops    *ebpf.MapSpec `ebpf:"edrops"`
+	Invalids  *ebpf.MapSpec `ebpf:"invalids"`
+	Losses    *ebpf.MapSpec `ebpf:"losses"`
+	Marks     *ebpf.MapSpec `ebpf:"marks"`
+	Peeks     *ebpf.MapSpec `ebpf:"peeks"`
+	Recents   *ebpf.MapSpec `ebpf:"recents"`
+	Rings     *ebpf.MapSpec `ebpf:"rings"`
+	Scopes    *ebpf.MapSpec `ebpf:"scopes"`
+	Scratches *ebpf.MapSpec `ebpf:"scratches"`
+	Sums      *ebpf.MapSpec `ebpf:"sums"`
+	Wake      *ebpf.MapSpec `ebpf:"wake"`
 }
 
 // ConntrackVariableSpecs contains global variables before they are loaded into the kernel.
@@ -480,6 +509,7 @@ type ConntrackVariableSpecs struct {
 	CfgNcpu       *ebpf.VariableSpec `ebpf:"cfg_ncpu"`
 	CfgPreemptVar *ebpf.VariableSpec `ebpf:"cfg_preempt_var"`
 	CfgRingSlots  *ebpf.VariableSpec `ebpf:"cfg_ring_slots"`
+	CfgSums       *ebpf.VariableSpec `ebpf:"cfg_sums"`
 	Ksyms         *ebpf.VariableSpec `ebpf:"ksyms"`
 	Notes         *ebpf.VariableSpec `ebpf:"notes"`
 	Pending       *ebpf.VariableSpec `ebpf:"pending"`
@@ -508,19 +538,21 @@ func (o *ConntrackObjects) Close() error {
 //
 // It can be passed to LoadConntrackObjects or ebpf.CollectionSpec.LoadAndAssign.
 type ConntrackMaps struct {
-	Argstash *ebpf.Map `ebpf:"argstash"`
-	Clashes  *ebpf.Map `ebpf:"clashes"`
-	Counts   *ebpf.Map `ebpf:"counts"`
-	Cpus     *ebpf.Map `ebpf:"cpus"`
-	Edrops   *ebpf.Map `ebpf:"edrops"`
-	Invalids *ebpf.Map `ebpf:"invalids"`
-	Losses   *ebpf.Map `ebpf:"losses"`
-	Marks    *ebpf.Map `ebpf:"marks"`
-	Peeks    *ebpf.Map `ebpf:"peeks"`
-	Recents  *ebpf.Map `ebpf:"recents"`
-	Rings    *ebpf.Map `ebpf:"rings"`
-	Scopes   *ebpf.Map `ebpf:"scopes"`
-	Wake     *ebpf.Map `ebpf:"wake"`
+	Argstash  *ebpf.Map `ebpf:"argstash"`
+	Clashes   *ebpf.Map `ebpf:"clashes"`
+	Counts    *ebpf.Map `ebpf:"counts"`
+	Cpus      *ebpf.Map `ebpf:"cpus"`
+	Edrops    *ebpf.Map `ebpf:"edrops"`
+	Invalids  *ebpf.Map `ebpf:"invalids"`
+	Losses    *ebpf.Map `ebpf:"losses"`
+	Marks     *ebpf.Map `ebpf:"marks"`
+	Peeks     *ebpf.Map `ebpf:"peeks"`
+	Recents   *ebpf.Map `ebpf:"recents"`
+	Rings     *ebpf.Map `ebpf:"rings"`
+	Scopes    *ebpf.Map `ebpf:"scopes"`
+	Scratches *ebpf.Map `ebpf:"scratches"`
+	Sums      *ebpf.Map `ebpf:"sums"`
+	Wake      *ebpf.Map `ebpf:"wake"`
 }
 
 func (m *ConntrackMaps) Close() error {
@@ -537,6 +569,8 @@ func (m *ConntrackMaps) Close() error {
 		m.Recents,
 		m.Rings,
 		m.Scopes,
+		m.Scratches,
+		m.Sums,
 		m.Wake,
 	)
 }
@@ -551,6 +585,7 @@ type ConntrackVariables struct {
 	CfgNcpu       *ebpf.Variable `ebpf:"cfg_ncpu"`
 	CfgPreemptVar *ebpf.Variable `ebpf:"cfg_preempt_var"`
 	CfgRingSlots  *ebpf.Variable `ebpf:"cfg_ring_slots"`
+	CfgSums       *ebpf.Variable `ebpf:"cfg_sums"`
 	Ksyms         *ebpf.Variable `ebpf:"ksyms"`
 	Notes         *ebpf.Variable `ebpf:"notes"`
 	Pending       *ebpf.Variable `ebpf:"pending"`

@@ -77,7 +77,7 @@ type LegacyCtCpu struct {
 	Filtered  uint64
 	StashFail uint64
 	Zero      uint64
-	Spare     uint64
+	Summed    uint64
 	Tail      uint64
 	Pad       [7]uint64
 }
@@ -149,6 +149,22 @@ type LegacyCtPeek struct {
 	Timeout  int32
 }
 
+type LegacyCtSum struct {
+	_       structs.HostLayout
+	Busy    uint32
+	Epoch   uint32
+	Src     [16]uint8
+	Netns   uint32
+	Zone    uint16
+	Kind    uint8
+	Code    uint8
+	L3num   uint16
+	Pad     [3]uint16
+	N       uint64
+	Evicted uint64
+	Last    uint64
+}
+
 type LegacyCtWalk struct {
 	_       structs.HostLayout
 	Hash    uint64
@@ -207,6 +223,63 @@ type LegacyScope struct {
 	Comm    [16]uint8
 }
 
+type LegacyScratch struct {
+	_   structs.HostLayout
+	Rec struct {
+		_    structs.HostLayout
+		Seq  uint32
+		Zone uint16
+		Kind uint8
+		Code uint8
+		Ts   uint64
+		Ptr  uint64
+		Orig struct {
+			_     structs.HostLayout
+			Src   [16]uint8
+			Sport [2]uint8
+			L3num uint16
+			Dst   [16]uint8
+			Dport [2]uint8
+			Proto uint8
+			Dir   uint8
+		}
+		Netns    uint32
+		Flags    uint8
+		TcpState uint8
+		Hook     uint8
+		K        uint8
+		Aux      [2]uint32
+		Reply    struct {
+			_     structs.HostLayout
+			Src   [16]uint8
+			Sport [2]uint8
+			L3num uint16
+			Dst   [16]uint8
+			Dport [2]uint8
+			Proto uint8
+			Dir   uint8
+		}
+		Status uint32
+		Mark   uint32
+	}
+	Ext struct {
+		_           structs.HostLayout
+		Seq         uint32
+		Pad         uint16
+		Kind        uint8
+		Pad2        uint8
+		Location    uint64
+		Cgroup      uint64
+		Other       uint64
+		Pid         uint32
+		KfreeReason uint32
+		Comm        [16]uint8
+		Rest        [72]uint8
+	}
+	Busy uint32
+	Pad  [31]uint32
+}
+
 // Names of all BPF objects in the ELF.
 //
 // Used for safe lookups in a Collection or CollectionSpec.
@@ -223,6 +296,8 @@ const (
 	LegacyMapRecents       = "recents"
 	LegacyMapRings         = "rings"
 	LegacyMapScopes        = "scopes"
+	LegacyMapScratches     = "scratches"
+	LegacyMapSums          = "sums"
 	LegacyMapWake          = "wake"
 	LegacyProgK_alloc      = "k_alloc"
 	LegacyProgK_clash      = "k_clash"
@@ -270,6 +345,7 @@ const (
 	LegacyVarCfgNcpu       = "cfg_ncpu"
 	LegacyVarCfgPreemptVar = "cfg_preempt_var"
 	LegacyVarCfgRingSlots  = "cfg_ring_slots"
+	LegacyVarCfgSums       = "cfg_sums"
 	LegacyVarKsyms         = "ksyms"
 	LegacyVarNotes         = "notes"
 	LegacyVarPending       = "pending"
@@ -366,19 +442,21 @@ type LegacyProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type LegacyMapSpecs struct {
-	Argstash *ebpf.MapSpec `ebpf:"argstash"`
-	Clashes  *ebpf.MapSpec `ebpf:"clashes"`
-	Counts   *ebpf.MapSpec `ebpf:"counts"`
-	Cpus     *ebpf.MapSpec `ebpf:"cpus"`
-	Edrops   *ebpf.MapSpec `ebpf:"edrops"`
-	Invalids *ebpf.MapSpec `ebpf:"invalids"`
-	Losses   *ebpf.MapSpec `ebpf:"losses"`
-	Marks    *ebpf.MapSpec `ebpf:"marks"`
-	Peeks    *ebpf.MapSpec `ebpf:"peeks"`
-	Recents  *ebpf.MapSpec `ebpf:"recents"`
-	Rings    *ebpf.MapSpec `ebpf:"rings"`
-	Scopes   *ebpf.MapSpec `ebpf:"scopes"`
-	Wake     *ebpf.MapSpec `ebpf:"wake"`
+	Argstash  *ebpf.MapSpec `ebpf:"argstash"`
+	Clashes   *ebpf.MapSpec `ebpf:"clashes"`
+	Counts    *ebpf.MapSpec `ebpf:"counts"`
+	Cpus      *ebpf.MapSpec `ebpf:"cpus"`
+	Edrops    *ebpf.MapSpec `ebpf:"edrops"`
+	Invalids  *ebpf.MapSpec `ebpf:"invalids"`
+	Losses    *ebpf.MapSpec `ebpf:"losses"`
+	Marks     *ebpf.MapSpec `ebpf:"marks"`
+	Peeks     *ebpf.MapSpec `ebpf:"peeks"`
+	Recents   *ebpf.MapSpec `ebpf:"recents"`
+	Rings     *ebpf.MapSpec `ebpf:"rings"`
+	Scopes    *ebpf.MapSpec `ebpf:"scopes"`
+	Scratches *ebpf.MapSpec `ebpf:"scratches"`
+	Sums      *ebpf.MapSpec `ebpf:"sums"`
+	Wake      *ebpf.MapSpec `ebpf:"wake"`
 }
 
 // LegacyVariableSpecs contains global variables before they are loaded into the kernel.
@@ -391,6 +469,7 @@ type LegacyVariableSpecs struct {
 	CfgNcpu       *ebpf.VariableSpec `ebpf:"cfg_ncpu"`
 	CfgPreemptVar *ebpf.VariableSpec `ebpf:"cfg_preempt_var"`
 	CfgRingSlots  *ebpf.VariableSpec `ebpf:"cfg_ring_slots"`
+	CfgSums       *ebpf.VariableSpec `ebpf:"cfg_sums"`
 	Ksyms         *ebpf.VariableSpec `ebpf:"ksyms"`
 	Notes         *ebpf.VariableSpec `ebpf:"notes"`
 	Pending       *ebpf.VariableSpec `ebpf:"pending"`
@@ -419,19 +498,21 @@ func (o *LegacyObjects) Close() error {
 //
 // It can be passed to LoadLegacyObjects or ebpf.CollectionSpec.LoadAndAssign.
 type LegacyMaps struct {
-	Argstash *ebpf.Map `ebpf:"argstash"`
-	Clashes  *ebpf.Map `ebpf:"clashes"`
-	Counts   *ebpf.Map `ebpf:"counts"`
-	Cpus     *ebpf.Map `ebpf:"cpus"`
-	Edrops   *ebpf.Map `ebpf:"edrops"`
-	Invalids *ebpf.Map `ebpf:"invalids"`
-	Losses   *ebpf.Map `ebpf:"losses"`
-	Marks    *ebpf.Map `ebpf:"marks"`
-	Peeks    *ebpf.Map `ebpf:"peeks"`
-	Recents  *ebpf.Map `ebpf:"recents"`
-	Rings    *ebpf.Map `ebpf:"rings"`
-	Scopes   *ebpf.Map `ebpf:"scopes"`
-	Wake     *ebpf.Map `ebpf:"wake"`
+	Argstash  *ebpf.Map `ebpf:"argstash"`
+	Clashes   *ebpf.Map `ebpf:"clashes"`
+	Counts    *ebpf.Map `ebpf:"counts"`
+	Cpus      *ebpf.Map `ebpf:"cpus"`
+	Edrops    *ebpf.Map `ebpf:"edrops"`
+	Invalids  *ebpf.Map `ebpf:"invalids"`
+	Losses    *ebpf.Map `ebpf:"losses"`
+	Marks     *ebpf.Map `ebpf:"marks"`
+	Peeks     *ebpf.Map `ebpf:"peeks"`
+	Recents   *ebpf.Map `ebpf:"recents"`
+	Rings     *ebpf.Map `ebpf:"rings"`
+	Scopes    *ebpf.Map `ebpf:"scopes"`
+	Scratches *ebpf.Map `ebpf:"scratches"`
+	Sums      *ebpf.Map `ebpf:"sums"`
+	Wake      *ebpf.Map `ebpf:"wake"`
 }
 
 func (m *LegacyMaps) Close() error {
@@ -448,6 +529,8 @@ func (m *LegacyMaps) Close() error {
 		m.Recents,
 		m.Rings,
 		m.Scopes,
+		m.Scratches,
+		m.Sums,
 		m.Wake,
 	)
 }
@@ -462,6 +545,7 @@ type LegacyVariables struct {
 	CfgNcpu       *ebpf.Variable `ebpf:"cfg_ncpu"`
 	CfgPreemptVar *ebpf.Variable `ebpf:"cfg_preempt_var"`
 	CfgRingSlots  *ebpf.Variable `ebpf:"cfg_ring_slots"`
+	CfgSums       *ebpf.Variable `ebpf:"cfg_sums"`
 	Ksyms         *ebpf.Variable `ebpf:"ksyms"`
 	Notes         *ebpf.Variable `ebpf:"notes"`
 	Pending       *ebpf.Variable `ebpf:"pending"`

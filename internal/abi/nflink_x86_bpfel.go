@@ -77,7 +77,7 @@ type NflinkCtCpu struct {
 	Filtered  uint64
 	StashFail uint64
 	Zero      uint64
-	Spare     uint64
+	Summed    uint64
 	Tail      uint64
 	Pad       [7]uint64
 }
@@ -149,6 +149,22 @@ type NflinkCtPeek struct {
 	Timeout  int32
 }
 
+type NflinkCtSum struct {
+	_       structs.HostLayout
+	Busy    uint32
+	Epoch   uint32
+	Src     [16]uint8
+	Netns   uint32
+	Zone    uint16
+	Kind    uint8
+	Code    uint8
+	L3num   uint16
+	Pad     [3]uint16
+	N       uint64
+	Evicted uint64
+	Last    uint64
+}
+
 type NflinkCtWalk struct {
 	_       structs.HostLayout
 	Hash    uint64
@@ -212,6 +228,63 @@ type NflinkScopeSet struct {
 	Way [4]NflinkScope
 }
 
+type NflinkScratch struct {
+	_   structs.HostLayout
+	Rec struct {
+		_    structs.HostLayout
+		Seq  uint32
+		Zone uint16
+		Kind uint8
+		Code uint8
+		Ts   uint64
+		Ptr  uint64
+		Orig struct {
+			_     structs.HostLayout
+			Src   [16]uint8
+			Sport [2]uint8
+			L3num uint16
+			Dst   [16]uint8
+			Dport [2]uint8
+			Proto uint8
+			Dir   uint8
+		}
+		Netns    uint32
+		Flags    uint8
+		TcpState uint8
+		Hook     uint8
+		K        uint8
+		Aux      [2]uint32
+		Reply    struct {
+			_     structs.HostLayout
+			Src   [16]uint8
+			Sport [2]uint8
+			L3num uint16
+			Dst   [16]uint8
+			Dport [2]uint8
+			Proto uint8
+			Dir   uint8
+		}
+		Status uint32
+		Mark   uint32
+	}
+	Ext struct {
+		_           structs.HostLayout
+		Seq         uint32
+		Pad         uint16
+		Kind        uint8
+		Pad2        uint8
+		Location    uint64
+		Cgroup      uint64
+		Other       uint64
+		Pid         uint32
+		KfreeReason uint32
+		Comm        [16]uint8
+		Rest        [72]uint8
+	}
+	Busy uint32
+	Pad  [31]uint32
+}
+
 type NflinkStBucket struct {
 	_    structs.HostLayout
 	Slot [4]struct {
@@ -244,7 +317,9 @@ const (
 	NflinkMapRecents       = "recents"
 	NflinkMapRings         = "rings"
 	NflinkMapScopes        = "scopes"
+	NflinkMapScratches     = "scratches"
 	NflinkMapSt            = "st"
+	NflinkMapSums          = "sums"
 	NflinkMapWake          = "wake"
 	NflinkProgNfKfree      = "nf_kfree"
 	NflinkProgNfLast       = "nf_last"
@@ -257,6 +332,7 @@ const (
 	NflinkVarCfgNcpu       = "cfg_ncpu"
 	NflinkVarCfgPreemptVar = "cfg_preempt_var"
 	NflinkVarCfgRingSlots  = "cfg_ring_slots"
+	NflinkVarCfgSums       = "cfg_sums"
 	NflinkVarKsyms         = "ksyms"
 	NflinkVarNotes         = "notes"
 	NflinkVarPending       = "pending"
@@ -315,21 +391,23 @@ type NflinkProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type NflinkMapSpecs struct {
-	Argstash *ebpf.MapSpec `ebpf:"argstash"`
-	Clashes  *ebpf.MapSpec `ebpf:"clashes"`
-	Counts   *ebpf.MapSpec `ebpf:"counts"`
-	Cpus     *ebpf.MapSpec `ebpf:"cpus"`
-	Edrops   *ebpf.MapSpec `ebpf:"edrops"`
-	Invalids *ebpf.MapSpec `ebpf:"invalids"`
-	Linked   *ebpf.MapSpec `ebpf:"linked"`
-	Losses   *ebpf.MapSpec `ebpf:"losses"`
-	Marks    *ebpf.MapSpec `ebpf:"marks"`
-	Peeks    *ebpf.MapSpec `ebpf:"peeks"`
-	Recents  *ebpf.MapSpec `ebpf:"recents"`
-	Rings    *ebpf.MapSpec `ebpf:"rings"`
-	Scopes   *ebpf.MapSpec `ebpf:"scopes"`
-	St       *ebpf.MapSpec `ebpf:"st"`
-	Wake     *ebpf.MapSpec `ebpf:"wake"`
+	Argstash  *ebpf.MapSpec `ebpf:"argstash"`
+	Clashes   *ebpf.MapSpec `ebpf:"clashes"`
+	Counts    *ebpf.MapSpec `ebpf:"counts"`
+	Cpus      *ebpf.MapSpec `ebpf:"cpus"`
+	Edrops    *ebpf.MapSpec `ebpf:"edrops"`
+	Invalids  *ebpf.MapSpec `ebpf:"invalids"`
+	Linked    *ebpf.MapSpec `ebpf:"linked"`
+	Losses    *ebpf.MapSpec `ebpf:"losses"`
+	Marks     *ebpf.MapSpec `ebpf:"marks"`
+	Peeks     *ebpf.MapSpec `ebpf:"peeks"`
+	Recents   *ebpf.MapSpec `ebpf:"recents"`
+	Rings     *ebpf.MapSpec `ebpf:"rings"`
+	Scopes    *ebpf.MapSpec `ebpf:"scopes"`
+	Scratches *ebpf.MapSpec `ebpf:"scratches"`
+	St        *ebpf.MapSpec `ebpf:"st"`
+	Sums      *ebpf.MapSpec `ebpf:"sums"`
+	Wake      *ebpf.MapSpec `ebpf:"wake"`
 }
 
 // NflinkVariableSpecs contains global variables before they are loaded into the kernel.
@@ -343,6 +421,7 @@ type NflinkVariableSpecs struct {
 	CfgNcpu       *ebpf.VariableSpec `ebpf:"cfg_ncpu"`
 	CfgPreemptVar *ebpf.VariableSpec `ebpf:"cfg_preempt_var"`
 	CfgRingSlots  *ebpf.VariableSpec `ebpf:"cfg_ring_slots"`
+	CfgSums       *ebpf.VariableSpec `ebpf:"cfg_sums"`
 	Ksyms         *ebpf.VariableSpec `ebpf:"ksyms"`
 	Notes         *ebpf.VariableSpec `ebpf:"notes"`
 	Pending       *ebpf.VariableSpec `ebpf:"pending"`
@@ -369,21 +448,23 @@ func (o *NflinkObjects) Close() error {
 //
 // It can be passed to LoadNflinkObjects or ebpf.CollectionSpec.LoadAndAssign.
 type NflinkMaps struct {
-	Argstash *ebpf.Map `ebpf:"argstash"`
-	Clashes  *ebpf.Map `ebpf:"clashes"`
-	Counts   *ebpf.Map `ebpf:"counts"`
-	Cpus     *ebpf.Map `ebpf:"cpus"`
-	Edrops   *ebpf.Map `ebpf:"edrops"`
-	Invalids *ebpf.Map `ebpf:"invalids"`
-	Linked   *ebpf.Map `ebpf:"linked"`
-	Losses   *ebpf.Map `ebpf:"losses"`
-	Marks    *ebpf.Map `ebpf:"marks"`
-	Peeks    *ebpf.Map `ebpf:"peeks"`
-	Recents  *ebpf.Map `ebpf:"recents"`
-	Rings    *ebpf.Map `ebpf:"rings"`
-	Scopes   *ebpf.Map `ebpf:"scopes"`
-	St       *ebpf.Map `ebpf:"st"`
-	Wake     *ebpf.Map `ebpf:"wake"`
+	Argstash  *ebpf.Map `ebpf:"argstash"`
+	Clashes   *ebpf.Map `ebpf:"clashes"`
+	Counts    *ebpf.Map `ebpf:"counts"`
+	Cpus      *ebpf.Map `ebpf:"cpus"`
+	Edrops    *ebpf.Map `ebpf:"edrops"`
+	Invalids  *ebpf.Map `ebpf:"invalids"`
+	Linked    *ebpf.Map `ebpf:"linked"`
+	Losses    *ebpf.Map `ebpf:"losses"`
+	Marks     *ebpf.Map `ebpf:"marks"`
+	Peeks     *ebpf.Map `ebpf:"peeks"`
+	Recents   *ebpf.Map `ebpf:"recents"`
+	Rings     *ebpf.Map `ebpf:"rings"`
+	Scopes    *ebpf.Map `ebpf:"scopes"`
+	Scratches *ebpf.Map `ebpf:"scratches"`
+	St        *ebpf.Map `ebpf:"st"`
+	Sums      *ebpf.Map `ebpf:"sums"`
+	Wake      *ebpf.Map `ebpf:"wake"`
 }
 
 func (m *NflinkMaps) Close() error {
@@ -401,7 +482,9 @@ func (m *NflinkMaps) Close() error {
 		m.Recents,
 		m.Rings,
 		m.Scopes,
+		m.Scratches,
 		m.St,
+		m.Sums,
 		m.Wake,
 	)
 }
@@ -417,6 +500,7 @@ type NflinkVariables struct {
 	CfgNcpu       *ebpf.Variable `ebpf:"cfg_ncpu"`
 	CfgPreemptVar *ebpf.Variable `ebpf:"cfg_preempt_var"`
 	CfgRingSlots  *ebpf.Variable `ebpf:"cfg_ring_slots"`
+	CfgSums       *ebpf.Variable `ebpf:"cfg_sums"`
 	Ksyms         *ebpf.Variable `ebpf:"ksyms"`
 	Notes         *ebpf.Variable `ebpf:"notes"`
 	Pending       *ebpf.Variable `ebpf:"pending"`

@@ -19,6 +19,7 @@ const (
 
 	kindEvictor = 6
 	kindExt     = 7
+	kindSum     = 9
 )
 
 // tuple converts one direction. An unknown family gives invalid addresses,
@@ -57,6 +58,9 @@ func decode(e *event.Event, r *abi.ConntrackCtRec, x *abi.ConntrackCtExt, cpu in
 		Status: event.Status(r.Status),
 		Ptr:    r.Ptr,
 		Hook:   event.Hook(r.Hook),
+	}
+	if r.K > 0 {
+		e.Sample = 1 << r.K
 	}
 	if r.Reply.L3num != 0 {
 		e.Reply = tuple(&r.Reply)

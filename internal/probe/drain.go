@@ -55,6 +55,7 @@ func (d *drain) pass(horizon event.Ktime) (n int, err error) {
 	if err != nil {
 		return n, err
 	}
+	d.sweep(horizon, false)
 	return n, d.expire(horizon - holdEvictions)
 }
 
@@ -72,6 +73,12 @@ func (d *drain) first(horizon event.Ktime) (cpu int, rec *abi.ConntrackCtRec, ex
 
 // one decodes a record and delivers what it tells.
 func (d *drain) one(cpu int, rec *abi.ConntrackCtRec, ext *abi.ConntrackCtExt) error {
+	if rec.Kind == kindSum {
+		if x, ok := d.p.sums.gone(rec); ok {
+			d.sum(&x, d.p.sums.swept)
+		}
+		return nil
+	}
 	d.p.delivered.Add(1)
 	if rec.Kind == kindEvictor {
 		return d.culprit(rec)
@@ -97,11 +104,16 @@ func (d *drain) deliver(e *event.Event) error {
 	return d.fn(e)
 }
 
-// culprit delivers the evictions that this packet caused.
+// culprit delivers the evictions that this packet caused. Those that were summed
+// up are its as well.
 func (d *drain) culprit(rec *abi.ConntrackCtRec) error {
 	by := tuple(&rec.Orig)
 	victims := d.evictions[rec.Aux[1]]
 	delete(d.evictions, rec.Aux[1])
+	if n := uint64(rec.Aux[0]); d.p.sums != nil && uint64(len(victims)) < n {
+		d.p.opts.Sums(&event.Sum{NetNS: event.NetNS(rec.Netns), Zone: rec.Zone, Src: by.Src, Evicted: n - uint64(len(victims)),
+			From: event.Ktime(rec.Ts), Last: event.Ktime(rec.Ts)})
+	}
 	for i := range victims {
 		victims[i].By = by
 		if err := d.deliver(&victims[i]); err != nil {

@@ -86,7 +86,14 @@ func (obj *objects) configure(o Options) error {
 	size("cpus", n, 0)
 	size("counts", n*uint32(obj.places+1), 0)
 	size("recents", n*2*recentPerCPU, 0)
+	perCPU := uint32(0)
+	if o.Sums != nil {
+		perCPU = sumsPerCPU
+		size("sums", n*sumsPerCPU, 0)
+		size("scratches", n*scratches, 0)
+	}
 	for name, v := range map[string]any{
+		"cfg_sums":        perCPU,
 		"cfg_ring_slots":  slots,
 		"cfg_ncpu":        n,
 		"cfg_count_slots": uint32(obj.places),

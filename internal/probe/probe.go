@@ -41,6 +41,10 @@ type Options struct {
 	// Window is how long events wait so that those of other CPUs can be put
 	// before them; 0 is 1 ms.
 	Window time.Duration
+	// Sums, if not nil, lets programs sum up by source what they have to tell
+	// while a ring is more than three quarters full, and is given the sums by the
+	// goroutine of Run. The events told meanwhile are a sample (Event.Sample).
+	Sums func(*event.Sum)
 	// Only, for tests and benchmarks, says which kernel functions to hook;
 	// nil is all. What the rest would tell is then missing.
 	Only func(symbol string) bool
@@ -74,7 +78,7 @@ type Report struct {
 type Loss struct {
 	Seen       uint64 // records the programs wanted to send, after the filter
 	Delivered  uint64
-	Aggregated uint64
+	Aggregated uint64 // told as part of a Sum
 	Lost       uint64
 	Filtered   uint64 // events the filter kept back: not in Seen
 	// ByStage: ring (no room), recursion (the kernel skipped a program that
@@ -104,6 +108,8 @@ type Probe struct {
 	rings           []ring
 	ringMem, cpuMem *shared
 	cntMem, peekMem *shared
+	sumMem          *shared
+	sums            *sums // nil without Options.Sums
 	places          *places
 	peekProg        *ebpf.Program
 	walkProg        *ebpf.Program
@@ -112,6 +118,7 @@ type Probe struct {
 	wake            *waker
 	jiffy           time.Duration
 	delivered, late atomic.Uint64
+	aggregated      atomic.Uint64
 	missed          [losesNothing + 1]uint64 // of what is detached
 }
 
@@ -175,6 +182,9 @@ func (p *Probe) mapMemory() error {
 		return err
 	}
 	p.places = newPlaces(p.cntMem, p.obj)
+	if err = p.mapSums(); err != nil {
+		return err
+	}
 	if p.wake, err = newWaker(p.obj.maps["wake"]); err != nil {
 		return err
 	}
@@ -352,6 +362,7 @@ func (p *Probe) Run(ctx context.Context, fn func(*event.Event) error) error {
 	if _, err := d.pass(now()); err != nil {
 		return err
 	}
+	d.sweep(now(), true)
 	return d.flush()
 }
 
@@ -382,7 +393,7 @@ func (p *Probe) Close() error {
 	p.peekClosed = true
 	p.peekMu.Unlock()
 	p.rings = nil // Loss and Counters after this are empty, and no crash
-	for _, s := range []*shared{p.ringMem, p.cpuMem, p.cntMem, p.peekMem} {
+	for _, s := range []*shared{p.ringMem, p.cpuMem, p.cntMem, p.peekMem, p.sumMem} {
 		errs = append(errs, s.close())
 	}
 	if p.wake != nil {
@@ -396,7 +407,7 @@ func (p *Probe) Close() error {
 
 // Loss returns the account of records so far.
 func (p *Probe) Loss() Loss {
-	l := Loss{Delivered: p.delivered.Load(), Late: p.late.Load(), ByStage: map[string]uint64{}}
+	l := Loss{Delivered: p.delivered.Load(), Aggregated: p.aggregated.Load(), Late: p.late.Load(), ByStage: map[string]uint64{}}
 	var stash uint64
 	for i := range p.rings {
 		s := p.rings[i].state

@@ -28,7 +28,7 @@ var strictest = Filter{On: true, Kinds: 1 << event.Drop, Reasons: 1 << event.Tab
 	Src: netip.MustParsePrefix("2001:db8::/33"), Dst: netip.MustParsePrefix("2001:db8::1/128"), SportMin: 1, SportMax: 2, DportMin: 3, DportMax: 4}
 
 // TestVerifierBudget loads every program that this kernel can load, without a
-// filter and with one, and says how much work the verifier had. In the lab's
+// filter, with one, and with what sums up, and says how much work the verifier had. In the lab's
 // VMs a program that does not load is an error; on other kernels fentry may be
 // missing, and the rest is checked.
 func TestVerifierBudget(t *testing.T) {
@@ -41,9 +41,10 @@ func TestVerifierBudget(t *testing.T) {
 	if err := rlimit.RemoveMemlock(); err != nil {
 		t.Fatal(err)
 	}
-	for name, f := range map[string]Filter{"all": {}, "filter": strictest} {
+	for name, o := range map[string]Options{"all": {}, "filter": {Filter: strictest}, "sums": {Sums: func(*event.Sum) {}}} {
 		t.Run(name, func(t *testing.T) {
-			obj, err := newObjects(Options{Filter: f, Kernel: new(Kernel)})
+			o.Kernel = new(Kernel)
+			obj, err := newObjects(o)
 			if err != nil {
 				t.Fatal(err)
 			}
