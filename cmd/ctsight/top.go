@@ -91,7 +91,7 @@ func (t *topFlags) run(ctx context.Context, g *globals, args []string) error {
 	if err != nil {
 		return err
 	}
-	p, err := g.open(ctx, pipeline.Config{Filter: flt})
+	p, err := g.open(ctx, pipeline.Config{Filter: flt, Sums: true})
 	if err != nil {
 		return err
 	}

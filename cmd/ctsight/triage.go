@@ -61,7 +61,7 @@ func (t *triageFlags) run(ctx context.Context, g *globals) error {
 	if err != nil {
 		return err
 	}
-	p, err := g.open(ctx, pipeline.Config{})
+	p, err := g.open(ctx, pipeline.Config{Sums: true})
 	if err != nil {
 		return err
 	}

@@ -34,6 +34,7 @@ type CensusConfig struct {
 	MaxLive   int    // entries
 	MaxJudged int    // first contacts that wait for their outcome
 	Seed      uint64 // of the hash tables; a secret where sources may be hostile
+	Sums      bool   // AddSum will be called
 }
 
 // Census says who fills the table: per source, destination endpoint, edge, prefix
@@ -45,6 +46,7 @@ type Census struct {
 	dims   [NumDims]*rows
 	blocks blocks
 	live   *Live[liveEntry]
+	old    *Live[liveEntry] // of before Forget
 
 	began, last event.Ktime
 	total       row // of everything, for its windows only
@@ -60,9 +62,11 @@ type Census struct {
 
 	seeding map[uint64]struct{} // identities that events have told of; nil when no dump runs
 	seeded  uint64
-	strange uint64 // destroys of entries that nothing was known of
-	places  [Batch]place
-	touched uint64 // keeps the compiler from leaving out what touch does
+	// complete is when all entries were known; 0 before.
+	complete event.Ktime
+	strange  uint64 // destroys of entries that nothing was known of
+	places   [Batch]place
+	touched  uint64 // keeps the compiler from leaving out what touch does
 }
 
 // liveEntry is 16 bytes; with its key a slot takes 24.
@@ -102,6 +106,9 @@ func (s *Census) Add(e *event.Event) {
 func (s *Census) add(e *event.Event, p *place) {
 	s.last = max(s.last, e.Time)
 	n := uint64(max(1, e.Sample))
+	if s.cfg.Sums {
+		n = 1 // the rest comes as sums
+	}
 	s.totals.add(e, n)
 	switch {
 	case e.Kind == event.New:
@@ -208,15 +215,18 @@ func (s *Census) destroy(e *event.Event, p *place, n uint64) {
 			s.seeded--
 		}
 	}
-	if t := was.t & liveTimeMask; known && t != 0 && e.Time >= t {
+	s.remembered(entryKey(e, id), &was, id)
+	if t := was.t & liveTimeMask; t != 0 && e.Time >= t {
 		e.Lifetime, e.HasLifetime = e.Time.Sub(t), true
 	}
-	if !known {
+	// Its insert is in a sum, which may be yet to come.
+	summed := !known && s.cfg.Sums && s.complete > 0 && e.Time > s.complete
+	if !known && !summed {
 		s.strange += n
 	}
 	s.lifetimes.add(e, n)
 	s.focus.add(e, n)
-	evicted := e.Cause == event.EarlyDrop || e.Cause == event.EarlyDropGC
+	evicted := evicts(e.Cause)
 	gain, loss := verdict(was.t, e)
 	for _, d := range s.cfg.Dims {
 		if known && s.dims[d].find(&p.key[d], p.hash[d]) == nil { // its row was folded into other
@@ -231,9 +241,13 @@ func (s *Census) destroy(e *event.Event, p *place, n uint64) {
 		}
 		judge(&r.outcomes, gain, loss)
 		switch {
+		case summed && (d == ByDst || d == ByEdge):
+			s.dims[d].other.Live -= n
+		case summed:
+			r.live -= n
 		case !known:
-		case r.live > 0:
-			r.live -= min(n, r.live)
+		case int64(r.live) > 0 || s.cfg.Sums && s.dims[d].folded == 0:
+			r.live -= n
 		default: // of the time before it was folded
 			s.dims[d].other.Live -= min(n, s.dims[d].other.Live)
 		}

@@ -120,7 +120,7 @@ func TestSeedProperty(t *testing.T) {
 		for i := range told {
 			s.Seed(1, 0, &told[i])
 		}
-		s.EndSeed()
+		s.EndSeed(w.now)
 		for range rapid.IntRange(0, 60).Draw(t, "after") {
 			step("late")
 		}

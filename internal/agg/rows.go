@@ -92,7 +92,7 @@ func (t *rows) grow() {
 }
 
 // weight is what makes a row worth keeping.
-func (r *row) weight() uint64 { return r.new + r.live + r.drops + r.evicted + r.evictor }
+func (r *row) weight() uint64 { return r.new + above0(r.live) + r.drops + r.evicted + r.evictor }
 
 // evict folds the weakest of the next rows into other and returns its place.
 // Among equals the one that was quiet for longest goes.
@@ -145,6 +145,7 @@ type Sums struct {
 
 func (s *Sums) add(r *row) {
 	o := r.sums()
+	o.Live = r.live // below zero as well: what is missing to one is with another
 	s.Plus(&o)
 }
 
@@ -162,6 +163,6 @@ func (s *Sums) Plus(o *Sums) {
 }
 
 func (r *row) sums() Sums {
-	return Sums{New: r.new, Live: r.live, Destroyed: r.destroyed, Drops: r.drops, Evicted: r.evicted, Evictor: r.evictor,
+	return Sums{New: r.new, Live: above0(r.live), Destroyed: r.destroyed, Drops: r.drops, Evicted: r.evicted, Evictor: r.evictor,
 		Answered: uint64(r.outcomes[Answered]), Refused: uint64(r.outcomes[Refused]), Unanswered: uint64(r.outcomes[Unanswered])}
 }

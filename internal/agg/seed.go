@@ -24,6 +24,20 @@ func (s *Census) BeginSeed() {
 	}
 }
 
+// Forget has the dumps that follow say anew which entries are live, of all
+// namespaces: events were lost, so that some are not known and others are long
+// gone. Since when they live is kept. What has come and gone by now stays counted.
+func (s *Census) Forget() {
+	s.old, s.live, s.seeded = s.live, NewLive[liveEntry](s.cfg.MaxLive, s.live.Len()), 0
+	for _, d := range s.cfg.Dims {
+		t := s.dims[d]
+		for i := range t.n {
+			t.at(i).live = 0
+		}
+		t.other.Live = 0
+	}
+}
+
 // Seed takes an entry of the dump and says whether it was news.
 func (s *Census) Seed(ns event.NetNS, zone uint16, t *event.Tuple) bool {
 	p := &s.places[0]
@@ -42,5 +56,19 @@ func (s *Census) Seed(ns event.NetNS, zone uint16, t *event.Tuple) bool {
 	return true
 }
 
-// EndSeed ends a dump.
-func (s *Census) EndSeed() { s.seeding = nil }
+// EndSeed ends a dump, of which the last entry was read at a time.
+func (s *Census) EndSeed(at event.Ktime) { s.seeding, s.complete = nil, at }
+
+// remembered gives an entry that is known from a dump only what was known of it
+// before Forget.
+func (s *Census) remembered(key uint64, was *liveEntry, id uint64) {
+	if s.old == nil || was.t != 0 {
+		return
+	}
+	if o, ok := s.old.Remove(key); ok && o.id == id {
+		was.t = o.t
+	}
+	if s.old.Len() == 0 {
+		s.old = nil
+	}
+}

@@ -96,7 +96,7 @@ func (s *Census) value(c Column, r *row, now event.Ktime) float64 {
 	case ColPeak:
 		return float64(r.peak.max)
 	case ColLive:
-		return float64(r.live)
+		return float64(above0(r.live))
 	case ColDestroyed:
 		return float64(r.destroyed)
 	case ColDrops:
@@ -172,6 +172,7 @@ func (s *Census) Top(d Dim, c Column, n int, now event.Ktime, keep func(*Key) bo
 		}
 		out.Other.add(r)
 	}
+	out.Other.Live = above0(out.Other.Live)
 	slices.SortFunc(best, rankedRow.order)
 	for _, x := range best {
 		out.Rows = append(out.Rows, s.row(x.row, now))

@@ -30,19 +30,24 @@ func (w *Watch) feed(e *event.Event) {
 	if !born && e.Kind != event.Destroy {
 		return
 	}
-	if w.recent.feed == nil || w.recent.ns != e.NetNS {
-		f := w.feeds[e.NetNS]
+	if f := w.feedOf(e.NetNS); born {
+		f.New(e.Time)
+	} else {
+		f.Destroy(e)
+	}
+}
+
+// feedOf returns what the forecast of a namespace learns from. The lock is held.
+func (w *Watch) feedOf(ns event.NetNS) *forecast.Feed {
+	if w.recent.feed == nil || w.recent.ns != ns {
+		f := w.feeds[ns]
 		if f == nil {
 			f = &forecast.Feed{}
-			w.feeds[e.NetNS] = f
+			w.feeds[ns] = f
 		}
-		w.recent.ns, w.recent.feed = e.NetNS, f
+		w.recent.ns, w.recent.feed = ns, f
 	}
-	if born {
-		w.recent.feed.New(e.Time)
-	} else {
-		w.recent.feed.Destroy(e)
-	}
+	return w.recent.feed
 }
 
 // forecast takes a step of every table.

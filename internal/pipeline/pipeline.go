@@ -40,6 +40,9 @@ type Config struct {
 	RingBytes int
 	Invalid   bool
 	Audit     bool
+	// Sums says that a Watch will run: programs may sum up by source what they
+	// have no room to tell (probe.Options.Sums), where the filter allows it.
+	Sums bool
 	// Tracing is called when a ledger has taken its first reading; may be nil.
 	Tracing func()
 	// Waiting is called once when nf_conntrack is not loaded and Open waits
@@ -63,23 +66,36 @@ type Pipeline struct {
 
 	cfg  Config
 	live *agg.Live[event.Ktime]
+	sums func(*event.Sum) // of the Watch
 }
 
 // Open chooses a backend by trying and attaches it.
 func Open(ctx context.Context, cfg Config) (*Pipeline, error) {
-	src, refused, err := open(ctx, cfg)
-	if err != nil {
+	p := &Pipeline{cfg: cfg, live: agg.NewLive[event.Ktime](LiveLimit, 1024), sums: func(*event.Sum) {}}
+	o := probe.Options{Backend: cfg.Backend, RingBytes: cfg.RingBytes, Filter: kernelFilter(cfg.Filter), Invalid: cfg.Invalid, Audit: cfg.Audit}
+	if cfg.Sums && summable(cfg.Filter) {
+		o.Sums = func(x *event.Sum) { p.sums(x) }
+	}
+	var err error
+	if p.Source, p.Refused, err = open(ctx, cfg.Waiting, o); err != nil {
 		return nil, err
 	}
-	return &Pipeline{Source: src, Refused: refused, cfg: cfg, live: agg.NewLive[event.Ktime](LiveLimit, 1024)}, nil
+	return p, nil
+}
+
+// summable says whether programs can decide alone what passes a filter. A filter
+// by kind or reason lets only some of what happens to an entry through.
+func summable(f *filter.Filter) bool {
+	k, all := f.Kernel(), filter.AnyKernel()
+	return k.Exact && k.Kinds == all.Kinds && k.ReasonMask == all.ReasonMask && k.CauseMask == all.CauseMask
 }
 
 // open tries the backends in turn, best first, and waits where that helps.
-func open(ctx context.Context, cfg Config) (src Source, refused, err error) {
+func open(ctx context.Context, waiting func(), o probe.Options) (src Source, refused, err error) {
 	waited := false
 	for {
-		src, refused, err = try(cfg)
-		if !errors.Is(err, probe.ErrNotLoaded) || cfg.Waiting == nil {
+		src, refused, err = try(o)
+		if !errors.Is(err, probe.ErrNotLoaded) || waiting == nil {
 			return src, refused, err
 		}
 		if !waited {
@@ -87,7 +103,7 @@ func open(ctx context.Context, cfg Config) (src Source, refused, err error) {
 				return nil, nil, err
 			}
 			waited = true
-			cfg.Waiting()
+			waiting()
 		}
 		if err := waitModule(ctx); err != nil {
 			return nil, nil, fmt.Errorf("%w (%w)", probe.ErrNotLoaded, err)
@@ -97,9 +113,8 @@ func open(ctx context.Context, cfg Config) (src Source, refused, err error) {
 
 // try opens the backend asked for, or the first that works and says why the
 // best does not.
-func try(cfg Config) (src Source, refused, err error) {
-	o := probe.Options{Backend: cfg.Backend, RingBytes: cfg.RingBytes, Filter: kernelFilter(cfg.Filter), Invalid: cfg.Invalid, Audit: cfg.Audit}
-	switch cfg.Backend {
+func try(o probe.Options) (src Source, refused, err error) {
+	switch o.Backend {
 	case probe.Fentry, probe.Kprobe:
 		src, err = wrap(probe.Open(o))
 		return src, nil, err
@@ -112,7 +127,7 @@ func try(cfg Config) (src Source, refused, err error) {
 	case "", probe.Auto:
 		return tryAll(o)
 	}
-	return nil, nil, fmt.Errorf("unknown backend %q: auto, fentry, kprobe, netfilter or netlink", cfg.Backend)
+	return nil, nil, fmt.Errorf("unknown backend %q: auto, fentry, kprobe, netfilter or netlink", o.Backend)
 }
 
 func tryAll(o probe.Options) (src Source, refused, err error) {

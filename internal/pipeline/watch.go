@@ -45,6 +45,7 @@ type Watch struct {
 	// Of the goroutine that looks.
 	peekErr, walkErr error
 	buckets          uint32
+	sync             syncState
 }
 
 // Problems returns what could not be looked at, and what is missing for it. Run
@@ -97,12 +98,14 @@ func (p *Pipeline) NewWatch(clock event.Clock, c agg.CensusConfig) *Watch {
 	if c.Seed == 0 {
 		c.Seed = rand.Uint64()
 	}
+	c.Sums = p.cfg.Sums && summable(p.cfg.Filter)
 	w := &Watch{p: p, clock: clock, start: now(), tables: map[event.NetNS]*table{}, feeds: map[event.NetNS]*forecast.Feed{},
 		first: map[event.NetNS]probe.Counters{}}
 	w.census = agg.NewCensus(c, w.start)
 	for _, x := range p.Counters() {
 		w.first[x.NetNS] = x
 	}
+	p.sums = w.addSum
 	return w
 }
 
@@ -149,6 +152,20 @@ func (w *Watch) add(e *event.Event, atOnce bool) bool {
 	return true
 }
 
+// addSum counts what programs have summed up.
+func (w *Watch) addSum(x *event.Sum) {
+	if x.Last < w.start {
+		return
+	}
+	w.lock()
+	defer w.mu.Unlock()
+	if w.end != 0 && x.From > w.end {
+		return
+	}
+	w.census.AddSum(x)
+	w.feedOf(x.NetNS).Sum(x)
+}
+
 // flush counts the events that wait. The lock is held.
 func (w *Watch) flush() {
 	w.census.AddAll(w.batch)
@@ -183,6 +200,7 @@ func (w *Watch) look(ctx context.Context) {
 			listed = t
 			w.list()
 		}
+		w.resync()
 		w.seed(ctx)
 		w.fills()
 		w.judge()
@@ -234,7 +252,11 @@ func (w *Watch) seed(ctx context.Context) {
 	if w.walks {
 		read = w.walkOnce()
 	}
+	begin := time.Now()
 	w.lock()
+	if w.sync.begin(begin, w.gone()) {
+		w.census.Forget()
+	}
 	w.census.BeginSeed()
 	w.mu.Unlock()
 	for _, t := range todo {
@@ -246,8 +268,9 @@ func (w *Watch) seed(ctx context.Context) {
 		w.nets.Unlock()
 	}
 	w.lock()
-	w.census.EndSeed()
+	w.census.EndSeed(now())
 	w.mu.Unlock()
+	w.sync.took = time.Since(begin)
 }
 
 // dump tells the census what is in a namespace. One that was cut short, by a

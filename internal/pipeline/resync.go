@@ -1,0 +1,57 @@
+package pipeline
+
+import "time"
+
+// What of the events was not told leaves the live entries wrong for good: after a
+// loss the tables are read again, as at the start, when it has been over for a
+// while. A table that is large, or losses that come again and again, must not make
+// that a load of its own.
+const (
+	calmFor     = 2 * time.Second
+	resyncEvery = 10 * time.Second
+	resyncShare = 20 // of the time at most one part goes into reading tables
+)
+
+// syncState is how the census stands to the tables.
+type syncState struct {
+	gone, at uint64    // not told now, and when the tables were last read
+	changed  time.Time // gone did
+	began    time.Time // the last reading
+	took     time.Duration
+	dirty    bool // all tables are to be read again
+}
+
+// gone is how much was not told one by one.
+func (w *Watch) gone() uint64 {
+	l := w.p.Loss()
+	return l.Lost + l.Aggregated + l.ByStage["recursion"]
+}
+
+// resync has all tables read again if something is missing of what happened since
+// they were.
+func (w *Watch) resync() {
+	s, t := &w.sync, time.Now()
+	if n := w.gone(); n != s.gone {
+		s.gone, s.changed = n, t
+	}
+	if s.dirty || s.gone == s.at || !w.Seeded() || t.Sub(s.changed) < calmFor || t.Sub(s.began) < max(resyncEvery, resyncShare*s.took) {
+		return
+	}
+	s.dirty = true
+	w.nets.Lock()
+	defer w.nets.Unlock()
+	for _, table := range w.tables {
+		table.seeded, table.tries = false, 0
+	}
+}
+
+// begin notes a reading of the tables and says whether it is to replace what is
+// known.
+func (s *syncState) begin(t time.Time, gone uint64) bool {
+	again := s.dirty
+	if again || s.began.IsZero() {
+		s.began, s.at, s.gone = t, gone, gone
+	}
+	s.dirty = false
+	return again
+}
