@@ -42,6 +42,15 @@ func (w *window) at(i int64) *uint32 {
 	return &w.n[i-w.first]
 }
 
+// has is at for what was counted: it makes no slot. A feed that begins late sees
+// the end of many that were born long before.
+func (w *window) has(i int64) *uint32 {
+	if i < w.first || i-w.first >= int64(len(w.n)) {
+		return nil
+	}
+	return &w.n[i-w.first]
+}
+
 // trim forgets slots at the beginning in which nobody lives.
 func (w *window) trim() {
 	for len(w.n) > 0 && w.n[0] == 0 {
@@ -67,9 +76,9 @@ func (f *Feed) Destroy(e *event.Event) {
 	if e.HasLifetime {
 		bin = Bin(e.Lifetime)
 		t := e.Time - event.Ktime(e.Lifetime)
-		p := f.fine.at(int64(t / fineSlot))
+		p := f.fine.has(int64(t / fineSlot))
 		if p == nil {
-			p = f.old.at(int64(t / oldSlot))
+			p = f.old.has(int64(t / oldSlot))
 		}
 		if p != nil && *p > 0 {
 			*p--

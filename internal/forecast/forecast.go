@@ -33,6 +33,9 @@ const Unknown = time.Duration(-1)
 // kernel's timeouts.
 type Config struct {
 	Timeouts [NumClasses]time.Duration // sysctls; 0 is the default
+	// Proto is the protocol of all entries, 0 for any: it says how long they
+	// live as long as neither samples nor deaths do.
+	Proto uint8
 }
 
 // Step is one interval in the life of a table: 0.2 to 10 s are useful.

@@ -3,6 +3,8 @@ package forecast
 import (
 	"math"
 	"time"
+
+	"github.com/ctsight/ctsight/internal/event"
 )
 
 const (
@@ -253,6 +255,15 @@ func (f *Forecaster) prior(t track) (least, life float64) {
 	case tcpConn:
 		return 0, f.connLife()
 	case anyTrack:
+		switch f.cfg.Proto {
+		case event.ProtoUDP, event.ProtoUDPLite:
+			return f.prior(udpConn)
+		case event.ProtoICMP, event.ProtoICMPv6:
+			return f.prior(icmp)
+		case event.ProtoTCP:
+			least = f.cfg.Timeouts[TCPReplied].Seconds()
+			return least, max(1, f.cfg.Timeouts[TCPClosing].Seconds()-least)
+		}
 		return 0, f.cfg.Timeouts[TCPClosing].Seconds()
 	}
 	return 0, f.cfg.Timeouts[classOf[t]].Seconds()

@@ -116,17 +116,23 @@ func (t *table) fit(c *curve, least, life, watched float64) {
 	}
 	c.reset()
 	var sum float64
+	add := func(to, hazard float64) {
+		sum = min(sum+hazard*(to-c.u[c.n-1]), 600)
+		c.add(to, math.Exp(-sum))
+	}
 	for b := settled; b < Bins; b++ {
 		from, to := edges[b], edges[b+1]
-		if from >= watched {
-			hazard[b] = older[b]
-		} else if watched < to {
-			sum = min(sum+hazard[b]*(watched-from), 600)
-			c.add(watched, math.Exp(-sum))
-			from, hazard[b] = watched, older[b]
+		if from < least && least < to {
+			add(least, 0)
 		}
-		sum = min(sum+hazard[b]*(to-from), 600)
-		c.add(to, math.Exp(-sum))
+		if to <= least || to <= watched {
+			add(to, hazard[b])
+			continue
+		}
+		if from < watched && c.u[c.n-1] < watched {
+			add(watched, hazard[b])
+		}
+		add(to, older[b])
 	}
 }
 
