@@ -33,6 +33,7 @@ type CensusConfig struct {
 	MaxRows   int    // of each dimension
 	MaxLive   int    // entries
 	MaxJudged int    // first contacts that wait for their outcome
+	MaxPools  int    // NAT port pools
 	Seed      uint64 // of the hash tables; a secret where sources may be hostile
 	Sums      bool   // AddSum will be called
 }
@@ -59,6 +60,8 @@ type Census struct {
 	queue     []Contact // a ring: first contacts in order of time
 	head, len int
 	unjudged  uint64 // first contacts that found no room in the queue
+
+	pools pools
 
 	seeding map[uint64]struct{} // identities that events have told of; nil when no dump runs
 	seeded  uint64
@@ -90,6 +93,7 @@ func NewCensus(c CensusConfig, now event.Ktime) *Census {
 	}
 	s := &Census{cfg: c, began: now, last: now, live: NewLive[liveEntry](c.MaxLive, 0), lifetimes: Lifetimes{}, contacts: newRecentSet(c.MaxRows)}
 	s.blocks.limit = c.MaxRows / 4
+	s.pools.limit = cmp.Or(c.MaxPools, DefaultPools)
 	for _, d := range c.Dims {
 		s.dims[d] = newRows(d, c.MaxRows, c.Seed+uint64(d)*mixA, &s.blocks)
 	}
@@ -115,10 +119,16 @@ func (s *Census) add(e *event.Event, p *place) {
 		s.insert(e, p, n)
 	case e.ReplyOnly:
 		s.enter(e, p, 0)
+		if pooled(e) {
+			s.pools.enter(e, n, false)
+		}
 		s.each(e.Time, p, func(r *row) { r.live++ })
 	case e.Kind == event.Destroy:
 		s.destroy(e, p, n)
 	case e.Kind == event.Drop && !e.Reason.IsRuleset():
+		if e.Reason == event.NATExhausted && pooled(e) {
+			s.pools.refuse(e, n)
+		}
 		s.each(e.Time, p, func(r *row) {
 			r.drops += n
 			r.why.add(dropCode|uint8(e.Reason), n)
@@ -177,8 +187,12 @@ func (s *Census) insert(e *event.Event, p *place, n uint64) {
 		flags = flagFirst
 	}
 	live := n
-	if s.enter(e, p, flags) {
+	known := s.enter(e, p, flags)
+	if known {
 		live-- // seeded already
+	}
+	if pooled(e) {
+		s.pools.enter(e, n, known)
 	}
 	if first {
 		s.await(e)
@@ -223,6 +237,8 @@ func (s *Census) destroy(e *event.Event, p *place, n uint64) {
 	summed := !known && s.cfg.Sums && s.complete > 0 && e.Time > s.complete
 	if !known && !summed {
 		s.strange += n
+	} else if pooled(e) {
+		s.pools.leave(e, n, was.t&liveTimeMask)
 	}
 	s.lifetimes.add(e, n)
 	s.focus.add(e, n)

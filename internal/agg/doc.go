@@ -60,6 +60,8 @@ type TopDoc struct {
 	From, To time.Time
 	Backend  string
 	Table    []TableState // by netns
+	Pools    []PoolState  // NAT port pools, the fullest
+	PoolSums PoolSums
 	Top
 	Drops []ReasonCount // packets lost by reason since From, exact
 	Loss  Loss
