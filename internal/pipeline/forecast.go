@@ -80,6 +80,7 @@ func (w *Watch) forecast() {
 		}
 		w.nets.Unlock()
 	}
+	w.forecastPools(tables)
 }
 
 // sample looks at live entries in a few buckets of the table, which all

@@ -82,6 +82,7 @@ func (w *Watch) Triage(focus, own event.NetNS, rows int) *triage.Doc {
 	}
 	d.Memory.Object = entrySize()
 	w.lost(d, ns)
+	d.Pools = w.exhaustedPools(ns)
 	for _, t := range w.all() {
 		if t.ns.Inode != ns {
 			continue

@@ -40,6 +40,7 @@ type Watch struct {
 
 	nets    sync.Mutex // guards what follows
 	tables  map[event.NetNS]*table
+	pools   map[agg.Key]poolForecast
 	listErr error
 
 	// Of the goroutine that looks.
@@ -294,7 +295,9 @@ func (w *Watch) seedOne(e *event.Event) {
 	}
 	w.lock()
 	defer w.mu.Unlock()
-	w.census.Seed(e.NetNS, e.Zone, &e.Orig)
+	if w.census.Seed(e.NetNS, e.Zone, &e.Orig) {
+		w.census.SeedPool(e)
+	}
 }
 
 // fills reads count and limit of each namespace. A path may lead there no more,
@@ -380,7 +383,7 @@ func (w *Watch) judge() {
 func (w *Watch) Top(by agg.Dim, c agg.Column, n int, keep func(*agg.Key) bool) *agg.TopDoc {
 	doc := &agg.TopDoc{From: w.clock.At(w.start), Backend: w.p.Report().Backend, Loss: w.p.loss()}
 	doc.BestEffort = doc.Backend == probe.Netfilter || doc.Backend == probe.Netlink
-	tables := w.all()
+	tables, ahead := w.all(), w.poolsAhead()
 	w.lock()
 	defer w.mu.Unlock()
 	at := w.now()
@@ -401,6 +404,7 @@ func (w *Watch) Top(by agg.Dim, c agg.Column, n int, keep func(*agg.Key) bool) *
 		}
 		doc.Table = append(doc.Table, s)
 	}
+	doc.Pools, doc.PoolSums = w.poolStates(tables, ahead)
 	return doc
 }
 

@@ -17,6 +17,7 @@ func (d *Doc) actions() (out []Action) {
 		return nil
 	}
 	out = append(out, d.look()...)
+	out = append(out, d.widen()...)
 	if to, forged := d.forged(); forged {
 		if to.Dst.IsValid() {
 			out = append(out, d.guard(&to), d.drainHalfOpen(&to))
@@ -55,11 +56,33 @@ func (d *Doc) look() (out []Action) {
 	return out
 }
 
+// widen gives the NAT port pool that lost most a second address: every other
+// connection takes it, before the rule that there is.
+func (d *Doc) widen() []Action {
+	if len(d.Pools) == 0 || !d.Pools[0].Dst.IsValid() {
+		return nil
+	}
+	k := &d.Pools[0].Key
+	dst := netip.PrefixFrom(k.Dst.WithZone(""), k.Dst.BitLen())
+	family := "ip"
+	if k.Dst.Is6() {
+		family = "ip6"
+	}
+	return []Action{{
+		What: fmt.Sprintf("more NAT ports towards %s: a second address beside %s", endpoint(k), address(k.Src)),
+		Command: d.Enter + fmt.Sprintf("nft 'table %s { chain post { type nat hook postrouting priority srcnat - 1; %s %s numgen inc mod 2 0 snat %s to ADDRESS; }; }'",
+			snatTable, addresses("daddr", dst), port(k, "dport"), family),
+		Caution: "put an address of this host for ADDRESS; what sends the answers must have a route to it. Or let the entries of that destination end sooner",
+		Undo:    d.Enter + "nft delete table " + snatTable,
+	}}
+}
+
 // Rules go to tables of their own, so that one command takes them back, and to
 // priority raw: what they refuse makes no entry and no lookup.
 const (
 	shedTable  = "inet ctsight_shed"
 	guardTable = "inet ctsight_guard"
+	snatTable  = "inet ctsight_snat"
 	syn        = "tcp flags & (fin|syn|rst|ack) == syn"
 	preRaw     = "type filter hook prerouting priority raw;"
 	outRaw     = "type filter hook output priority raw;"

@@ -38,6 +38,7 @@ type Doc struct {
 	Timeouts map[string]int // sysctls nf_conntrack_*_timeout* of Focus, seconds
 	Drops    []agg.ReasonCount
 	Evicted  []agg.CauseCount // early_drop and early_drop_gc only
+	Pools    []agg.Pool       // of Focus that had no free NAT port for some packets, most drops first
 	Loss     agg.Loss
 
 	Findings []Finding
@@ -383,6 +384,11 @@ func (d *Doc) nat() Finding {
 		f.Answer = fmt.Sprintf("no: none of %d entries is translated", d.Held.N)
 	default:
 		f.Answer = fmt.Sprintf("yes: %d entries (%s) are translated", d.Held.NAT, percent(share(d.Held.NAT, d.Held.N)))
+	}
+	if len(d.Pools) > 0 {
+		p := &d.Pools[0]
+		f.Answer += fmt.Sprintf("; %s has no free port towards %s: %d packets lost", address(p.Src), endpoint(&p.Key), p.Drops)
+		f.Verdict = Anomalous
 	}
 	return f
 }

@@ -125,6 +125,10 @@ func proxy(to string, mss int) string {
 		"chain local { type filter hook input priority filter - 1; jump proxy; }; chain transit { type filter hook forward priority filter - 1; jump proxy; }; }'", to, to, mss, to)
 }
 
+func snat(to, family string) string {
+	return fmt.Sprintf("nft 'table inet ctsight_snat { chain post { type nat hook postrouting priority srcnat - 1; %s numgen inc mod 2 0 snat %s to ADDRESS; }; }'", to, family)
+}
+
 // incidents are documents, what must be said of them, and the commands in full.
 var incidents = map[string]struct {
 	d        *Doc
@@ -193,9 +197,18 @@ var incidents = map[string]struct {
 	"all ports of NAT taken": {d: func() *Doc {
 		d := doc(3000, 500, held(sort{3000, event.ProtoTCP, event.TCPEstablished, answered | event.SrcNAT, 400_000})).source("10.0.0.1", 100, 700)
 		d.Drops = []agg.ReasonCount{{Reason: event.NATExhausted, Count: 7}}
+		d.Pools = []agg.Pool{{Key: agg.Key{NetNS: ns, Src: addr("203.0.113.9"), Dst: addr("192.0.2.1"), Dport: 443, Proto: event.ProtoTCP}, InUse: 3000, Capacity: 64_512, Drops: 7}}
 		return d
-	}(), verdict: Ordinary, says: []string{"yes: 3000 entries (100.0 %) are translated", "7 packets to nat_exhausted in 5s; for nat_exhausted: add addresses or ports to the pool"},
-		commands: []string{"ctsight drops --netns 4026531840", "sysctl -w net.netfilter.nf_conntrack_tcp_timeout_established=86400"}},
+	}(), verdict: Ordinary, says: []string{"yes: 3000 entries (100.0 %) are translated; 203.0.113.9 has no free port towards tcp 192.0.2.1:443: 7 packets lost", "7 packets to nat_exhausted in 5s; for nat_exhausted: add addresses or ports to the pool",
+		"a second address beside 203.0.113.9"},
+		commands: []string{"ctsight drops --netns 4026531840", snat("ip daddr 192.0.2.1 tcp dport 443", "ip"), "sysctl -w net.netfilter.nf_conntrack_tcp_timeout_established=86400"}},
+	"all ids of NAT taken, IPv6": {d: func() *Doc {
+		d := doc(3000, 500, nil)
+		d.Held, d.HeldErr, d.Drops = nil, "no walk", []agg.ReasonCount{{Reason: event.NATExhausted, Count: 7}}
+		d.Pools = []agg.Pool{{Key: agg.Key{NetNS: ns, Src: addr("2001:db8::9"), Dst: addr("2001:db8:1::1"), Proto: event.ProtoICMPv6}, Drops: 7}}
+		return d
+	}(), verdict: Ordinary, says: []string{"not known: no walk; 2001:db8::9 has no free port towards icmpv6 2001:db8:1::1: 7 packets lost"},
+		commands: []string{"ctsight drops --netns 4026531840", snat("ip6 daddr 2001:db8:1::1 meta l4proto 58", "ip6")}},
 	"the backend cannot look": {d: func() *Doc { d := udpFlood("10.0.0.7"); d.Held, d.HeldErr = nil, "kprobe\x1b[2J"; return d }(),
 		says: []string{"not known: kprobe?[2J", "10.0.0.7 opens 96.0 % of what comes, how many are answered is not known"}, verdict: Suspicious, commands: []string{raise}},
 	"empty": {d: doc(0, 0, held()), verdict: Ordinary, says: []string{"0 of 10000 entries (0.0 %)", "nobody: the table is empty", "nothing new came in 5s"}},
@@ -261,6 +274,8 @@ func TestRulesets(t *testing.T) {
 			if !ok {
 				continue
 			}
+			mine := map[bool]string{false: "203.0.113.10", true: "2001:db8::10"}[strings.Contains(rules, "ip6")]
+			rules = strings.ReplaceAll(rules, "ADDRESS", mine)
 			if out, err := exec.Command("unshare", "-n", "nft", "-c", strings.TrimSuffix(rules, "'")).CombinedOutput(); err != nil {
 				t.Errorf("%s: %v: %s", name, err, out)
 			}
@@ -351,6 +366,11 @@ func anyDoc(t *rapid.T) *Doc {
 	}
 	for _, s := range steps {
 		d.Timeouts[s.sysctl] = rapid.IntRange(-1, 432_000).Draw(t, "timeout")
+	}
+	if rapid.Bool().Draw(t, "pool") {
+		k := agg.Key{Src: rapid.SampledFrom([]netip.Addr{{}, addr("203.0.113.9")}).Draw(t, "nat"), Dport: 443, Proto: rapid.SampledFrom([]uint8{1, 6, 17, 58}).Draw(t, "proto")}
+		k.Dst = rapid.SampledFrom([]netip.Addr{{}, addr("192.0.2.1"), addr("fe80::1%e\x1b"), addr("::ffff:192.0.2.1")}).Draw(t, "to")
+		d.Pools = []agg.Pool{{Key: k, Drops: anyCount(t)}}
 	}
 	for range rapid.IntRange(0, 3).Draw(t, "losses") {
 		d.Drops = append(d.Drops, agg.ReasonCount{Reason: event.Reason(rapid.Uint8().Draw(t, "reason")), Count: anyCount(t)})

@@ -31,7 +31,8 @@ func (s *screen) gauges() block {
 	if s.o.Height > 0 {
 		n = min(n, max(1, s.o.Height/6))
 	}
-	lines := n + 1 // the titles
+	list := s.withPools(tables[:n])
+	lines := len(list) + 1 // the titles
 	if len(tables) > n {
 		lines++
 	}
@@ -39,7 +40,7 @@ func (s *screen) gauges() block {
 		if len(tables) == 0 {
 			return one(s.line().put(bold, "table   ").put("", "nothing is known of any table yet"))
 		}
-		out := s.gaugeLines(tables[:n])
+		out := s.gaugeLines(list)
 		if rest := tables[n:]; len(rest) > 0 {
 			out = append(out, s.rest(rest))
 		}
@@ -67,17 +68,25 @@ func (s *screen) rest(tables []agg.TableState) *rowLine {
 	return l
 }
 
-// gaugeCells are the texts of one table around its bar.
+// gaugeCells are the texts of one table, or NAT port pool, around its bar.
 type gaugeCells struct{ name, entries, fill, level, full, known string }
 
-func (s *screen) gaugeLines(tables []agg.TableState) []*rowLine {
-	rows := []gaugeCells{{"netns", "entries/max", "fill", "level", "time to full", "known"}}
-	for i := range tables {
-		rows = append(rows, s.gaugeCells(&tables[i]))
-	}
+type gauge struct {
+	gaugeCells
+	part float64 // of the bar
+	of   agg.Level
+	pool bool // its name takes the place of its entries as well
+}
+
+func (s *screen) gaugeLines(list []gauge) []*rowLine {
+	rows := []gauge{{gaugeCells: gaugeCells{"netns", "entries/max", "fill", "level", "time to full", "known"}}}
+	rows = append(rows, list...)
 	var w struct{ name, entries, fill, level, full, known int }
 	for _, r := range rows {
-		w.name, w.entries, w.fill = max(w.name, cells(r.name)), max(w.entries, cells(r.entries)), max(w.fill, cells(r.fill))
+		if !r.pool {
+			w.name = max(w.name, cells(r.name))
+		}
+		w.entries, w.fill = max(w.entries, cells(r.entries)), max(w.fill, cells(r.fill))
 		w.level, w.known = max(w.level, cells(r.level)), max(w.known, cells(r.known))
 		if r.fill != unknown { // else it is an error, which may run to the end of the line
 			w.full = max(w.full, cells(r.full))
@@ -105,10 +114,14 @@ func (s *screen) gaugeLines(tables []agg.TableState) []*rowLine {
 	for i, r := range rows {
 		l, sgr, title := s.line(), "", bold
 		if i > 0 {
-			sgr, title = levelColour(tables[i-1].Level), ""
+			sgr, title = levelColour(r.of), ""
 		}
-		l.put(title, aligned(s.cutMiddle(r.name, w.name), w.name, false))
-		if w.entries > 0 {
+		long := w.name
+		if r.pool && w.entries > 0 {
+			long += 2 + w.entries
+		}
+		l.put(title, aligned(s.cutMiddle(r.name, long), long, false))
+		if !r.pool && w.entries > 0 {
 			l.put(title, "  "+aligned(r.entries, w.entries, true))
 		}
 		l.put(cmp.Or(title, sgr), "  "+aligned(r.fill, w.fill, true)).put("", "  ")
@@ -117,7 +130,7 @@ func (s *screen) gaugeLines(tables []agg.TableState) []*rowLine {
 		case i == 0:
 			l.put(title, aligned("70 85 95%", bar+2, true)).put("", "  ")
 		default:
-			l.put("", "[").put(sgr, s.bar(&tables[i-1], bar)).put("", "]  ")
+			l.put("", "[").put(sgr, s.bar(r.part, bar)).put("", "]  ")
 		}
 		if w.level > 0 {
 			l.put(cmp.Or(title, sgr), aligned(r.level, w.level, false)+"  ")
@@ -132,7 +145,7 @@ func (s *screen) gaugeLines(tables []agg.TableState) []*rowLine {
 }
 
 func (s *screen) gaugeCells(t *agg.TableState) gaugeCells {
-	c := gaugeCells{name: t.NetNS.String(), full: forecastText(t)}
+	c := gaugeCells{name: t.NetNS.String(), full: forecastText(t.Forecast, t.TimeToFull, t.FullLow, t.FullHigh)}
 	if name := tableName(t, &s.o.Names); name != "" {
 		c.name = nameInCells(name)
 	}
@@ -167,12 +180,12 @@ func levelColour(l agg.Level) string {
 }
 
 // bar shows the fill in n cells. The marks stay visible in the filled part.
-func (s *screen) bar(t *agg.TableState, n int) string {
+func (s *screen) bar(part float64, n int) string {
 	full, empty, mark := "█", " ", "│"
 	if s.o.ASCII {
 		full, empty, mark = "#", " ", "|"
 	}
-	filled := int(min(1, t.Fill())*float64(n) + 0.5)
+	filled := int(min(1, part)*float64(n) + 0.5)
 	var b strings.Builder
 	for i := range n {
 		switch {
@@ -188,11 +201,11 @@ func (s *screen) bar(t *agg.TableState, n int) string {
 }
 
 // forecastText is the time to full and, where there is one, its band.
-func forecastText(t *agg.TableState) string {
-	if !t.Forecast {
+func forecastText(known bool, full, from, to *float64) string {
+	if !known {
 		return forecastUnknown
 	}
-	main, low, high := fullIn(t.TimeToFull), fullIn(t.FullLow), fullIn(t.FullHigh)
+	main, low, high := fullIn(full), fullIn(from), fullIn(to)
 	if low == main && high == main {
 		return main
 	}

@@ -20,6 +20,8 @@ type (
 		By         string            `json:"by"`
 		Sort       string            `json:"sort"`
 		Table      []topTable        `json:"table"`
+		Pools      []topPool         `json:"pools"`
+		PoolSums   topPoolSums       `json:"pools_total"`
 		Sources    []topRow          `json:"sources"`
 		Other      topOther          `json:"other"`
 		Total      topRates          `json:"total"`
@@ -115,12 +117,15 @@ type TopOptions struct {
 func WriteTopJSON(w io.Writer, d *agg.TopDoc, o TopOptions) error {
 	doc := topDoc{
 		From: stamp(d.From), To: stamp(d.To), Backend: outside(d.Backend), BestEffort: d.BestEffort,
-		By: d.By.String(), Sort: o.Sort.String(), Table: []topTable{}, Sources: []topRow{},
+		By: d.By.String(), Sort: o.Sort.String(), Table: []topTable{}, Pools: []topPool{}, PoolSums: topPoolSums(d.PoolSums), Sources: []topRow{},
 		Other: topOther{Rows: d.Hidden, Folded: d.Folded, topSums: topSums(d.Other)}, Total: ratesJSON(d.Total.Rates),
 		Drops: byReason(d.Drops), Destroys: byCause(d.Totals.Destroy), Strange: d.Strange, Unjudged: d.Unjudged, Loss: lossJSON(d.Loss),
 	}
 	for i := range d.Table {
 		doc.Table = append(doc.Table, tableJSON(&d.Table[i], o))
+	}
+	for i := range d.Pools {
+		doc.Pools = append(doc.Pools, poolJSON(&d.Pools[i], o))
 	}
 	for i := range d.Rows {
 		doc.Sources = append(doc.Sources, rowJSON(d.By, &d.Rows[i], o))
@@ -143,18 +148,18 @@ const (
 	forecastUnknown = "unknown"
 )
 
-func forecastWord(t *agg.TableState) string {
+func forecastWord(known bool, full *float64) string {
 	switch {
-	case !t.Forecast:
+	case !known:
 		return forecastUnknown
-	case t.TimeToFull == nil:
+	case full == nil:
 		return forecastNever
 	}
 	return forecastFull
 }
 
 func tableJSON(t *agg.TableState, o TopOptions) topTable {
-	j := topTable{NetNS: uint32(t.NetNS), Name: outside(tableName(t, &o.Names)), Forecast: forecastWord(t), Known: t.Known,
+	j := topTable{NetNS: uint32(t.NetNS), Name: outside(tableName(t, &o.Names)), Forecast: forecastWord(t.Forecast, t.TimeToFull), Known: t.Known,
 		NewRate: number(t.NewRate), Error: outside(t.Err)}
 	if t.Forecast {
 		j.TimeToFull, j.FullLow, j.FullHigh = (*number)(t.TimeToFull), (*number)(t.FullLow), (*number)(t.FullHigh)

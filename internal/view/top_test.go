@@ -65,6 +65,7 @@ func testTop() *agg.TopDoc {
 	return &agg.TopDoc{
 		From: time.Date(2026, 11, 22, 19, 38, 1, 0, time.UTC), To: time.Date(2026, 11, 22, 19, 39, 41, 250_000_000, time.UTC), Backend: "fentry",
 		Table: []agg.TableState{filling, endless, stuck, young, blind, table(4026532004, 7, 262_144), table(4026532005, 230_000, 240_000)},
+		Pools: testPools(), PoolSums: agg.PoolSums{Known: 212, Folded: 3, Lost: 4},
 		Top: agg.Top{From: at(100 * s), To: at(0), By: agg.BySrc, Rows: rows, Other: agg.Sums{New: 5_000, Live: 300, Destroyed: 4_700, Evicted: 1, Answered: 4_000},
 			Hidden: 1234, Folded: 17, Total: agg.TopRow{Rates: agg.Rates{S1: 12_500, S10: 11_200, M1: 9_123, Peak10ms: 52_000}},
 			Totals:  agg.Totals{Destroy: []agg.CauseCount{{Cause: event.TimeoutGC, Count: 1_107_955}, {Cause: event.EarlyDrop, Count: 12}, {Cause: event.EarlyDropGC, Count: 1}}},
@@ -72,6 +73,21 @@ func testTop() *agg.TopDoc {
 		Drops: []agg.ReasonCount{{Reason: event.NATExhausted, Count: 3}, {Reason: event.TableFull, Count: 412}, {Reason: event.RulesetNew, Count: 5}},
 		Loss:  agg.Loss{Seen: 2_345_678, Delivered: 2_345_000, Aggregated: 668, Lost: 10, ByStage: []agg.StageLoss{{Stage: "ring", Lost: 10}}},
 	}
+}
+
+// testPools are pools of a namespace that has a gauge and of one that has not: one
+// that fills, one that is full at what was learned, and one that needs no line.
+func testPools() []agg.PoolState {
+	pool := func(ns event.NetNS, src, dst string, port uint16, proto uint8, n, ports uint64) agg.PoolState {
+		return agg.PoolState{Pool: agg.Pool{Key: agg.Key{NetNS: ns, Src: addr(src), Dst: addr(dst), Dport: port, Proto: proto}, InUse: n, Capacity: ports, New: 2 * n}, Forecast: true}
+	}
+	filling := pool(ownNS, "203.0.113.9", "192.0.2.1", 443, event.ProtoTCP, 46_000, 64_512)
+	filling.TimeToFull, filling.FullLow, filling.FullHigh = seconds(31.4), seconds(28), seconds(36.1)
+	full := pool(4026532003, "2001:db8:1234:5678:9abc:def0:1234:5678", "2001:db8::53", 53, event.ProtoUDP, 998, 1000)
+	full.Learned, full.Drops, full.Name = true, 412, hostile
+	ping := pool(ownNS, "203.0.113.9", "192.0.2.7", 0, event.ProtoICMP, 12, 65_536)
+	ping.Forecast = false
+	return []agg.PoolState{full, filling, ping}
 }
 
 func testEdges() agg.Top {
@@ -178,6 +194,9 @@ func TestTopHostile(t *testing.T) {
 		for i := range d.Table {
 			d.Table[i].Name, d.Table[i].Err = bad, strings.Repeat(bad, i%2)
 		}
+		for i := range d.Pools {
+			d.Pools[i].Name = bad
+		}
 		o := ScreenOptions{Width: 120, Height: 40, Filter: bad, Footer: []string{bad, bad}, Names: Names{NetNS: func(event.NetNS) string { return bad }}}
 		for range 2 {
 			fits(t, TopScreen(d, o), o)
@@ -211,6 +230,13 @@ func TestTopJSON(t *testing.T) {
 	checkKeys(t, "loss", doc["loss"], "seen", "delivered", "aggregated", "lost", "by_stage")
 	want := []string{"full 725 490.4 1240 action -10", "full 90000 59.2 <nil> trend <nil>", "full 0 0 0 critical <nil>",
 		"unknown <nil> <nil> <nil> ok <nil>", "unknown <nil> <nil> <nil> <nil> <nil>", "never <nil> <nil> <nil> ok <nil>", "never <nil> <nil> <nil> critical <nil>"}
+	for i, r := range doc["pools"].([]any) {
+		m := checkKeys(t, "pools", r, "netns", "addr", "dst", "proto", "in_use", "capacity", "capacity_learned", "time_to_full_s", "time_to_full_low_s", "time_to_full_high_s", "nat_exhausted")
+		want := []string{"998 1000 true critical never", "46000 64512 false trend full", "12 65536 false ok unknown"}
+		if got := fmt.Sprint(m["in_use"], " ", m["capacity"], " ", m["capacity_learned"], " ", m["threshold"], " ", m["forecast"]); got != want[i] {
+			t.Errorf("pool %d: %s, want %s", i, got, want[i])
+		}
+	}
 	for i, r := range doc["table"].([]any) {
 		m := checkKeys(t, "table", r, "netns", "entries", "max", "fill", "threshold", "time_to_full_s", "time_to_full_low_s", "time_to_full_high_s", "known", "difference", "forecast")
 		if got := fmt.Sprint(m["forecast"], " ", m["time_to_full_s"], " ", m["time_to_full_low_s"], " ", m["time_to_full_high_s"], " ", m["threshold"], " ", m["difference"]); got != want[i] {
@@ -277,8 +303,12 @@ func anyTop(t *rapid.T) (*agg.TopDoc, *Detail) {
 			Known: n.Draw(t, "known"), Seeded: rapid.Bool().Draw(t, "seeded"), Forecast: rapid.Bool().Draw(t, "forecast"), TimeToFull: fp.Draw(t, "full"), FullLow: fp.Draw(t, "low"), FullHigh: fp.Draw(t, "high"),
 			Err: rapid.SampledFrom([]string{"", hostile}).Draw(t, "err")}
 	})
+	pool := rapid.Custom(func(t *rapid.T) agg.PoolState {
+		return agg.PoolState{Pool: agg.Pool{Key: row.Draw(t, "key").Key, InUse: n.Draw(t, "in use"), Capacity: n.Draw(t, "ports"), Learned: rapid.Bool().Draw(t, "learned"), Drops: n.Draw(t, "drops")},
+			Name: rapid.String().Draw(t, "name"), Forecast: rapid.Bool().Draw(t, "forecast"), TimeToFull: fp.Draw(t, "full"), FullLow: fp.Draw(t, "low"), FullHigh: fp.Draw(t, "high")}
+	})
 	d := &agg.TopDoc{From: time.Unix(rapid.Int64Range(0, 1<<32).Draw(t, "from"), 0), To: time.Unix(rapid.Int64Range(0, 1<<32).Draw(t, "to"), 0), Backend: rapid.String().Draw(t, "backend"),
-		Table: rapid.SliceOfN(table, 0, 30).Draw(t, "tables"), Top: top.Draw(t, "top"), BestEffort: rapid.Bool().Draw(t, "best"),
+		Table: rapid.SliceOfN(table, 0, 30).Draw(t, "tables"), Pools: rapid.SliceOfN(pool, 0, 5).Draw(t, "pools"), Top: top.Draw(t, "top"), BestEffort: rapid.Bool().Draw(t, "best"),
 		Drops: []agg.ReasonCount{{Reason: event.Reason(rapid.Byte().Draw(t, "r")), Count: n.Draw(t, "c")}}, Loss: agg.Loss{Seen: n.Draw(t, "seen")}}
 	detail := &Detail{By: d.By, Row: row.Draw(t, "row"), Edges: top.Draw(t, "edges"), Lifetimes: agg.Lifetimes{{Proto: 6}: {N: n.Draw(t, "ended"), Sum: time.Duration(rapid.Int64().Draw(t, "sum"))}}}
 	return d, detail
