@@ -151,6 +151,13 @@ func (s *pools) enter(e *event.Event, n uint64, known bool) {
 	s.grow(p, n)
 }
 
+// forget is for a dump that tells anew what is in use.
+func (s *pools) forget() {
+	for i := range s.slots {
+		s.slots[i].inUse, s.slots[i].seeded = 0, 0
+	}
+}
+
 // seed counts an entry that was there before.
 func (s *pools) seed(e *event.Event) {
 	p := s.get(e, 0)

@@ -76,7 +76,7 @@ func TestPoolsProperty(t *testing.T) {
 				}
 			}
 		}
-		s.EndSeed()
+		s.EndSeed(w.now)
 		for range rapid.IntRange(0, 60).Draw(t, "after") {
 			step()
 		}

@@ -26,7 +26,9 @@ func (s *Census) BeginSeed() {
 
 // Forget has the dumps that follow say anew which entries are live, of all
 // namespaces: events were lost, so that some are not known and others are long
-// gone. Since when they live is kept. What has come and gone by now stays counted.
+// gone. Since when they live is kept; where an entry went unseen and the next of
+// its tuple got its memory, that is the first one's time. What has come and gone by
+// now stays counted.
 func (s *Census) Forget() {
 	s.old, s.live, s.seeded = s.live, NewLive[liveEntry](s.cfg.MaxLive, s.live.Len()), 0
 	for _, d := range s.cfg.Dims {
@@ -36,6 +38,7 @@ func (s *Census) Forget() {
 		}
 		t.other.Live = 0
 	}
+	s.pools.forget()
 }
 
 // Seed takes an entry of the dump and says whether it was news.
