@@ -15,12 +15,22 @@ type place struct {
 
 // locate fills in where a tuple belongs.
 func (s *Census) locate(p *place, ns event.NetNS, zone uint16, t *event.Tuple) {
-	p.id = identity(ns, zone, t, s.cfg.Seed)
-	k := ByEdge.keyFor(ns, zone, t)
-	p.edge = k.hash(s.cfg.Seed)
+	seed, k := s.cfg.Seed, &p.key[ByEdge]
+	k.fill(ns, zone, t)
+	src, dst := mixAddr(&k.src, seed), mixAddr(&k.dst, seed+1)
+	p.id = identity(src, dst, k, t)
+	p.edge = k.combine(src, dst, seed)
 	for _, d := range s.cfg.Dims {
-		p.key[d] = k.of(d)
-		p.hash[d] = p.key[d].hash(s.dims[d].seed)
+		switch d {
+		case ByEdge:
+			p.hash[d] = p.edge
+		case BySrc: // the one that is always there
+			p.key[d] = rowKey{src: k.src, netns: ns, zone: zone, known: k.known & 3}
+			p.hash[d] = p.key[d].combine(src, s.none, seed)
+		default:
+			p.key[d] = k.of(d)
+			p.hash[d] = p.key[d].hash(seed)
+		}
 	}
 }
 
@@ -55,9 +65,8 @@ func (s *Census) touch(events []event.Event) {
 	}
 	for _, d := range s.cfg.Dims {
 		t := s.dims[d]
-		mask := uint64(len(t.index) - 1)
 		for i := range events {
-			row[i] = t.index[s.places[i].hash[d]&mask]
+			row[i] = t.index[t.home(s.places[i].hash[d])]
 		}
 		for i := range events {
 			if p := int(uint32(row[i])); p != 0 { // of another key, now and then

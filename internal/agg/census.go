@@ -69,6 +69,7 @@ type Census struct {
 	complete event.Ktime
 	strange  uint64 // destroys of entries that nothing was known of
 	places   [Batch]place
+	none     uint64 // hash of the destination of a key that has none
 	touched  uint64 // keeps the compiler from leaving out what touch does
 }
 
@@ -94,8 +95,9 @@ func NewCensus(c CensusConfig, now event.Ktime) *Census {
 	s := &Census{cfg: c, began: now, last: now, live: NewLive[liveEntry](c.MaxLive, 0), lifetimes: Lifetimes{}, contacts: newRecentSet(c.MaxRows)}
 	s.blocks.limit = c.MaxRows / 4
 	s.pools.limit = cmp.Or(c.MaxPools, DefaultPools)
+	s.none = mixAddr(&[16]byte{}, c.Seed+1)
 	for _, d := range c.Dims {
-		s.dims[d] = newRows(d, c.MaxRows, c.Seed+uint64(d)*mixA, &s.blocks)
+		s.dims[d] = newRows(d, c.MaxRows, c.Seed, &s.blocks)
 	}
 	return s
 }
@@ -199,7 +201,8 @@ func (s *Census) insert(e *event.Event, p *place, n uint64) {
 	}
 	var src, dst, port uint32
 	if other {
-		src, dst, port = mixAddr16(e.Orig.Src), mixAddr16(e.Orig.Dst), endpointPort(&e.Orig)
+		k := &p.key[ByEdge]
+		src, dst, port = distinctAddr(&k.src, k.known&3), distinctAddr(&k.dst, k.known>>2), endpointPort(&e.Orig)
 	}
 	for _, d := range s.cfg.Dims {
 		r := s.rowAt(d, p, e.Time)

@@ -1,7 +1,6 @@
 package agg
 
 import (
-	"net/netip"
 	"unsafe"
 
 	"github.com/ctsight/ctsight/internal/event"
@@ -152,10 +151,7 @@ func (s *recentSet) bytes() int { return len(s.sets) * int(unsafe.Sizeof(recentL
 
 // Hashes of values that are counted as distinct: without a secret, so that the
 // estimates of two runs are the same.
-func mixAddr16(a netip.Addr) uint32 {
-	b := as16(a)
-	return uint32(mixAddr(&b, uint64(flags(a))) >> 32)
-}
+func distinctAddr(a *[16]byte, flags uint8) uint32 { return uint32(mixAddr(a, uint64(flags)) >> 32) }
 
 func endpointPort(t *event.Tuple) uint32 {
 	return uint32(mix(uint64(t.Dport), uint64(t.Proto)) >> 32)

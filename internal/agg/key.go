@@ -68,11 +68,18 @@ type rowKey struct {
 
 // keyFor returns the row that an event of this tuple belongs to.
 func (d Dim) keyFor(ns event.NetNS, zone uint16, t *event.Tuple) rowKey {
-	k := rowKey{netns: ns, zone: zone, src: as16(t.Src), dst: as16(t.Dst), proto: t.Proto, known: flags(t.Src) | flags(t.Dst)<<2}
-	if !t.IsICMP() {
-		k.dport = t.Dport
-	}
+	var k rowKey
+	k.fill(ns, zone, t)
 	return k.of(d)
+}
+
+// fill makes it the key of an edge.
+func (k *rowKey) fill(ns event.NetNS, zone uint16, t *event.Tuple) {
+	k.src, k.dst = as16(t.Src), as16(t.Dst)
+	k.netns, k.zone, k.proto, k.known = ns, zone, t.Proto, flags(t.Src)|flags(t.Dst)<<2
+	if k.dport = t.Dport; t.IsICMP() {
+		k.dport = 0
+	}
 }
 
 // of returns the row of a dimension that an edge belongs to.
@@ -96,6 +103,21 @@ func (k *rowKey) of(d Dim) rowKey {
 		return rowKey{netns: k.netns}
 	}
 	return *k
+}
+
+// same is ==, without a branch for each field.
+func (k *rowKey) same(o *rowKey) bool {
+	le := binary.LittleEndian
+	src := le.Uint64(k.src[:]) ^ le.Uint64(o.src[:]) | le.Uint64(k.src[8:]) ^ le.Uint64(o.src[8:])
+	dst := le.Uint64(k.dst[:]) ^ le.Uint64(o.dst[:]) | le.Uint64(k.dst[8:]) ^ le.Uint64(o.dst[8:])
+	m, r := k.words()
+	om, or := o.words()
+	return src|dst|m^om|r^or == 0
+}
+
+// words are all fields but the addresses.
+func (k *rowKey) words() (meta, rest uint64) {
+	return uint64(k.netns) | uint64(k.zone)<<32 | uint64(k.dport)<<48, uint64(k.proto) | uint64(k.known)<<8 | uint64(k.bits)<<16
 }
 
 func (k *rowKey) public() Key {
@@ -141,9 +163,13 @@ func (k *rowKey) compare(o *rowKey) int {
 }
 
 func (k *rowKey) hash(seed uint64) uint64 {
-	meta := uint64(k.netns) | uint64(k.zone)<<32 | uint64(k.dport)<<48
-	rest := uint64(k.proto) | uint64(k.known)<<8 | uint64(k.bits)<<16
-	return mixAddr(&k.src, seed) ^ mixAddr(&k.dst, seed+1) ^ mix(meta^seed, rest^mixB)
+	return k.combine(mixAddr(&k.src, seed), mixAddr(&k.dst, seed+1), seed)
+}
+
+// combine is the hash, given those of the two addresses.
+func (k *rowKey) combine(src, dst, seed uint64) uint64 {
+	meta, rest := k.words()
+	return src ^ dst ^ mix(meta^seed, rest^mixB)
 }
 
 // Constants of wyhash (Wang Yi, public domain).
@@ -166,10 +192,11 @@ func mixAddr(a *[16]byte, seed uint64) uint64 {
 // zone and original tuple (__nf_conntrack_find_get). 63 bits: among a million
 // entries two agree with a probability of 1 in 18 million. Its highest bit is 0,
 // that of a kernel address is 1. Never 0.
-func identity(ns event.NetNS, zone uint16, t *event.Tuple, seed uint64) uint64 {
-	src, dst := as16(t.Src), as16(t.Dst)
-	meta := uint64(ns) | uint64(zone)<<32 | uint64(t.Sport)<<48
-	rest := uint64(t.Proto) | uint64(t.Dport)<<8 | uint64(flags(t.Src))<<24
-	h := mix(mixAddr(&src, seed)^meta, mixAddr(&dst, seed+1)^rest)
+//
+// src and dst are the hashes of the addresses.
+func identity(src, dst uint64, k *rowKey, t *event.Tuple) uint64 {
+	meta := uint64(k.netns) | uint64(k.zone)<<32 | uint64(t.Sport)<<48
+	rest := uint64(t.Proto) | uint64(t.Dport)<<8 | uint64(k.known&3)<<24
+	h := mix(src^meta, dst^rest)
 	return max(1, h&^(1<<63))
 }

@@ -136,20 +136,16 @@ func (k pairKey) compare(o pairKey) int {
 // 2 IPv6.
 func flags(a netip.Addr) uint8 {
 	switch {
-	case !a.IsValid():
-		return 0
 	case a.Is4():
 		return 1
+	case a.IsValid():
+		return 2
 	}
-	return 2
+	return 0
 }
 
-func as16(a netip.Addr) [16]byte {
-	if !a.IsValid() {
-		return [16]byte{}
-	}
-	return a.As16()
-}
+// as16 is all zeroes for an address that is not valid.
+func as16(a netip.Addr) [16]byte { return a.As16() }
 
 // addrOf is the inverse of as16 and flags.
 func addrOf(b [16]byte, flags uint8) netip.Addr {

@@ -13,7 +13,7 @@ type rows struct {
 	seed  uint64
 	limit int
 
-	index  []uint64 // high half of the hash, number of the row plus one; 0 free
+	index  []uint64 // high half of the hash, which says the home too, and number of the row plus one; 0 free
 	chunks [][]row
 	n      int // rows in use; they fill the slab from its start
 	hand   int // where the search for a weak row goes on
@@ -46,13 +46,17 @@ func (t *rows) find(k *rowKey, h uint64) *row {
 // search returns the place in the index of k, or the free one where it would go.
 func (t *rows) search(k *rowKey, h uint64) int {
 	mask := len(t.index) - 1
-	for i := int(h) & mask; ; i = (i + 1) & mask {
+	for i := t.home(h); ; i = (i + 1) & mask {
 		e := t.index[i]
-		if e == 0 || e>>32 == h>>32 && t.at(int(uint32(e))-1).key == *k {
+		if e == 0 || e>>32 == h>>32 && t.at(int(uint32(e))-1).key.same(k) {
 			return i
 		}
 	}
 }
+
+// home is where the search for a hash starts, or for an entry of the index: its
+// high half is the hash's, so that an entry moves without a look at its row.
+func (t *rows) home(h uint64) int { return int(h>>32) & (len(t.index) - 1) }
 
 // get returns the row of k with hash h, a new one if need be.
 func (t *rows) get(k *rowKey, h uint64) *row {
@@ -83,11 +87,18 @@ func (t *rows) get(k *rowKey, h uint64) *row {
 }
 
 func (t *rows) grow() {
-	t.index = make([]uint64, 2*len(t.index))
-	for i := range t.n {
-		r := t.at(i)
-		h := r.key.hash(t.seed)
-		t.index[t.search(&r.key, h)] = h>>32<<32 | uint64(i+1)
+	old := t.index
+	t.index = make([]uint64, 2*len(old))
+	mask := len(t.index) - 1
+	for _, e := range old {
+		if e == 0 {
+			continue
+		}
+		i := t.home(e)
+		for t.index[i] != 0 {
+			i = (i + 1) & mask
+		}
+		t.index[i] = e
 	}
 }
 
@@ -121,8 +132,7 @@ func (t *rows) remove(hole int) {
 	mask := len(t.index) - 1
 	for j := (hole + 1) & mask; t.index[j] != 0; j = (j + 1) & mask {
 		e := t.index[j]
-		home := int(t.at(int(uint32(e))-1).key.hash(t.seed)) & mask
-		if (j-home)&mask >= (j-hole)&mask {
+		if (j-t.home(e))&mask >= (j-hole)&mask {
 			t.index[hole], hole = e, j
 		}
 	}
