@@ -138,21 +138,14 @@ func (s *Census) add(e *event.Event, p *place) {
 	}
 }
 
-// each calls fn for the row of every dimension, made where there is none.
+// each calls fn for the row of every dimension, made where there is none, for
+// something other than an insert that happens at t.
 func (s *Census) each(t event.Ktime, p *place, fn func(*row)) {
 	for _, d := range s.cfg.Dims {
-		fn(s.rowAt(d, p, t))
+		r := s.dims[d].get(&p.key[d], p.hash[d])
+		r.touch(t)
+		fn(r)
 	}
-}
-
-// rowAt returns a row for something that happens at t, made where there is none.
-func (s *Census) rowAt(d Dim, p *place, t event.Ktime) *row {
-	r := s.dims[d].get(&p.key[d], p.hash[d])
-	if r.first == 0 {
-		r.first = t
-	}
-	r.last = max(r.last, t)
-	return r
 }
 
 // entryKey is where the live table has an entry: at its kernel address, or where
@@ -205,7 +198,7 @@ func (s *Census) insert(e *event.Event, p *place, n uint64) {
 		src, dst, port = distinctAddr(&k.src, k.known&3), distinctAddr(&k.dst, k.known>>2), endpointPort(&e.Orig)
 	}
 	for _, d := range s.cfg.Dims {
-		r := s.rowAt(d, p, e.Time)
+		r := s.dims[d].get(&p.key[d], p.hash[d])
 		r.arrive(e.Time, n)
 		r.live += live
 		switch {
@@ -252,7 +245,8 @@ func (s *Census) destroy(e *event.Event, p *place, n uint64) {
 			s.dims[d].gone(n, evicted, gain, loss)
 			continue
 		}
-		r := s.rowAt(d, p, e.Time)
+		r := s.dims[d].get(&p.key[d], p.hash[d])
+		r.touch(e.Time)
 		r.destroyed += n
 		r.why.add(uint8(e.Cause), n)
 		if evicted {

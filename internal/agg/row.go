@@ -7,30 +7,53 @@ import (
 )
 
 // row is what is known of one key: five cache lines without pointers, so that a
-// million of them cost the garbage collector nothing. A destroy touches two.
+// million of them cost the garbage collector nothing. An insert touches two, and
+// a third in a new quarter of a second; a destroy two; a first contact the last.
 type row struct {
 	key  rowKey
 	new  uint64
 	live uint64
 
-	destroyed   uint64
-	first, last event.Ktime // of new, drop or destroy
-	why         tally
-	outcomes    [numOutcomes]uint32
-	_           [4]byte
+	// An insert.
+	at    event.Ktime // where the windows stand: the last one's time, 0 if there was none
+	began event.Ktime // the first one's
+	peak  peak
+	s1    [4]uint32
+	_     [8]byte
 
-	at      event.Ktime // where the windows stand
-	peak    peak
-	rates   rates
+	// A destroy.
+	destroyed uint64
+	why       tally
+	outcomes  [numOutcomes]uint32
+	_         [4]byte
+	from, to  event.Ktime // of drops, destroys and what they stand for: first and last
+
+	slow    slow
 	_       [4]byte
 	drops   uint64 // not those by the operator's own rules
 	evicted uint64
-	evictor uint64
-	_       [8]byte
 
-	// What a first contact touches.
+	// A first contact.
 	dsts, ports distinct
-	_           [8]byte
+	evictor     uint64
+}
+
+// first and last are of new, drop or destroy; 0 if there was none.
+func (r *row) first() event.Ktime {
+	if r.began == 0 || r.from == 0 {
+		return r.began + r.from
+	}
+	return min(r.began, r.from)
+}
+
+func (r *row) last() event.Ktime { return max(r.at, r.to) }
+
+// touch notes something at t that is not an insert.
+func (r *row) touch(t event.Ktime) {
+	if r.from == 0 {
+		r.from = t
+	}
+	r.to = max(r.to, t)
 }
 
 // Outcome is what became of the first contact of a source with an endpoint.
@@ -57,10 +80,10 @@ const (
 	peakSlot  = event.Ktime(2 * time.Millisecond)
 )
 
-// rates are counts over sliding windows of 1 s, 10 s and 1 min in steps of a
-// quarter, a fifth and a sixth.
-type rates struct {
-	s1  [4]uint32
+// slow are the counts over sliding windows of 10 s and 1 min in steps of a fifth
+// and a sixth. Those of 1 s, in steps of a quarter, are row.s1; what the quarter
+// in progress has comes here at its end.
+type slow struct {
 	s10 [5]uint32
 	m1  [6]uint32
 }
@@ -74,49 +97,78 @@ const (
 // arrive counts n new connections at t. The windows never run back: what comes
 // late counts where they stand.
 func (r *row) arrive(t event.Ktime, n uint64) {
-	t = max(t, r.at)
-	if c := uint32(min(n, 1<<32-1)); r.at != 0 {
-		r.peak.add(r.at, t, c)
-		r.rates.advance(r.at, t)
-		r.rates.add(t, c)
-	} else {
-		r.peak.add(t, t, c)
-		r.rates.add(t, c)
+	if r.at == 0 {
+		r.at, r.began = t, t
 	}
-	r.at = t
+	t = max(t, r.at)
+	c := uint32(min(n, 1<<32-1))
+	r.peak.add(r.at, t, c)
+	r.advance(t)
+	r.s1[uint64(t)/uint64(step1)%4] += c
 	r.new += n
 }
 
+// Times are never below 0, and unsigned they divide faster.
+
 func (p *peak) add(at, t event.Ktime, n uint32) {
-	slide(p.slot[:], int64(at/peakSlot), int64(t/peakSlot))
-	p.slot[t/peakSlot%peakSlots] += n
+	i, to := uint64(at)/uint64(peakSlot), uint64(t)/uint64(peakSlot)
+	if to-i >= peakSlots {
+		p.slot = [peakSlots]uint32{}
+		i = to
+	}
+	for ; i < to; i++ {
+		p.slot[(i+1)%peakSlots] = 0
+	}
+	p.slot[to%peakSlots] += n
 	sum := p.slot[0] + p.slot[1] + p.slot[2] + p.slot[3] + p.slot[4]
 	p.max = max(p.max, sum)
 }
 
-func (r *rates) advance(at, t event.Ktime) {
-	if at/step1 == t/step1 {
+// advance moves the windows to t.
+func (r *row) advance(t event.Ktime) {
+	from, to := uint64(r.at)/uint64(step1), uint64(t)/uint64(step1)
+	r.at = t
+	if from == to {
 		return
 	}
-	slide(r.s1[:], int64(at/step1), int64(t/step1))
-	slide(r.s10[:], int64(at/step10), int64(t/step10))
-	slide(r.m1[:], int64(at/step60), int64(t/step60))
+	r.slow.add(from, r.s1[from%4])
+	r.slow.advance(from, to)
+	if to-from >= 4 {
+		r.s1 = [4]uint32{}
+		return
+	}
+	for i := from; i < to; i++ {
+		r.s1[(i+1)%4] = 0
+	}
 }
 
-func (r *rates) add(t event.Ktime, n uint32) {
-	r.s1[t/step1%4] += n
-	r.s10[t/step10%5] += n
-	r.m1[t/step60%6] += n
+// quarters10 and quarters60 are the steps of the slow windows.
+const (
+	quarters10 = uint64(step10 / step1)
+	quarters60 = uint64(step60 / step1)
+)
+
+// add counts n in a quarter of a second.
+func (s *slow) add(quarter uint64, n uint32) {
+	s.s10[quarter/quarters10%5] += n
+	s.m1[quarter/quarters60%6] += n
+}
+
+// advance clears the slots between two quarters.
+func (s *slow) advance(from, to uint64) {
+	slide(s.s10[:], from/quarters10, to/quarters10)
+	slide(s.m1[:], from/quarters60, to/quarters60)
 }
 
 // slide clears the slots between two positions of a ring.
-func slide(slots []uint32, from, to int64) {
-	if to-from >= int64(len(slots)) {
+func slide(slots []uint32, from, to uint64) {
+	n := uint64(len(slots))
+	if to-from >= n {
 		clear(slots)
 		return
 	}
-	for i := from + 1; i <= to; i++ {
-		slots[i%int64(len(slots))] = 0
+	for ; from < to; from++ {
+		slots[(from+1)%n] = 0
 	}
 }
 
@@ -128,13 +180,16 @@ type Rates struct {
 
 // ratesAt reads the windows at now, of which no older than began is known.
 func (r *row) ratesAt(now, began event.Ktime) Rates {
-	w, now := r.rates, max(now, r.at)
-	w.advance(r.at, now)
+	w := row{at: r.at, s1: r.s1, slow: r.slow}
+	now = max(now, r.at)
+	w.advance(now)
+	quarter := uint64(now) / uint64(step1)
+	w.slow.add(quarter, w.s1[quarter%4])
 	out := Rates{Peak10ms: float64(r.peak.max) * 100}
 	out.Now = windowRate(w.s1[:], step1, now, max(began, now-step1))
 	out.S1 = windowRate(w.s1[:], step1, now, max(began, now-4*step1))
-	out.S10 = windowRate(w.s10[:], step10, now, max(began, now-5*step10))
-	out.M1 = windowRate(w.m1[:], step60, now, max(began, now-6*step60))
+	out.S10 = windowRate(w.slow.s10[:], step10, now, max(began, now-5*step10))
+	out.M1 = windowRate(w.slow.m1[:], step60, now, max(began, now-6*step60))
 	return out
 }
 

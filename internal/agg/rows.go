@@ -114,8 +114,8 @@ func (t *rows) evict() int {
 			t.hand = 0
 		}
 		r := t.at(t.hand)
-		if w := r.weight(); w < least || w == least && int64(r.last) < quiet {
-			weakest, least, quiet = t.hand, w, int64(r.last)
+		if w := r.weight(); w < least || w == least && int64(r.last()) < quiet {
+			weakest, least, quiet = t.hand, w, int64(r.last())
 		}
 	}
 	r := t.at(weakest)

@@ -186,7 +186,7 @@ func (s *Census) Top(d Dim, c Column, n int, now event.Ktime, keep func(*Key) bo
 }
 
 func (s *Census) row(r *row, now event.Ktime) TopRow {
-	out := TopRow{Key: r.key.public(), Sums: r.sums(), Rates: r.ratesAt(now, s.began), First: r.first, Last: r.last,
+	out := TopRow{Key: r.key.public(), Sums: r.sums(), Rates: r.ratesAt(now, s.began), First: r.first(), Last: r.last(),
 		DistinctDsts: r.dsts.count(&s.blocks), DistinctDports: r.ports.count(&s.blocks)}
 	for i, n := range r.why.n {
 		if n == 0 {
