@@ -52,28 +52,50 @@ func (s *Census) AddAll(events []event.Event) {
 	}
 }
 
-// touch reads what add will read of each event. The loops are short, so that
-// the processor has many of their loads under way at once.
+// touch reads what add will read of each event. The loops are short and wait for
+// nothing, so that the processor has many of their loads under way at once: a
+// miss that costs 150 ns alone costs 15 so.
 func (s *Census) touch(events []event.Event) {
-	var row [Batch]uint64
-	sum := uint64(0)
+	sum, last := uint64(0), len(s.live.slots)-1
 	for i := range events {
-		sum += s.live.slots[s.live.home(entryKey(&events[i], s.places[i].id))].ptr
+		home := s.live.home(entryKey(&events[i], s.places[i].id))
+		sum += s.live.slots[home].ptr + s.live.slots[min(home+2, last)].ptr // most often the next line
 	}
 	for i := range events {
-		sum += s.contacts.line(s.places[i].edge)[0]
+		if events[i].Kind == event.New {
+			sum += s.contacts.line(s.places[i].edge)[0]
+		}
 	}
 	for _, d := range s.cfg.Dims {
-		t := s.dims[d]
-		for i := range events {
-			row[i] = t.index[t.home(s.places[i].hash[d])]
-		}
-		for i := range events {
-			if p := int(uint32(row[i])); p != 0 { // of another key, now and then
-				r := t.at(p - 1)
-				sum += r.new + r.destroyed + uint64(r.at) + r.evicted
-			}
-		}
+		sum += s.touchRows(s.dims[d], d, events)
 	}
 	s.touched = sum
+}
+
+// touchRows reads of the rows the lines that an insert or a destroy is for.
+func (s *Census) touchRows(t *rows, d Dim, events []event.Event) (sum uint64) {
+	var number [Batch]uint32
+	for i := range events {
+		number[i] = uint32(t.index[t.home(s.places[i].hash[d])])
+	}
+	for i, n := range number[:len(events)] {
+		switch {
+		case n == 0: // a row to be made, now and then
+		case events[i].Kind == event.New:
+			r := t.at(int(n) - 1)
+			sum += r.new + uint64(r.at) + uint64(r.dsts.n)
+		default:
+			r := t.at(int(n) - 1)
+			sum += r.live + r.destroyed
+		}
+	}
+	for i, n := range number[:len(events)] {
+		if n == 0 || events[i].Kind != event.New {
+			continue
+		}
+		if b := t.at(int(n) - 1).dsts.block; b != 0 {
+			sum += uint64(s.blocks.get(b)[0])
+		}
+	}
+	return sum
 }
