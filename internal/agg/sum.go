@@ -23,10 +23,12 @@ func (s *Census) AddSum(x *event.Sum) {
 			s.dims[d].other.addSum(x)
 			continue
 		}
-		r := s.rowAt(d, &p, x.Last)
+		r := s.dims[d].get(&p.key[d], p.hash[d])
 		r.addSum(x)
 		if x.Kind == event.New {
 			r.arriveOver(x)
+		} else {
+			r.touch(x.Last)
 		}
 	}
 	if x.Kind == event.New {
