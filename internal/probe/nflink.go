@@ -235,7 +235,8 @@ func (n *NFProbe) Run(ctx context.Context, fn func(*event.Event) error) error {
 	}()
 	defer n.p.places.keepTidy()()
 	d := drain{p: n.p, fn: n.hold.push, evictions: map[uint32][]event.Event{}}
-	idle, lastScan := 1, time.Now()
+	lastScan := time.Now()
+	var idle pause
 	for ctx.Err() == nil {
 		t := now()
 		taken, err := d.pass(t - 1e6)
@@ -251,12 +252,7 @@ func (n *NFProbe) Run(ctx context.Context, fn func(*event.Event) error) error {
 				return err
 			}
 		}
-		if taken > 0 || n.hold.waiting() {
-			idle = 1
-		} else if idle < 20 {
-			idle++
-		}
-		n.p.wake.wait(idle)
+		n.p.wake.wait(idle.next(taken > 0 || n.hold.waiting()))
 	}
 	if _, err := d.pass(now()); err != nil {
 		return err

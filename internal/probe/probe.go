@@ -328,7 +328,8 @@ func (p *Probe) Run(ctx context.Context, fn func(*event.Event) error) error {
 	}()
 	defer p.places.keepTidy()()
 	d := drain{p: p, fn: fn, evictions: map[uint32][]event.Event{}}
-	idle, lastScan := 1, time.Now()
+	lastScan := time.Now()
+	var idle pause
 	// A rescan takes long when a module has come; the rings go on meanwhile.
 	scan, scanning := make(chan error, 1), false
 	defer func() {
@@ -352,12 +353,7 @@ func (p *Probe) Run(ctx context.Context, fn func(*event.Event) error) error {
 			}
 		default:
 		}
-		if n > 0 {
-			idle = 1
-		} else if idle < 20 {
-			idle++
-		}
-		p.wake.wait(idle)
+		p.wake.wait(idle.next(n > 0))
 	}
 	if _, err := d.pass(now()); err != nil {
 		return err

@@ -149,6 +149,20 @@ func (w *waker) wait(ms int) {
 	atomic.StoreUint64((*uint64)(unsafe.Pointer(&w.cons[0])), prod)
 }
 
+// A pause counts the looks at the rings in a row that found nothing.
+type pause int
+
+// next returns for how many milliseconds to sleep after a look. It grows slowly, to
+// 20 after some seconds: in a pause of ordinary traffic an event waits 2 ms.
+func (p *pause) next(found bool) int {
+	if found {
+		*p = 0
+	} else if *p < 19*8 {
+		*p++
+	}
+	return 1 + int(*p)/8
+}
+
 // kick ends a wait, now and for good.
 func (w *waker) kick() {
 	one := [8]byte{1}

@@ -542,3 +542,23 @@ func (m *model) finish(t *rapid.T) {
 		t.Fatalf("seen %d, delivered %d, lost %d (%d)", seen, m.p.delivered.Load(), lost, m.lost)
 	}
 }
+
+func TestPause(t *testing.T) {
+	var p pause
+	if got := p.next(true); got != 1 {
+		t.Errorf("after events %d ms", got)
+	}
+	slept := 0
+	for slept < 10 {
+		slept += p.next(false)
+	}
+	if got := p.next(false); got > 2 {
+		t.Errorf("after 10 ms without events %d ms", got)
+	}
+	for range 1000 {
+		p.next(false)
+	}
+	if got := p.next(false); got != 20 {
+		t.Errorf("when nothing comes %d ms", got)
+	}
+}
