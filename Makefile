@@ -12,9 +12,11 @@ GO_SOURCES := $(shell find cmd internal -name '*.go' -o -name '*.o') go.mod go.s
 
 # What the lab needs to boot a kernel, and what generating needs, as packages.
 LAB_PACKAGES := qemu-system-x86 busybox-static bash iproute2 nftables conntrack iptables ipvsadm kmod jq xz-utils cpio debian-archive-keyring hping3 nmap
+# and what it is compared with, beside conntrack.
+BENCH_PACKAGES := bpftrace
 GENERATE_PACKAGES := clang-14 llvm-14
 
-.PHONY: help demo build generate test test-vm bench lint fmt image clean deps-lab deps-generate
+.PHONY: help demo build generate test test-vm bench lint fmt image clean deps-lab deps-bench deps-generate
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -42,7 +44,7 @@ test: build deps-lab deps-generate ## everything: vet, unit tests, generated cod
 test-vm: build deps-lab ## only the tests that need a kernel; KERNELS=6.1 for one
 	@$(BIN)/labvm test -kernel $(KERNELS)
 
-bench: build deps-lab ## instructions per connection under -icount, into docs/bench.md; fails over the gate
+bench: build deps-lab deps-bench ## instructions per connection under -icount, into docs/bench.md; fails over the gate
 	@go run ./internal/lab/bench
 
 lint: ## golangci-lint with .golangci.yml
@@ -60,6 +62,9 @@ clean: ## remove what make has built; the cache of kernels stays
 
 deps-lab:
 	@./.ci/deps $(LAB_PACKAGES)
+
+deps-bench:
+	@./.ci/deps $(BENCH_PACKAGES)
 
 deps-generate:
 	@./.ci/deps $(GENERATE_PACKAGES)

@@ -144,6 +144,8 @@ var names = map[string]string{
 	"ctnetlink":       "ctnetlink listener, not read",
 	"conntrack-E":     "`conntrack -E`",
 	"ti-mo":           "ti-mo/conntrack `Listen`",
+	"bpftrace-count":  "`bpftrace`, counts per source",
+	"bpftrace-print":  "`bpftrace`, a line per event",
 }
 
 func name(tap string) string {
@@ -181,6 +183,10 @@ func (t *tables) markdown() string {
 		b.WriteString("\n### Reading, instructions per event\n\n")
 		readerTable(&b, first.Readers)
 	}
+	if len(first.Deliveries) > 0 {
+		b.WriteString("\n### Completeness, events told of events true\n\n")
+		deliveryTable(&b, first.Deliveries)
+	}
 	if len(first.Expiry) > 0 {
 		b.WriteString("\n### Destroyed by the garbage collector, instructions per entry\n\n")
 		expiryTable(&b, first.Expiry)
@@ -191,22 +197,26 @@ func (t *tables) markdown() string {
 func (t *tables) addedTable(b *strings.Builder) {
 	b.WriteString("| tap |")
 	for _, k := range t.traffic {
-		fmt.Fprintf(b, " %s: insert | destroy | both |", k)
+		fmt.Fprintf(b, " %s: insert | destroy | both | x ctsight |", k)
 	}
-	b.WriteString("\n|---|" + strings.Repeat("---:|---:|---:|", len(t.traffic)) + "\n")
+	b.WriteString("\n|---|" + strings.Repeat("---:|---:|---:|---:|", len(t.traffic)) + "\n")
 	for _, tap := range append([]string{"none"}, t.taps...) {
 		fmt.Fprintf(b, "| %s |", name(tap))
 		for _, k := range t.traffic {
 			c, ok := t.added[k][tap]
 			if !ok {
-				b.WriteString(" | | |")
+				b.WriteString(" | | | |")
 				continue
 			}
 			sign := "+"
 			if tap == "none" {
 				sign = ""
 			}
-			fmt.Fprintf(b, " %s | %s | %s |", number(sign, c.insert), number(sign, c.destroy), number(sign, c.sum()))
+			times := ""
+			if ours, ok := t.added[k][gated]; ok && tap != "none" {
+				times = ratio(c.sum(), ours.sum())
+			}
+			fmt.Fprintf(b, " %s | %s | %s | %s |", number(sign, c.insert), number(sign, c.destroy), number(sign, c.sum()), times)
 		}
 		b.WriteString("\n")
 	}
@@ -224,21 +234,83 @@ func number(sign string, v float64) string {
 	return fmt.Sprintf("%s%.0f", sign, v)
 }
 
+// ratio says how often ours is in it.
+func ratio(v, ours float64) string {
+	if v >= 10*ours {
+		return fmt.Sprintf("%.0f", v/ours)
+	}
+	return fmt.Sprintf("%.1f", v/ours)
+}
+
 func readerTable(b *strings.Builder, readers []measure.Reader) {
-	b.WriteString("| reader | traffic | per event |\n|---|---|---:|\n")
+	ours := map[string]float64{}
+	for _, r := range readers {
+		if r.Tap == gated {
+			ours[r.Traffic] = r.Insns
+		}
+	}
+	b.WriteString("| reader | traffic | per event | x ctsight |\n|---|---|---:|---:|\n")
 	for _, r := range readers {
 		if r.Events > 0 && wholeReader(r.Tap) {
 			what := name(r.Tap)
 			if r.Tap == "ctnetlink" {
 				what = "ctnetlink listener, messages not looked at"
 			}
-			fmt.Fprintf(b, "| %s | %s | %.0f |\n", what, r.Traffic, r.Insns)
+			times := ""
+			if o := ours[r.Traffic]; o > 0 {
+				times = ratio(r.Insns, o)
+			}
+			fmt.Fprintf(b, "| %s | %s | %.0f | %s |\n", what, r.Traffic, r.Insns, times)
 		}
 	}
 }
 
 // wholeReader leaves out variants that differ in the kernel only.
 func wholeReader(tap string) bool { return tap == gated || !strings.HasPrefix(tap, gated) }
+
+// deliveryTable has a row for each tap, with both loads side by side.
+func deliveryTable(b *strings.Builder, all []measure.Delivery) {
+	var loads, taps []string
+	of := map[[2]string]measure.Delivery{}
+	head := "| told by |"
+	for _, d := range all {
+		if !slices.Contains(loads, d.Load) {
+			loads = append(loads, d.Load)
+			head += fmt.Sprintf(" %s, %d of each: new | destroyed | both |", d.Load, d.Made)
+		}
+		if !slices.Contains(taps, d.Tap) {
+			taps = append(taps, d.Tap)
+		}
+		of[[2]string{d.Load, d.Tap}] = d
+	}
+	b.WriteString(head + "\n|---|" + strings.Repeat("---:|---:|---:|", len(loads)) + "\n")
+	for _, tap := range taps {
+		what := name(tap)
+		if tap == "ctnetlink" {
+			what = "ctnetlink listener, counts messages"
+		}
+		fmt.Fprintf(b, "| %s |", what)
+		for _, load := range loads {
+			d := of[[2]string{load, tap}]
+			fmt.Fprintf(b, " %s | %s | **%s** |", share(d.Told.New, d.Made), share(d.Told.Destroyed, d.Made), share(d.Told.New+d.Told.Destroyed, 2*d.Made))
+		}
+		b.WriteString("\n")
+	}
+	for _, d := range all {
+		if len(d.Delay) == 3 {
+			fmt.Fprintf(b, "\n%s, %s: from the event to the count %.1f ms at the median, %.1f at 99 %%, %.1f at worst.\n",
+				name(d.Tap), d.Load, float64(d.Delay[0])/1e3, float64(d.Delay[1])/1e3, float64(d.Delay[2])/1e3)
+		}
+	}
+}
+
+// share rounds down: only all is 100 %.
+func share(n, of int) string {
+	if n > of {
+		return fmt.Sprintf("%d of %d", n, of)
+	}
+	return fmt.Sprintf("%g %%", math.Floor(1000*float64(n)/float64(of))/10)
+}
 
 func expiryTable(b *strings.Builder, rows []measure.Expiry) {
 	b.WriteString("| tap | per entry |\n|---|---:|\n")

@@ -120,6 +120,24 @@ func (b *toolbox) add(t tool) error {
 	return nil
 }
 
+// Program returns a program of this machine with its libraries, for a guest that
+// needs one the others do not.
+func Program(ctx context.Context, name, pkg string) ([]File, error) {
+	path, err := locate(name)
+	if err != nil {
+		return nil, fmt.Errorf("find %s, install %s: %w", name, pkg, err)
+	}
+	libs, err := libraries(ctx, []string{path})
+	if err != nil {
+		return nil, err
+	}
+	files := []File{{Host: path, Guest: "/usr/bin/" + name}}
+	for _, l := range libs {
+		files = append(files, File{Host: l, Guest: l})
+	}
+	return files, nil
+}
+
 // locate finds a program and resolves links; administrators' directories are searched too.
 func locate(name string) (string, error) {
 	for _, dir := range append(filepath.SplitList("/usr/sbin:/usr/bin:/sbin:/bin:/usr/local/sbin:/usr/local/bin"),

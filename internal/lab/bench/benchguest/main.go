@@ -18,6 +18,7 @@ import (
 	"os/exec"
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -34,13 +35,15 @@ func main() {
 
 func run() error {
 	out := flag.String("out", "/out/bench.json", "file for the numbers")
-	only := flag.String("taps", "", "comma-separated taps to measure; empty is all")
+	only := flag.String("taps", "", "comma-separated taps to measure; empty is ours and its peers, all is all")
 	roads := flag.String("traffic", "", "comma-separated kinds of traffic; empty is all")
 	repeat := flag.Int("repeat", 1, "rounds per tap")
-	listen := flag.Bool("listen", false, "be the ti-mo/conntrack peer, nothing else")
+	complete := flag.Bool("complete", false, "measure completeness too")
+	listener := flag.String("be", "", "be one of the listeners, nothing else")
+	buffer := flag.Int("buffer", 0, "bytes of the listener's socket; 0 is the default")
 	flag.Parse()
-	if *listen {
-		return listenTimo()
+	if *listener != "" {
+		return be(*listener, *buffer)
 	}
 	debug.SetGCPercent(-1)
 	runtime.LockOSThread()
@@ -52,6 +55,9 @@ func run() error {
 		return err
 	}
 	res, err := b.run(split(*roads))
+	if err == nil && *complete {
+		res.Deliveries, err = deliveries(b.lab, *only)
+	}
 	if err != nil {
 		return errors.Join(err, b.lab.Close())
 	}
@@ -104,6 +110,19 @@ func prepare() error {
 	return realTime(0, 1)
 }
 
+// wanted is one of the taps asked for.
+func wanted(name, only string) bool {
+	switch only {
+	case "all":
+		return true
+	case "":
+		_, peer := programs()[name] // ours is one of them
+		return peer
+	}
+	return slices.Contains(split(only), name)
+}
+
+// realTime makes a thread go before all of lower priority; children do not inherit it.
 func realTime(pid, priority int) error {
 	attr := unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_FIFO, Priority: uint32(priority)}
 	if pid == 0 {

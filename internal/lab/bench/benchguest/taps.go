@@ -1,15 +1,11 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"os/exec"
 	"runtime"
 	"slices"
-	"strings"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
@@ -17,7 +13,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/ctsight/ctsight/internal/event"
-	"github.com/ctsight/ctsight/internal/lab/bench/measure"
 	"github.com/ctsight/ctsight/internal/probe"
 )
 
@@ -41,11 +36,7 @@ type reader interface {
 }
 
 func choose(all []tap, only string) []tap {
-	if only == "" {
-		return all
-	}
-	want := split(only)
-	return slices.DeleteFunc(all, func(t tap) bool { return !slices.Contains(want, t.name) })
+	return slices.DeleteFunc(all, func(t tap) bool { return !wanted(t.name, only) })
 }
 
 func allTaps() []tap {
@@ -74,9 +65,13 @@ func allTaps() []tap {
 		ours("ctsight-audit", probe.Options{Audit: true}),
 		ours("ctsight-kprobe", probe.Options{Backend: probe.Kprobe}),
 		{name: "ctnetlink", expiry: true, open: openListener},
-		{name: "conntrack-E", open: openConntrackE},
-		{name: "ti-mo", open: openTimo},
+		peer("conntrack-E"), peer("ti-mo"), peer("bpftrace-count"), peer("bpftrace-print"),
 	}
+}
+
+// peer is a tap that is a program of its own.
+func peer(name string) tap {
+	return tap{name: name, open: func(r *road) (installed, error) { return startProgram(r, name, true) }}
 }
 
 // empty attaches a program that does nothing.
@@ -166,26 +161,38 @@ type listener struct {
 func openListener(r *road) (installed, error) {
 	l := &listener{buf: make([]byte, 64<<10)}
 	err := r.ns.Do(func() (err error) {
-		if l.fd, err = unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_NETFILTER); err != nil {
-			return err
-		}
-		if err := unix.Bind(l.fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
-			return err
-		}
-		if err := unix.SetsockoptInt(l.fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 64<<20); err != nil {
-			return err
-		}
-		for _, g := range []int{unix.NFNLGRP_CONNTRACK_NEW, unix.NFNLGRP_CONNTRACK_DESTROY} {
-			if err := unix.SetsockoptInt(l.fd, unix.SOL_NETLINK, unix.NETLINK_ADD_MEMBERSHIP, g); err != nil {
-				return err
-			}
-		}
-		return nil
+		l.fd, err = listenSocket(64 << 20)
+		return err
 	})
 	if err != nil {
 		return nil, fmt.Errorf("listen: %w", err)
 	}
 	return l, nil
+}
+
+// listenSocket joins the two groups, with a buffer of the size asked for, 0 for the
+// default. A receive ends after a second, to look whether all is to end.
+func listenSocket(buffer int) (int, error) {
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_NETFILTER)
+	if err != nil {
+		return -1, err
+	}
+	err = unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK})
+	if err == nil && buffer > 0 {
+		err = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, buffer)
+	}
+	for _, g := range []int{unix.NFNLGRP_CONNTRACK_NEW, unix.NFNLGRP_CONNTRACK_DESTROY} {
+		if err == nil {
+			err = unix.SetsockoptInt(fd, unix.SOL_NETLINK, unix.NETLINK_ADD_MEMBERSHIP, g)
+		}
+	}
+	if err == nil {
+		err = unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: 1})
+	}
+	if err != nil {
+		return -1, errors.Join(err, unix.Close(fd))
+	}
+	return fd, nil
 }
 
 // drain is the cheapest reader there can be: it does not look at the messages.
@@ -210,69 +217,3 @@ func (l *listener) read() (events, lost int, perEvent float64) {
 }
 
 func (l *listener) close() error { return unix.Close(l.fd) }
-
-// process is a listener in a process of its own. It cannot run while we send,
-// and gets as much time as it wants between the batches.
-type process struct {
-	cmd   *exec.Cmd
-	start uint64
-	said  bytes.Buffer
-}
-
-func startProcess(r *road, name string, args ...string) (installed, error) {
-	p := &process{cmd: exec.Command(name, args...)}
-	p.cmd.Stderr = &p.said
-	if err := r.ns.Do(p.cmd.Start); err != nil {
-		return nil, fmt.Errorf("start %s: %w", name, err)
-	}
-	nap(3000)
-	p.start = p.used()
-	return p, nil
-}
-
-func (p *process) used() uint64 {
-	return cpuTime(fmt.Sprintf("/proc/%d/task/*/schedstat", p.cmd.Process.Pid))
-}
-
-func (p *process) drain() error {
-	for last := p.used(); ; {
-		nap(200)
-		now := p.used()
-		if now == last {
-			break
-		}
-		last = now
-	}
-	return nil
-}
-
-func (p *process) read() (events, lost int, perEvent float64) {
-	return roundEvents, 0, float64(p.used()-p.start) / roundEvents
-}
-
-// roundEvents is what one round gives to see.
-const roundEvents = 2 * measure.Batches * measure.Packets
-
-// close checks that nothing was lost: work not done would count as cheap.
-func (p *process) close() error {
-	_ = p.cmd.Process.Signal(unix.SIGTERM)
-	nap(500)
-	_ = p.cmd.Process.Kill()
-	_ = p.cmd.Wait()
-	if !strings.Contains(p.said.String(), fmt.Sprint(roundEvents, " flow events")) {
-		return fmt.Errorf("not all of %d events seen: %s", roundEvents, bytes.TrimSpace(p.said.Bytes()))
-	}
-	return nil
-}
-
-func openConntrackE(r *road) (installed, error) {
-	return startProcess(r, "conntrack", "-E", "-e", "NEW,DESTROY", "-b", "16777216")
-}
-
-func openTimo(r *road) (installed, error) {
-	self, err := os.Executable()
-	if err != nil {
-		return nil, err
-	}
-	return startProcess(r, self, "-listen")
-}

@@ -103,9 +103,13 @@ var dst = netip.MustParseAddr("10.77.0.1")
 
 // finish builds the packets and opens what the namespace offers.
 func (r *road) finish(head []byte) error {
-	for i := range measure.Batches * measure.Packets {
+	for i := range measure.Flood {
+		src := [4]byte{10, 50, byte(i % 64), 1}
+		if i >= measure.Batches*measure.Packets { // what only the flood sends
+			src = [4]byte{10, 51, byte(i >> 8), byte(i)}
+		}
 		p := netlab.Packet{Payload: make([]byte, 32), Tuple: event.Tuple{
-			Src: netip.AddrFrom4([4]byte{10, 50, byte(i % 64), 1}), Dst: dst, Proto: event.ProtoUDP, Sport: uint16(1024 + i), Dport: 53,
+			Src: netip.AddrFrom4(src), Dst: dst, Proto: event.ProtoUDP, Sport: uint16(1024 + i), Dport: 53,
 		}}
 		b, err := p.Append(slices.Clone(head))
 		if err != nil {
@@ -163,9 +167,11 @@ func (r *road) count() int {
 	return v
 }
 
+// typeDelete is IPCTNL_MSG_CT_DELETE, asked for or told of.
+const typeDelete = unix.NFNL_SUBSYS_CTNETLINK<<8 | 2
+
 // flushSend asks the kernel to remove all entries; it does so in the call.
 func (r *road) flushSend() error {
-	const typeDelete = unix.NFNL_SUBSYS_CTNETLINK<<8 | 2
 	var m [20]byte
 	binary.NativeEndian.PutUint32(m[0:], uint32(len(m)))
 	binary.NativeEndian.PutUint16(m[4:], typeDelete)

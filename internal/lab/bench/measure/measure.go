@@ -6,6 +6,7 @@ const (
 	Batches = 16
 	Packets = 256   // per batch
 	Buckets = 16384 // of the conntrack table
+	Flood   = 20000 // packets of the flood that readers have to bear
 )
 
 // Result is one run in one guest.
@@ -16,6 +17,7 @@ type Result struct {
 	Rounds      []Round
 	Expiry      []Expiry
 	Readers     []Reader
+	Deliveries  []Delivery
 }
 
 // Round is one tap, or none, under one kind of traffic. Numbers are
@@ -46,3 +48,17 @@ type Reader struct {
 	Lost    int
 	Insns   float64
 }
+
+// Delivery is what a tap told of a load while its reader ran beside it.
+type Delivery struct {
+	Load string
+	Tap  string
+	Made int // connections, and as many ends of them
+	Told Tally
+	// Delay is how old events were when they were counted, in microseconds:
+	// median, 99 % and worst; nil where events have no time.
+	Delay []int
+}
+
+// Tally counts events by what they tell.
+type Tally struct{ New, Destroyed int }
