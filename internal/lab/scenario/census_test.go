@@ -58,6 +58,17 @@ func held(t *testing.T, ns *netlab.NS) map[netip.Addr]uint64 {
 	return out
 }
 
+// entries is the kernel's count of a table.
+func entries(t *testing.T, ns *netlab.NS) int {
+	t.Helper()
+	c, err := trace.Dial(ns)
+	must(t, err)
+	defer c.Close()
+	f, err := c.Fill()
+	must(t, err)
+	return int(f.Count)
+}
+
 // rowsOf are the census of one namespace by source.
 func rowsOf(w *pipeline.Watch, ns event.NetNS) map[netip.Addr]agg.TopRow {
 	out := map[netip.Addr]agg.TopRow{}
@@ -94,16 +105,24 @@ func sources(first string, n, ports int, dst netip.Addr) netlab.Flows {
 }
 
 // A census begins in the middle of traffic, in three namespaces at once, two of
-// which hold entries already: per source, what is live is what the kernel has,
+// which hold 200,000 entries already: per source, what is live is what the kernel has,
 // and what came after the start is what the generator sent.
 func TestCensusInTheMiddle(t *testing.T) {
-	const before = 10000
+	const before = 100_000
 	var labs [3]*netlab.Router
 	for i := range labs {
 		labs[i] = router(t, netlab.Options{})
+		if i == 0 {
+			limit(t, labs[i], 1<<19, 1<<17)
+		}
+		must(t, labs[i].SetSysctl(labs[i].R, "net.netfilter.nf_conntrack_udp_timeout", "3600")) // all are there when it begins
 		if i < 2 {
 			send(t, labs[i], sources("198.51.100.1", 20, before/20, netlab.Sink(0)))
 		}
+	}
+	there := entries(t, labs[0].R) + entries(t, labs[1].R)
+	if there < 2*before {
+		t.Fatalf("%d entries are there before, want %d", there, 2*before)
 	}
 	// Traffic that begins before the programs and ends long after the dump.
 	stop, stopped := make(chan struct{}), make(chan *netlab.Truth, 1)
@@ -143,7 +162,7 @@ func TestCensusInTheMiddle(t *testing.T) {
 	crossing := <-stopped
 	must(t, labs[0].Drain())
 	finish()
-	t.Logf("%d flows crossed the start, %v after it", crossing.Flows(), time.Since(begun).Round(time.Millisecond))
+	t.Logf("%d entries before, %d flows crossed the start, %v after it", there, crossing.Flows(), time.Since(begun).Round(time.Millisecond))
 
 	for i, r := range labs {
 		rows := sameLive(t, w, r.R)
