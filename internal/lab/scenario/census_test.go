@@ -19,14 +19,20 @@ import (
 // watch begins a census of everything and returns it with what ends it.
 func watch(t *testing.T) (w *pipeline.Watch, finish func()) {
 	t.Helper()
+	return watchWith(t, pipeline.Config{}, nil)
+}
+
+// watchWith is watch with a configuration, and a consumer of the events.
+func watchWith(t *testing.T, cfg pipeline.Config, each func(*event.Event) error) (w *pipeline.Watch, finish func()) {
+	t.Helper()
 	clock, err := pipeline.NewClock()
 	must(t, err)
-	p, err := pipeline.Open(t.Context(), pipeline.Config{})
+	p, err := pipeline.Open(t.Context(), cfg)
 	must(t, err)
-	w = p.NewWatch(clock, agg.CensusConfig{Dims: []agg.Dim{agg.BySrc, agg.ByNetNS}})
+	w = p.NewWatch(clock, agg.CensusConfig{Dims: []agg.Dim{agg.BySrc, agg.ByDst, agg.ByNetNS}})
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
-	go func() { done <- w.Run(ctx, nil) }()
+	go func() { done <- w.Run(ctx, each) }()
 	finish = sync.OnceFunc(func() {
 		cancel()
 		must(t, <-done)
