@@ -72,6 +72,7 @@ func OpenNetfilter(o Options, namespaces ...NetNSPath) (*NFProbe, error) {
 	if o.Kernel == nil {
 		o.Kernel = new(Kernel)
 	}
+	o.Sums = nil // these programs have none
 	n := &NFProbe{
 		p:     &Probe{opts: o, hooks: map[*hook]*attached{}, jiffy: jiffy()},
 		progs: map[string]*ebpf.Program{},

@@ -69,6 +69,12 @@ func skipOld(t testing.TB, err error) {
 	}
 }
 
+// TestNFWithoutSums: who asks for sums gets a backend all the same.
+func TestNFWithoutSums(t *testing.T) {
+	l := nfLab(t, netlab.Options{})
+	startNF(t, Options{Sums: func(*event.Sum) { t.Error("a sum") }}, l.R)
+}
+
 func (tr *nfTrace) note(e *event.Event) error {
 	tr.mu.Lock()
 	defer tr.mu.Unlock()
