@@ -59,7 +59,7 @@ func (s *Census) touch(events []event.Event) {
 	sum, last := uint64(0), len(s.live.slots)-1
 	for i := range events {
 		home := s.live.home(entryKey(&events[i], s.places[i].id))
-		sum += s.live.slots[home].ptr + s.live.slots[min(home+2, last)].ptr // most often the next line
+		sum += s.live.slots[home].ptr + s.live.slots[min(home+2, last)].ptr + s.live.slots[min(home+5, last)].ptr // to the next line or two
 	}
 	for i := range events {
 		if events[i].Kind == event.New {

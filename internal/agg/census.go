@@ -54,7 +54,7 @@ type Census struct {
 	totals      counts
 	seconds     seconds
 
-	lifetimes Lifetimes
+	lived     lived
 	focus     focus
 	contacts  recentSet
 	queue     []Contact // a ring: first contacts in order of time
@@ -92,7 +92,7 @@ func NewCensus(c CensusConfig, now event.Ktime) *Census {
 	if len(c.Dims) == 0 {
 		c.Dims = []Dim{BySrc, ByDst, ByEdge, ByPrefix, ByNetNS}
 	}
-	s := &Census{cfg: c, began: now, last: now, live: NewLive[liveEntry](c.MaxLive, 0), lifetimes: Lifetimes{}, contacts: newRecentSet(c.MaxRows)}
+	s := &Census{cfg: c, began: now, last: now, live: NewLive[liveEntry](c.MaxLive, 0), lived: lived{all: Lifetimes{}}, contacts: newRecentSet(c.MaxRows)}
 	s.blocks.limit = c.MaxRows / 4
 	s.pools.limit = cmp.Or(c.MaxPools, DefaultPools)
 	s.none = mixAddr(&[16]byte{}, c.Seed+1)
@@ -236,16 +236,21 @@ func (s *Census) destroy(e *event.Event, p *place, n uint64) {
 	} else if pooled(e) {
 		s.pools.leave(e, n, was.t&liveTimeMask)
 	}
-	s.lifetimes.add(e, n)
+	s.lived.add(e, n)
 	s.focus.add(e, n)
 	evicted := evicts(e.Cause)
 	gain, loss := verdict(was.t, e)
 	for _, d := range s.cfg.Dims {
-		if known && s.dims[d].find(&p.key[d], p.hash[d]) == nil { // its row was folded into other
-			s.dims[d].gone(n, evicted, gain, loss)
+		t := s.dims[d]
+		r := t.find(&p.key[d], p.hash[d])
+		switch {
+		case r != nil:
+		case known: // its row was folded into other
+			t.gone(n, evicted, gain, loss)
 			continue
+		default:
+			r = t.get(&p.key[d], p.hash[d])
 		}
-		r := s.dims[d].get(&p.key[d], p.hash[d])
 		r.touch(e.Time)
 		r.destroyed += n
 		r.why.add(uint8(e.Cause), n)
@@ -262,7 +267,7 @@ func (s *Census) destroy(e *event.Event, p *place, n uint64) {
 		case int64(r.live) > 0 || s.cfg.Sums && s.dims[d].folded == 0:
 			r.live -= n
 		default: // of the time before it was folded
-			s.dims[d].other.Live -= min(n, s.dims[d].other.Live)
+			t.other.Live -= min(n, t.other.Live)
 		}
 	}
 	if e.Cause == event.EarlyDrop && !e.By.IsZero() {

@@ -235,7 +235,7 @@ func (s *Census) Row(d Dim, k Key, now event.Ktime) (TopRow, bool) {
 }
 
 // Lifetimes returns a copy of the histograms of everything.
-func (s *Census) Lifetimes() Lifetimes { return s.lifetimes.clone() }
+func (s *Census) Lifetimes() Lifetimes { return s.lived.all.clone() }
 
 // Focus returns a copy of the histograms of one row, since the first call for it
 // after one for another.
@@ -254,8 +254,8 @@ type focus struct {
 }
 
 func (f *focus) add(e *event.Event, n uint64) {
-	if f.lifetimes != nil && f.dim.keyFor(e.NetNS, e.Zone, &e.Orig) == f.key {
-		f.lifetimes.add(e, n)
+	if f.lifetimes != nil && e.HasLifetime && f.dim.keyFor(e.NetNS, e.Zone, &e.Orig) == f.key {
+		f.lifetimes.of(lifetimeKey(e)).add(e.Lifetime, n)
 	}
 }
 
