@@ -24,14 +24,16 @@ const (
 
 // tuple converts one direction. An unknown family gives invalid addresses,
 // which print as such; it never fails.
-func tuple(t *abi.ConntrackCtTuple) event.Tuple {
-	return event.Tuple{
-		Src:   addr(&t.Src, t.L3num),
-		Dst:   addr(&t.Dst, t.L3num),
-		Sport: uint16(t.Sport[0])<<8 | uint16(t.Sport[1]),
-		Dport: uint16(t.Dport[0])<<8 | uint16(t.Dport[1]),
-		Proto: t.Proto,
-	}
+func tuple(t *abi.ConntrackCtTuple) (out event.Tuple) {
+	fillTuple(&out, t)
+	return out
+}
+
+func fillTuple(out *event.Tuple, t *abi.ConntrackCtTuple) {
+	out.Src, out.Dst = addr(&t.Src, t.L3num), addr(&t.Dst, t.L3num)
+	out.Sport = uint16(t.Sport[0])<<8 | uint16(t.Sport[1])
+	out.Dport = uint16(t.Dport[0])<<8 | uint16(t.Dport[1])
+	out.Proto = t.Proto
 }
 
 func addr(b *[16]uint8, l3num uint16) netip.Addr {
@@ -47,23 +49,16 @@ func addr(b *[16]uint8, l3num uint16) netip.Addr {
 // decode fills e from a record and its second half (nil for none), which may
 // both lie in shared memory. It is the only place that reads the wire format.
 func decode(e *event.Event, r *abi.ConntrackCtRec, x *abi.ConntrackCtExt, cpu int, jiffy time.Duration) {
-	*e = event.Event{
-		Time:   event.Ktime(r.Ts),
-		Kind:   event.Kind(r.Kind),
-		CPU:    uint16(cpu),
-		NetNS:  event.NetNS(r.Netns),
-		Zone:   r.Zone,
-		Mark:   r.Mark,
-		Orig:   tuple(&r.Orig),
-		Status: event.Status(r.Status),
-		Ptr:    r.Ptr,
-		Hook:   event.Hook(r.Hook),
-	}
+	*e = event.Event{} // and field by field: a literal is made elsewhere and copied
+	e.Time, e.Kind, e.CPU = event.Ktime(r.Ts), event.Kind(r.Kind), uint16(cpu)
+	e.NetNS, e.Zone, e.Mark = event.NetNS(r.Netns), r.Zone, r.Mark
+	e.Status, e.Ptr, e.Hook = event.Status(r.Status), r.Ptr, event.Hook(r.Hook)
+	fillTuple(&e.Orig, &r.Orig)
 	if r.K > 0 {
 		e.Sample = 1 << r.K
 	}
 	if r.Reply.L3num != 0 {
-		e.Reply = tuple(&r.Reply)
+		fillTuple(&e.Reply, &r.Reply)
 	}
 	switch e.Kind {
 	case event.New:
