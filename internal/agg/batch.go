@@ -25,7 +25,9 @@ func (s *Census) locate(p *place, ns event.NetNS, zone uint16, t *event.Tuple) {
 		case ByEdge:
 			p.hash[d] = p.edge
 		case BySrc: // the one that is always there
-			p.key[d] = rowKey{src: k.src, netns: ns, zone: zone, known: k.known & 3}
+			q := &p.key[d]
+			copy16(&q.src, &k.src)
+			q.netns, q.zone, q.known = ns, zone, k.known&3
 			p.hash[d] = p.key[d].combine(src, s.none, seed)
 		default:
 			p.key[d] = k.of(d)
@@ -74,13 +76,16 @@ func (s *Census) touch(events []event.Event) {
 
 // touchRows reads of the rows the lines that an insert or a destroy is for.
 func (s *Census) touchRows(t *rows, d Dim, events []event.Event) (sum uint64) {
+	for i := range events {
+		sum += t.index[t.home(s.places[i].hash[d])]
+	}
 	var number [Batch]uint32
 	for i := range events {
-		number[i] = uint32(t.index[t.home(s.places[i].hash[d])])
+		number[i] = t.likely(s.places[i].hash[d])
 	}
 	for i, n := range number[:len(events)] {
 		switch {
-		case n == 0: // a row to be made, now and then
+		case n == 0: // a row to be made
 		case events[i].Kind == event.New:
 			r := t.at(int(n) - 1)
 			sum += r.new + uint64(r.at) + uint64(r.dsts.n)

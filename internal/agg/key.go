@@ -75,7 +75,9 @@ func (d Dim) keyFor(ns event.NetNS, zone uint16, t *event.Tuple) rowKey {
 
 // fill makes it the key of an edge.
 func (k *rowKey) fill(ns event.NetNS, zone uint16, t *event.Tuple) {
-	k.src, k.dst = as16(t.Src), as16(t.Dst)
+	src, dst := as16(t.Src), as16(t.Dst)
+	copy16(&k.src, &src)
+	copy16(&k.dst, &dst)
 	k.netns, k.zone, k.proto, k.known = ns, zone, t.Proto, flags(t.Src)|flags(t.Dst)<<2
 	if k.dport = t.Dport; t.IsICMP() {
 		k.dport = 0
@@ -118,6 +120,14 @@ func (k *rowKey) same(o *rowKey) bool {
 // words are all fields but the addresses.
 func (k *rowKey) words() (meta, rest uint64) {
 	return uint64(k.netns) | uint64(k.zone)<<32 | uint64(k.dport)<<48, uint64(k.proto) | uint64(k.known)<<8 | uint64(k.bits)<<16
+}
+
+// copy16 copies by halves, as the address was written a moment ago: a load of 16
+// bytes would wait until both stores of 8 have left the processor.
+func copy16(to, from *[16]byte) {
+	le := binary.LittleEndian
+	le.PutUint64(to[:8], le.Uint64(from[:8]))
+	le.PutUint64(to[8:], le.Uint64(from[8:]))
 }
 
 func (k *rowKey) public() Key {

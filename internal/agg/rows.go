@@ -58,6 +58,17 @@ func (t *rows) search(k *rowKey, h uint64) int {
 // high half is the hash's, so that an entry moves without a look at its row.
 func (t *rows) home(h uint64) int { return int(h>>32) & (len(t.index) - 1) }
 
+// likely returns the number of the row that h belongs to plus one, 0 for none,
+// without a look at its key: once in a long while that of another.
+func (t *rows) likely(h uint64) uint32 {
+	mask := len(t.index) - 1
+	i := t.home(h)
+	for t.index[i] != 0 && t.index[i]>>32 != h>>32 {
+		i = (i + 1) & mask
+	}
+	return uint32(t.index[i])
+}
+
 // get returns the row of k with hash h, a new one if need be.
 func (t *rows) get(k *rowKey, h uint64) *row {
 	i := t.search(k, h)
