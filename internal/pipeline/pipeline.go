@@ -66,19 +66,23 @@ type Pipeline struct {
 
 	cfg  Config
 	live *agg.Live[event.Ktime]
-	sums func(*event.Sum) // of the Watch
+	sums func(*event.Sum) // of the Watch; nil where there are none
 }
 
 // Open chooses a backend by trying and attaches it.
 func Open(ctx context.Context, cfg Config) (*Pipeline, error) {
-	p := &Pipeline{cfg: cfg, live: agg.NewLive[event.Ktime](LiveLimit, 1024), sums: func(*event.Sum) {}}
+	p := &Pipeline{cfg: cfg, live: agg.NewLive[event.Ktime](LiveLimit, 1024)}
 	o := probe.Options{Backend: cfg.Backend, RingBytes: cfg.RingBytes, Filter: kernelFilter(cfg.Filter), Invalid: cfg.Invalid, Audit: cfg.Audit}
 	if cfg.Sums && summable(cfg.Filter) {
+		p.sums = func(*event.Sum) {} // until there is a Watch
 		o.Sums = func(x *event.Sum) { p.sums(x) }
 	}
 	var err error
 	if p.Source, p.Refused, err = open(ctx, cfg.Waiting, o); err != nil {
 		return nil, err
+	}
+	if _, hooks := p.Source.(*probe.Probe); !hooks {
+		p.sums = nil // the other backends cannot
 	}
 	return p, nil
 }

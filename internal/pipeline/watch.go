@@ -99,14 +99,16 @@ func (p *Pipeline) NewWatch(clock event.Clock, c agg.CensusConfig) *Watch {
 	if c.Seed == 0 {
 		c.Seed = rand.Uint64()
 	}
-	c.Sums = p.cfg.Sums && summable(p.cfg.Filter)
+	c.Sums = p.sums != nil
 	w := &Watch{p: p, clock: clock, start: now(), tables: map[event.NetNS]*table{}, feeds: map[event.NetNS]*forecast.Feed{},
 		first: map[event.NetNS]probe.Counters{}}
 	w.census = agg.NewCensus(c, w.start)
 	for _, x := range p.Counters() {
 		w.first[x.NetNS] = x
 	}
-	p.sums = w.addSum
+	if c.Sums {
+		p.sums = w.addSum
+	}
 	return w
 }
 
