@@ -199,7 +199,7 @@ func (w *Watch) look(ctx context.Context) {
 	defer tick.Stop()
 	var listed time.Time
 	for {
-		if t := time.Now(); t.Sub(listed) >= listEvery {
+		if t := time.Now(); t.Sub(listed) >= listEvery || w.strangers() {
 			listed = t
 			w.list()
 		}
@@ -214,6 +214,20 @@ func (w *Watch) look(ctx context.Context) {
 		case <-tick.C:
 		}
 	}
+}
+
+// strangers says whether there were events of a namespace that is not listed.
+func (w *Watch) strangers() bool {
+	w.nets.Lock()
+	defer w.nets.Unlock()
+	w.lock()
+	defer w.mu.Unlock()
+	for ns := range w.feeds {
+		if w.tables[ns] == nil {
+			return true
+		}
+	}
+	return false
 }
 
 // list takes up namespaces that are new and forgets those that have gone.

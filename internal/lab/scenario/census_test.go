@@ -196,6 +196,25 @@ func TestCensusInTheMiddle(t *testing.T) {
 	}
 }
 
+// A namespace appears after the start: its table is found within a second or two,
+// and is known from its first entry on.
+func TestCensusNewNamespace(t *testing.T) {
+	router(t, netlab.Options{}) // conntrack is there
+	w, finish := watch(t)
+	r := router(t, netlab.Options{})
+	truth := send(t, r, sources("198.51.100.1", 3, 50, netlab.Sink(0)))
+	until(t, "the table is listed and read", func() bool {
+		s, _ := tableOf(w, r.R.Inode())
+		return s.Seeded && s.Entries > 0
+	})
+	finish()
+	for a, row := range sameLive(t, w, r.R) {
+		if n := truth.FlowsBySource()[a]; row.New != n || row.Live != n {
+			t.Errorf("%s: %d new, %d live, sent %d", a, row.New, row.Live, n)
+		}
+	}
+}
+
 // A table of 300 and 1,000 flows of four sources: per source what is new, lost
 // and evicted, against what was sent and what the table still has.
 func TestCensusTableFull(t *testing.T) {
