@@ -13,7 +13,7 @@ import (
 // actions are what to do first, in this order: look closer, shed what does harm,
 // free what it holds, make entries end sooner, make room.
 func (d *Doc) actions() (out []Action) {
-	if d.Focus.Level < agg.LevelTrend && !d.loses() {
+	if d.Focus.Level < agg.LevelTrend && !d.loses() && !d.soon() {
 		return nil
 	}
 	out = append(out, d.look()...)
@@ -33,6 +33,13 @@ func (d *Doc) actions() (out []Action) {
 	out = append(out, d.timeouts()...)
 	return append(out, d.raise()...)
 }
+
+// warning is how long before it is full a table calls for action (detection.md,
+// D10).
+const warning = 300 // s
+
+// soon says whether the table is about to be full, however much room it has now.
+func (d *Doc) soon() bool { return d.Focus.TimeToFull != nil && *d.Focus.TimeToFull <= warning }
 
 // loses says whether packets or entries were lost.
 func (d *Doc) loses() bool {
@@ -297,7 +304,7 @@ const maxMax = math.MaxInt32
 func (d *Doc) raise() []Action {
 	t := &d.Focus
 	full := slices.ContainsFunc(d.Drops, func(r agg.ReasonCount) bool { return r.Reason == event.TableFull && r.Count > 0 })
-	if t.Max == 0 || t.Max > maxMax/2 || t.Level < agg.LevelAction && !full && !d.evicts() {
+	if t.Max == 0 || t.Max > maxMax/2 || t.Level < agg.LevelAction && !full && !d.evicts() && !d.soon() {
 		return nil
 	}
 	to := 2 * t.Max

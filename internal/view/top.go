@@ -270,7 +270,9 @@ func (s *screen) footer(n int) []*rowLine {
 
 func (s *screen) loss(int) []*rowLine {
 	l := s.line().put(bold, "records ")
-	lossText(&s.d.Loss, l.label)
+	x := s.d.Loss
+	x.ByStage = slices.DeleteFunc(slices.Clone(x.ByStage), func(s agg.StageLoss) bool { return s.Lost == 0 }) // a line has 80 cells
+	lossText(&x, l.label)
 	if s.d.BestEffort {
 		l.put(yellow, "; best effort: not all destroys are told")
 	}

@@ -46,7 +46,7 @@ func WriteTriageText(w io.Writer, d *triage.Doc, o TriageOptions) error {
 		t.action(i+1, &a)
 	}
 	if len(d.Actions) == 0 {
-		t.b = append(t.b, "nothing: the table has room, and nothing is lost\n"...)
+		t.b = append(t.b, "nothing: the table has room, is not about to be full, and nothing is lost\n"...)
 	}
 	t.b = append(t.b, '\n')
 	for _, l := range s.loss(1) {
