@@ -88,7 +88,7 @@ func (s *Census) touchRows(t *rows, d Dim, events []event.Event) (sum uint64) {
 		case n == 0: // a row to be made
 		case events[i].Kind == event.New:
 			r := t.at(int(n) - 1)
-			sum += r.new + uint64(r.at) + uint64(r.dsts.n)
+			sum += r.new + uint64(r.at) + uint64(r.dsts.n) + r.drops // drops: the line of the slow windows
 		default:
 			r := t.at(int(n) - 1)
 			sum += r.live + r.destroyed
