@@ -40,16 +40,27 @@ func ListNetNS() ([]NS, error) {
 	l := nsList{seen: map[event.NetNS]int{}}
 	l.add(NS{Inode: own, Path: ownPath})
 	l.addNamed(namedDir)
-	procs, err := filepath.Glob("/proc/[0-9]*/ns/net")
-	if err != nil {
-		return nil, err
-	}
-	for _, p := range procs {
-		if ino, err := linkInode(p); err == nil { // gone, or not ours to see
-			l.add(NS{Inode: ino, Path: p})
-		}
+	for _, p := range numbers("/proc") {
+		l.follow(p + "/ns/net")
 	}
 	return l.ns, nil
+}
+
+// numbers are the entries of a directory of /proc that have a number for a name; of
+// one that is gone or not ours to see there are none.
+func numbers(dir string) (out []string) {
+	f, err := os.Open(dir)
+	if err != nil {
+		return nil
+	}
+	defer f.Close()
+	names, _ := f.Readdirnames(-1)
+	for _, n := range names {
+		if n[0] >= '0' && n[0] <= '9' {
+			out = append(out, dir+"/"+n)
+		}
+	}
+	return out
 }
 
 // ListAllNetNS also finds namespaces that are held by nothing but a thread, a
@@ -64,15 +75,12 @@ func ListAllNetNS() ([]NS, error) {
 	for i, n := range all {
 		l.seen[n.Inode] = i
 	}
-	for _, pattern := range []string{"/proc/[0-9]*/task/[0-9]*/ns/net", "/proc/[0-9]*/fd/[0-9]*"} {
-		paths, err := filepath.Glob(pattern)
-		if err != nil {
-			return nil, err
+	for _, p := range numbers("/proc") {
+		for _, t := range numbers(p + "/task") {
+			l.follow(t + "/ns/net")
 		}
-		for _, p := range paths {
-			if ino, err := linkInode(p); err == nil {
-				l.add(NS{Inode: ino, Path: p})
-			}
+		for _, fd := range numbers(p + "/fd") {
+			l.follow(fd)
 		}
 	}
 	for _, p := range nsMounts() {
@@ -115,6 +123,13 @@ func (l *nsList) add(n NS) {
 	}
 	if l.ns[i].Name == "" {
 		l.ns[i].Name = n.Name
+	}
+}
+
+// follow adds what a link leads to, if that is a namespace and can be seen.
+func (l *nsList) follow(path string) {
+	if ino, err := linkInode(path); err == nil {
+		l.add(NS{Inode: ino, Path: path})
 	}
 }
 
