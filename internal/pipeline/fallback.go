@@ -46,9 +46,12 @@ type fallbackNet struct {
 	eventsOff bool // the sysctl is 0: no entry will ever tell
 }
 
-// window is how long events of ctnetlink and of the probe wait for each other.
-// The probe holds its own for 10 ms.
+// window is how long events of several listeners wait for each other, where there
+// is no probe.
 const window = 25 * time.Millisecond
+
+// step is how long what is in the merge waits between two looks.
+const step = 2 * time.Millisecond
 
 // OpenNetfilter opens the netfilter backend in every network namespace.
 func OpenNetfilter(o probe.Options) (*Fallback, error) {
@@ -132,9 +135,10 @@ func (f *Fallback) runProbe(ctx context.Context, cancel func()) error {
 
 // loop delivers what has waited long enough, and looks for namespaces.
 func (f *Fallback) loop(ctx context.Context, fn func(*event.Event) error) error {
-	tick, second := time.NewTicker(5*time.Millisecond), time.NewTicker(time.Second)
-	defer tick.Stop()
+	second := time.NewTicker(time.Second)
 	defer second.Stop()
+	wait := time.NewTimer(step)
+	defer wait.Stop()
 	for {
 		select {
 		case <-ctx.Done():
@@ -142,7 +146,9 @@ func (f *Fallback) loop(ctx context.Context, fn func(*event.Event) error) error 
 		case <-second.C:
 			_ = f.follow() // what cannot be watched is in Report; next second again
 			f.poll()
-		case <-tick.C:
+		case <-f.m.more:
+			wait.Reset(step)
+		case <-wait.C:
 			horizon, err := f.horizon()
 			if err == nil {
 				err = f.deliver(horizon, fn)
@@ -150,18 +156,20 @@ func (f *Fallback) loop(ctx context.Context, fn func(*event.Event) error) error 
 			if err != nil {
 				return err
 			}
+			if f.m.holds() { // else there is nothing to wake up for
+				wait.Reset(step)
+			}
 		}
 	}
 }
 
 // horizon is the time before which no source has anything more to tell.
 func (f *Fallback) horizon() (event.Ktime, error) {
-	t, err := probe.Now()
-	t -= event.Ktime(window)
-	if f.nf != nil {
-		t = min(t, f.nf.UpTo())
+	if f.nf != nil { // has held its own for 10 ms; the listeners, who tell when they read, are done by then
+		return f.nf.UpTo(), nil
 	}
-	return t, err
+	t, err := probe.Now()
+	return t - event.Ktime(window), err
 }
 
 // poll reads the statistics where they are the only source of losses.

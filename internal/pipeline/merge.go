@@ -31,6 +31,7 @@ type merge struct {
 	held [sides]int
 	heap []waiting
 	free []*event.Event
+	more chan struct{} // gets something when the heap was empty and is not
 	seq  uint64
 	open bool // push never waits
 
@@ -51,7 +52,7 @@ func (w waiting) before(o waiting) bool {
 }
 
 func newMerge() *merge {
-	m := &merge{}
+	m := &merge{more: make(chan struct{}, 1)}
 	for i := range m.room {
 		m.room[i].L = &m.mu
 	}
@@ -99,6 +100,12 @@ func (m *merge) put(of side, e *event.Event) {
 		c = new(event.Event)
 	}
 	*c = *e
+	if len(m.heap) == 0 {
+		select {
+		case m.more <- struct{}{}:
+		default:
+		}
+	}
 	m.seq++
 	m.held[of]++
 	m.heap = append(m.heap, waiting{e.Time, m.seq, of, c})
@@ -135,6 +142,13 @@ func (m *merge) pop(horizon event.Ktime) *event.Event {
 	}
 	m.last = max(m.last, w.at)
 	return w.ev
+}
+
+// holds says whether something waits.
+func (m *merge) holds() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return len(m.heap) > 0
 }
 
 // done ends the use of an event that pop returned.
