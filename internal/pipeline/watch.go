@@ -89,6 +89,8 @@ type peeker interface{ Peek([]probe.Peek) error }
 const (
 	lookEvery  = time.Second     // fill and first contacts
 	listEvery  = 5 * time.Second // namespaces
+	listShare  = 1000            // of the time, where there are many processes to look through
+	listLeast  = time.Minute     // but this often
 	judgeBatch = 4096
 	seedTries  = 5 // dumps of a namespace, one a second
 )
@@ -198,10 +200,12 @@ func (w *Watch) look(ctx context.Context) {
 	tick := time.NewTicker(lookEvery)
 	defer tick.Stop()
 	var listed time.Time
+	every := time.Duration(listEvery)
 	for {
-		if t := time.Now(); t.Sub(listed) >= listEvery || w.strangers() {
+		if t := time.Now(); t.Sub(listed) >= every || w.strangers() {
 			listed = t
 			w.list()
+			every = max(listEvery, min(listShare*time.Since(t), listLeast))
 		}
 		w.resync()
 		w.seed(ctx)

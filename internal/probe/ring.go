@@ -152,15 +152,15 @@ func (w *waker) wait(ms int) {
 // A pause counts the looks at the rings in a row that found nothing.
 type pause int
 
-// next returns for how many milliseconds to sleep after a look. It grows slowly, to
-// 20 after some seconds: in a pause of ordinary traffic an event waits 2 ms.
+// next returns for how many milliseconds to sleep after a look. It grows with the
+// square: in a pause of ordinary traffic of 20 ms it stays 1, after 7 s it is 100.
 func (p *pause) next(found bool) int {
 	if found {
 		*p = 0
-	} else if *p < 19*8 {
+	} else if *p < 199 {
 		*p++
 	}
-	return 1 + int(*p)/8
+	return 1 + int(*p)*int(*p)/400
 }
 
 // kick ends a wait, now and for good.

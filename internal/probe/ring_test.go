@@ -549,16 +549,16 @@ func TestPause(t *testing.T) {
 		t.Errorf("after events %d ms", got)
 	}
 	slept := 0
-	for slept < 10 {
+	for slept < 20 {
 		slept += p.next(false)
 	}
 	if got := p.next(false); got > 2 {
-		t.Errorf("after 10 ms without events %d ms", got)
+		t.Errorf("after 20 ms without events %d ms", got)
 	}
 	for range 1000 {
 		p.next(false)
 	}
-	if got := p.next(false); got != 20 {
+	if got := p.next(false); got != 100 {
 		t.Errorf("when nothing comes %d ms", got)
 	}
 }
