@@ -42,7 +42,7 @@ type options struct {
 	kernel, out, taps, traffic string
 	runs                       int
 	gate                       float64
-	complete                   bool
+	complete, native           bool
 }
 
 func run(ctx context.Context, args []string, stdout io.Writer) error {
@@ -54,6 +54,7 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 	fs.StringVar(&o.traffic, "traffic", "", "comma-separated kinds of traffic; empty is all")
 	fs.IntVar(&o.runs, "runs", 2, "boots, to see whether they agree")
 	fs.BoolVar(&o.complete, "complete", true, "measure, in the first boot, who is told of all events")
+	fs.BoolVar(&o.native, "native", true, "measure the reader on this machine too, as root")
 	fs.Float64Var(&o.gate, "gate", 1900, "most instructions per connection, insert and destroy together")
 	if err := fs.Parse(args); err != nil {
 		return err
@@ -62,10 +63,17 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 	if err != nil {
 		return err
 	}
+	var n *measure.Native
+	if o.native {
+		if n, err = native(ctx, stdout); err != nil {
+			return err
+		}
+	}
 	t, err := newTables(results, o.gate)
 	if err != nil {
 		return err
 	}
+	t.native = n
 	if o.out == "" {
 		_, err = io.WriteString(stdout, t.markdown())
 	} else {
@@ -90,7 +98,7 @@ func (o options) measure(ctx context.Context, stdout io.Writer) ([]measure.Resul
 	}
 	defer os.RemoveAll(dir)
 	guest := filepath.Join(dir, "benchguest")
-	if err := build(ctx, guest); err != nil {
+	if err := build(ctx, "benchguest", guest); err != nil {
 		return nil, err
 	}
 	var all []measure.Result
@@ -106,14 +114,36 @@ func (o options) measure(ctx context.Context, stdout io.Writer) ([]measure.Resul
 	return all, nil
 }
 
-// build compiles the guest's half; equal sources give equal bytes.
-func build(ctx context.Context, out string) error {
-	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-o", out, "github.com/ctsight/ctsight/internal/lab/bench/benchguest")
+// build compiles a program of ours; equal sources give equal bytes.
+func build(ctx context.Context, name, out string) error {
+	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-o", out, "github.com/ctsight/ctsight/internal/lab/bench/"+name)
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH=amd64")
 	if msg, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("build benchguest: %w\n%s", err, msg)
+		return fmt.Errorf("build %s: %w\n%s", name, err, msg)
 	}
 	return nil
+}
+
+// native measures the reader on this machine.
+func native(ctx context.Context, stdout io.Writer) (*measure.Native, error) {
+	dir, err := os.MkdirTemp("", "ctsight-bench-")
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(dir)
+	path := filepath.Join(dir, "benchnative")
+	if err := build(ctx, "benchnative", path); err != nil {
+		return nil, err
+	}
+	fmt.Fprintln(stdout, "the reader on this machine")
+	cmd := exec.CommandContext(ctx, path)
+	cmd.Stderr = os.Stderr
+	out, err := cmd.Output()
+	if err != nil {
+		return nil, fmt.Errorf("benchnative: %w", err)
+	}
+	n := new(measure.Native)
+	return n, json.Unmarshal(out, n)
 }
 
 // boot runs the guest once.

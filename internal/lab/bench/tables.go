@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"os"
 	"slices"
@@ -31,6 +32,7 @@ func (c cost) sum() float64 { return c.insert + c.destroy }
 // tables are the results of all runs, put together.
 type tables struct {
 	runs    []measure.Result
+	native  *measure.Native // nil: not measured
 	gate    float64
 	traffic []string
 	taps    []string
@@ -191,6 +193,10 @@ func (t *tables) markdown() string {
 		b.WriteString("\n### Destroyed by the garbage collector, instructions per entry\n\n")
 		expiryTable(&b, first.Expiry)
 	}
+	if t.native != nil {
+		b.WriteString("\n### The reader on the machine itself\n\n")
+		nativeTable(&b, t.native)
+	}
 	return b.String()
 }
 
@@ -301,6 +307,23 @@ func deliveryTable(b *strings.Builder, all []measure.Delivery) {
 			fmt.Fprintf(b, "\n%s, %s: from the event to the count %.1f ms at the median, %.1f at 99 %%, %.1f at worst.\n",
 				name(d.Tap), d.Load, float64(d.Delay[0])/1e3, float64(d.Delay[1])/1e3, float64(d.Delay[2])/1e3)
 		}
+	}
+}
+
+func nativeTable(b *strings.Builder, n *measure.Native) {
+	fmt.Fprintf(b, "Linux %s, %d CPUs shared with other work; this kernel allows the %s backend.\n\n", n.Kernel, n.CPUs, n.Backend)
+	b.WriteString("| source | view | connections/s | CPU per connection, us: median | least | of a CPU | to the counter, ms: median | 99 % | worst |\n" +
+		"|---|---|---:|---:|---:|---:|---:|---:|---:|\n")
+	for _, l := range n.Loads {
+		fmt.Fprintf(b, "| %s | %s | %d | %.2f | %.2f | %.1f %% |", l.Source, l.View, l.Rate, l.CPU/1e3, l.Least/1e3, 100*l.Share)
+		for _, us := range l.Delay {
+			fmt.Fprintf(b, " %.1f |", float64(us)/1e3)
+		}
+		b.WriteString("\n")
+	}
+	b.WriteString("\n")
+	for _, source := range slices.Sorted(maps.Keys(n.Idle)) {
+		fmt.Fprintf(b, "Idle, %s: %.2f %% of a CPU.\n", source, 100*n.Idle[source])
 	}
 }
 

@@ -62,3 +62,29 @@ type Delivery struct {
 
 // Tally counts events by what they tell.
 type Tally struct{ New, Destroyed int }
+
+// Native is what the reader uses on the machine itself.
+type Native struct {
+	Kernel  string
+	CPUs    int
+	Backend string // what this kernel allows
+	Loads   []NativeLoad
+	Idle    map[string]float64 // share of a CPU with no traffic at all, by source
+}
+
+// NativeLoad is one rate of connections, each an insert and a destroy.
+type NativeLoad struct {
+	View    string // once or live
+	Source  string // Rings, or a backend
+	Rate    int    // connections a second
+	Sources int    // addresses
+	// CPU is what the whole reading process uses for a connection, in ns: the
+	// median of some seconds, and the least.
+	CPU, Least float64
+	Share      float64 // of a CPU
+	Delay      []int   // as in Delivery
+}
+
+// Rings are those of the function hooks, filled from user space: where a kernel
+// allows no hooks, they can still be read.
+const Rings = "rings"
