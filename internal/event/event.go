@@ -146,9 +146,8 @@ type Event struct {
 	// negative means expired. Resolution is one jiffy.
 	Timeout time.Duration
 
-	By      Tuple // Destroy early_drop: the packet that made the kernel evict
-	Task    Task
-	NATPool NATPool
+	By   Tuple // Destroy early_drop: the packet that made the kernel evict
+	Task Task
 
 	// ByUser is set on a New that user space or BPF made, not a packet.
 	ByUser bool
@@ -169,6 +168,16 @@ type Event struct {
 
 	Sample     uint32 // this record stands for that many; 0 and 1 mean one
 	BestEffort bool
+}
+
+// NATPool names the pool whose ports were taken, for drops with reason
+// nat_exhausted or nat_race: the translated source, that is the reply's
+// destination, towards the reply's source.
+func (e *Event) NATPool() NATPool {
+	if e.Reason != NATExhausted && e.Reason != NATRace || e.Reply.IsZero() {
+		return NATPool{}
+	}
+	return NATPool{Addr: e.Reply.Dst, Dst: e.Reply.Src, DstPort: e.Reply.Sport, Proto: e.Orig.Proto}
 }
 
 // NAT says which side of the entry was translated: "", "snat", "dnat", "both".

@@ -106,3 +106,17 @@ func TestClock(t *testing.T) {
 		t.Errorf("Sub: got %v", got)
 	}
 }
+
+func TestNATPool(t *testing.T) {
+	reply := Tuple{Src: netip.MustParseAddr("192.0.2.1"), Sport: 443, Dst: netip.MustParseAddr("203.0.113.9"), Dport: 1024, Proto: ProtoTCP}
+	orig := Tuple{Src: netip.MustParseAddr("10.0.0.1"), Dst: reply.Src, Sport: 1024, Dport: 443, Proto: ProtoTCP}
+	want := NATPool{Addr: reply.Dst, Dst: reply.Src, DstPort: 443, Proto: ProtoTCP}
+	for r, p := range map[Reason]NATPool{NATExhausted: want, NATRace: want, TableFull: {}} {
+		if got := (&Event{Kind: Drop, Reason: r, Orig: orig, Reply: reply}).NATPool(); got != p {
+			t.Errorf("%v: %+v, want %+v", r, got, p)
+		}
+	}
+	if got := (&Event{Kind: Drop, Reason: NATExhausted, Orig: orig}).NATPool(); got != (NATPool{}) {
+		t.Errorf("without a reply: %+v", got)
+	}
+}

@@ -124,9 +124,7 @@ func (a *account) refine(e *event.Event) {
 	case event.ConfirmUnknown:
 		e.Reason = a.verdict.insert
 	case event.NATExhausted:
-		if e.Reason = a.verdict.nat; e.Reason != event.NATExhausted {
-			e.NATPool = event.NATPool{}
-		}
+		e.Reason = a.verdict.nat
 	}
 	e.BestEffort = e.Reason != event.LookupUnknown && e.Reason != event.ConfirmUnknown
 }

@@ -75,9 +75,6 @@ func decode(e *event.Event, r *abi.ConntrackCtRec, x *abi.ConntrackCtExt, cpu in
 		e.IIf, e.OIf = r.Aux[0], r.Aux[1]
 		e.ReplyOnly = r.Flags&flagReplyOnly != 0
 	}
-	if e.Reason == event.NATExhausted || e.Reason == event.NATRace {
-		e.NATPool = natPool(e)
-	}
 	if x != nil {
 		decodeExt(e, x, r.Flags)
 	}
@@ -98,13 +95,4 @@ func comm(b *[16]uint8) string {
 		}
 	}
 	return string(b[:])
-}
-
-// natPool names the pool whose ports were taken: the translated source, that
-// is the reply's destination, towards the reply's source.
-func natPool(e *event.Event) event.NATPool {
-	if e.Reply.IsZero() {
-		return event.NATPool{}
-	}
-	return event.NATPool{Addr: e.Reply.Dst, Dst: e.Reply.Src, DstPort: e.Reply.Sport, Proto: e.Orig.Proto}
 }

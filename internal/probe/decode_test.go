@@ -93,8 +93,7 @@ func TestDecode(t *testing.T) {
 		{
 			name: "drop of an exhausted NAT pool",
 			rec:  abi.ConntrackCtRec{Kind: 3, Code: uint8(event.NATExhausted), Orig: wireTuple(orig4), Reply: wireTuple(nat)},
-			want: event.Event{Kind: event.Drop, Reason: event.NATExhausted, Orig: orig4, Reply: nat,
-				NATPool: event.NATPool{Addr: nat.Dst, Dst: nat.Src, DstPort: 53, Proto: event.ProtoUDP}},
+			want: event.Event{Kind: event.Drop, Reason: event.NATExhausted, Orig: orig4, Reply: nat},
 		},
 		{
 			name: "note of an entry for replies only",

@@ -212,7 +212,7 @@ var incidents = map[string]struct {
 	"the backend cannot look": {d: func() *Doc { d := udpFlood("10.0.0.7"); d.Held, d.HeldErr = nil, "kprobe\x1b[2J"; return d }(),
 		says: []string{"not known: kprobe?[2J", "10.0.0.7 opens 96.0 % of what comes, how many are answered is not known"}, verdict: Suspicious, commands: []string{raise}},
 	"about to be full, with room": {d: doc(3000, 5000, held(sort{2900, event.ProtoUDP, 0, 0, 26})).source("10.0.0.7", 4800, 2900).full(33), verdict: Anomalous,
-		says: []string{"33s", "limit what opens connections from 10.0.0.7"},
+		says:     []string{"33s", "limit what opens connections from 10.0.0.7"},
 		commands: []string{limit("ip saddr 10.0.0.7", 10), "conntrack -D -s 10.0.0.7 >/dev/null", udp10, raise}},
 	"empty": {d: doc(0, 0, held()), verdict: Ordinary, says: []string{"0 of 10000 entries (0.0 %)", "nobody: the table is empty", "nothing new came in 5s"}},
 	"no limit": {d: func() *Doc { d := ordinary(); d.Focus.Max, d.Focus.Level = 0, 0; return d }(), verdict: Ordinary,

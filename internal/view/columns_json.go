@@ -169,7 +169,7 @@ func jsonTask(w *EventWriter, b []byte, e *event.Event) []byte {
 }
 
 func jsonPool(_ *EventWriter, b []byte, e *event.Event) []byte {
-	p := &e.NATPool
+	p := e.NATPool()
 	if !p.Addr.IsValid() {
 		return b
 	}

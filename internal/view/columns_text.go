@@ -131,7 +131,7 @@ func textTask(w *EventWriter, b []byte, e *event.Event) []byte {
 }
 
 func textPool(_ *EventWriter, b []byte, e *event.Event) []byte {
-	p := &e.NATPool
+	p := e.NATPool()
 	if !p.Addr.IsValid() {
 		return b
 	}

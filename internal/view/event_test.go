@@ -60,7 +60,7 @@ func checkContract(t *testing.T, e *event.Event, m map[string]any, line string) 
 		"tcp_state":   destroy && e.TCPState != 0,
 		"by":          destroy && !e.By.IsZero(),
 		"task":        e.Task.PID != 0,
-		"nat_pool":    e.NATPool.Addr.IsValid(),
+		"nat_pool":    e.NATPool().Addr.IsValid(),
 		"iif":         e.IIf != 0, "oif": e.OIf != 0, "hook": e.Hook != 0,
 		"kfree_reason": e.KfreeReason != 0,
 		"location":     testNames.symbol(e.Location) != "",

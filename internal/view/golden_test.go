@@ -140,7 +140,7 @@ func testEvents() []event.Event {
 		{Time: 3 * second, Kind: event.Destroy, Cause: 99, NetNS: ownNS, Orig: dns, Lifetime: 999, HasLifetime: true},
 		{Time: 4 * second, Kind: event.Drop, Reason: event.TableFull, NetNS: ownNS, Orig: dns, Hook: 1, IIf: 2},
 		{Time: 4 * second, Kind: event.Drop, Reason: event.NATExhausted, NetNS: ownNS, Orig: tcp, Hook: 5, OIf: 9, Sample: 1,
-			NATPool: event.NATPool{Addr: addr("203.0.113.9"), Dst: addr("192.0.2.1"), DstPort: 443, Proto: event.ProtoTCP}},
+			Reply: event.Tuple{Src: addr("192.0.2.1"), Sport: 443, Dst: addr("203.0.113.9"), Dport: tcp.Sport, Proto: event.ProtoTCP}},
 		{Time: 4 * second, Kind: event.Drop, Reason: event.OtherNew, NetNS: ownNS, Orig: dns, KfreeReason: 7, Location: 0xffffffff81000010},
 		{Time: 4 * second, Kind: event.Drop, Reason: event.RulesetNew, NetNS: ownNS, Orig: dns, KfreeReason: 200, Location: 0xffffffff81999999},
 		{Time: 4 * second, Kind: event.Drop, Reason: 123, NetNS: ownNS, Orig: ping},

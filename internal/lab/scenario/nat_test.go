@@ -41,8 +41,8 @@ func TestT5NATExhausted(t *testing.T) {
 			got.AccountsFor(t, truth)
 			pool := event.NATPool{Addr: c.pool, Dst: f.Dst.First, DstPort: 53, Proto: f.Proto}
 			for _, e := range got.Of(trace.ByKind(event.Drop)) {
-				if e.NATPool != pool || e.Orig.Dst != f.Dst.First {
-					t.Errorf("dropped %v for pool %v, want %v", e.Orig, e.NATPool, pool)
+				if e.NATPool() != pool || e.Orig.Dst != f.Dst.First {
+					t.Errorf("dropped %v for pool %v, want %v", e.Orig, e.NATPool(), pool)
 				}
 			}
 			for _, e := range got.Of(trace.ByKind(event.New)) {
