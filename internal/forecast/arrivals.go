@@ -12,7 +12,8 @@ const (
 	bucketTime  = 0.5  // s; a bucket takes steps until it is this long
 	rateMemory  = 60.0 // s; the longest mean of the rate
 	surprise    = 4.0  // standard deviations that are a change
-	mixChange   = 40.0 // twice the log of the likelihood ratio; chi-square of 6
+	chosen      = 2.5  // variance of a line whose cut was chosen, over that of one given
+	mixFaith    = 20.0 // samples
 	mixYoungest = 0.5  // s; before that an answer may be on its way
 	mixOldest   = 4.0  // s
 )
@@ -135,9 +136,11 @@ func (a *arrivals) now() rate {
 	if len(a.b) == 0 {
 		return r
 	}
+	var z float64 // standard deviations of the last difference
 	differ := func(n1, d1, n2, d2 float64) bool {
 		m := (n1 + n2) / (d1 + d2)
-		return math.Abs(n1/d1-n2/d2) > surprise*math.Sqrt(r.fano*(m+1)*(1/d1+1/d2))
+		z = math.Abs(n1/d1-n2/d2) / math.Sqrt(r.fano*(m+1)*(1/d1+1/d2))
+		return z > surprise
 	}
 	n, dur := a.sum(0, 1)
 	w := 1
@@ -156,34 +159,39 @@ func (a *arrivals) now() rate {
 	dur = max(dur, 0.2) // the very first step may be shorter than any use
 	r.window, r.dur, r.perSec = w, dur, n/dur
 	r.variance = r.fano * (r.perSec + 1/dur) / dur
+	if z > surprise { // who just stands out does so by chance in part
+		r.variance *= 1 + 3*surprise*surprise/z/z
+	}
 	a.trend(&r)
 	return r
 }
 
-// trend looks for a rate that grows or falls along a line: over the longest
-// stretch that a line fits as well as noise allows, and clearly better than any
-// jump does, with a slope that is certain. The line is followed for as long as
-// it has been seen.
+// trend looks for a rate that was steady and then grows or falls along a line: the
+// cut between the two that leaves least unexplained, if that is clearly less than
+// any jump leaves, with a slope that is certain. The line is followed for as long
+// as it has been seen.
 func (a *arrivals) trend(r *rate) {
 	var sums [ringLen]line // of the youngest i+1
 	var l line
-	for i := 0; i < len(a.b) && l.t < rateMemory; i++ {
-		l.add(a.back(i))
-		sums[i] = l
-		slope, sxx := l.slope()
-		if i < 9 || sxx <= 0 {
+	n := 0
+	for ; n < len(a.b) && l.t < rateMemory; n++ {
+		l.add(a.back(n))
+		sums[n] = l
+	}
+	worst := jump(sums[:n])
+	left := worst
+	for i := 9; i < n; i++ {
+		young := sums[i]
+		noise := r.fano * (max(0, young.y/young.w) + 1) // variance of a rate over 1 s
+		slope, sxx := young.slope()
+		rest := max(0, young.around()-slope*slope*sxx) + l.minus(young).around()
+		if sxx <= 0 || math.Abs(slope) < 1.5*surprise*math.Sqrt(noise/sxx) || rest > left || rest+16*noise > worst {
 			continue
 		}
-		noise := r.fano * (max(0, l.y/l.w) + 1) // variance of a rate over 1 s
-		left := l.around() - slope*slope*sxx
-		if math.Abs(slope) < 1.5*surprise*math.Sqrt(noise/sxx) ||
-			left > noise*(float64(i-1)+surprise*math.Sqrt(2*float64(i-1))) ||
-			left+16*noise > jump(sums[:i+1]) {
-			continue
-		}
-		r.perSec = max(0, (l.y-slope*l.x)/l.w)
-		r.slope, r.slopeVar, r.lasts = slope, noise/sxx, l.t
-		r.variance = noise * (1/l.w + l.x*l.x/l.w/l.w/sxx)
+		left = rest
+		r.perSec = max(0, (young.y-slope*young.x)/young.w)
+		r.slope, r.slopeVar, r.lasts = slope, chosen*noise/sxx, young.t
+		r.variance = chosen * noise * (1/young.w + young.x*young.x/young.w/young.w/sxx)
 	}
 	if r.slope < 0 { // it may not fall below zero
 		r.lasts = min(r.lasts, r.perSec/-r.slope)
@@ -192,6 +200,9 @@ func (a *arrivals) trend(r *rate) {
 
 // jump returns what the best jump leaves of the sum of squares.
 func jump(sums []line) float64 {
+	if len(sums) == 0 {
+		return 0
+	}
 	all := sums[len(sums)-1]
 	best := all.around()
 	for _, young := range sums {
@@ -229,65 +240,25 @@ func (l line) around() float64 {
 	return max(0, l.yy-l.y*l.y/l.w)
 }
 
-// mixture returns the shares of the tracks among recent births and the number
-// of samples they rest on. Births are cut in two where the mix changed most
-// certainly, if it did, and only the younger part counts. That is not where the
-// rate changed: one may change without the other.
-func (a *arrivals) mixture() (p [numClassed]float64, n float64) {
-	var all, young [numClassed]float64
-	var m, best float64
+// mixture returns the shares of the tracks among the births of the last buckets, and
+// the number of samples among them. Where there are none, as after a jump, the older
+// ones count like mixFaith of them, and less the more there are.
+func (a *arrivals) mixture(buckets int) (p [numClassed]float64, n float64) {
+	var older [numClassed]float64
+	var m float64
 	for i := range a.b {
-		for c, k := range a.b[i].told() {
-			all[c] += k
-			m += k
+		to, sum := &p, &n
+		if i >= buckets {
+			to, sum = &older, &m
 		}
-	}
-	p, n = all, m
-	var y float64
-	for i, next := 0, 1; i < len(a.b); i++ {
 		for c, k := range a.back(i).told() {
-			young[c] += k
-			y += k
-		}
-		if i+1 < next || y == 0 || y == m {
-			continue
-		}
-		next = max(i+2, (i+1)*5/4)
-		var g float64
-		for c := range all {
-			g += surplus(young[c], y*all[c]/m) + surplus(all[c]-young[c], (m-y)*all[c]/m)
-		}
-		if 2*g > mixChange && g > best {
-			best, p, n = g, young, y
+			to[c] += k
+			*sum += k
 		}
 	}
-	return normal(p, n), n
-}
-
-// surplus is the log of the likelihood ratio of a count; unlike a number of
-// standard deviations it is right for counts of a few.
-func surplus(count, expected float64) float64 {
-	if count <= 0 {
-		return 0
-	}
-	return count * math.Log(count/expected)
-}
-
-// sampled returns the number of samples among the births of the last buckets.
-// If the rate has just changed, the mix of the older ones need not be that of
-// what has come.
-func (a *arrivals) sampled(buckets int) (n float64) {
-	for i := range buckets {
-		for _, k := range a.back(i).told() {
-			n += k
-		}
-	}
-	return n
-}
-
-func normal(p [numClassed]float64, n float64) [numClassed]float64 {
+	faith := min(mixFaith*mixFaith/(mixFaith+n), m)
 	for c := range p {
-		p[c] /= max(n, 1e-9)
+		p[c] = (p[c] + faith*older[c]/max(m, 1e-9)) / max(n+faith, 1e-9)
 	}
-	return p
+	return p, n
 }

@@ -15,6 +15,8 @@ const (
 	leakHalf    = 15.0  // s; where samples are cut in young and old
 	leakPlateau = 300.0 // s; who is older does not belong to common traffic
 	leakTime    = 1800.0
+	leakDelay   = 20 // s
+	leakBlock   = 5  // s
 )
 
 // leak notices TCP connections that are not closed any more, long before the
@@ -25,12 +27,36 @@ const (
 // born since `since` stays, the others live as before. That part is the same at
 // each age; if it is smaller among the older ones, they do close, only later.
 type leak struct {
-	open, all [Bins]float64 // samples of common traffic: assured, assured or closing
+	yardstick
+	fresh [leakDelay / leakBlock]yardstick // not in it yet, latest first
+	age   float64                          // of fresh[0], s
 
 	on     bool
 	since  event.Ktime
 	before float64 // share of old connections in common traffic
 	frac   float64
+	err    float64 // of frac
+}
+
+// yardstick is samples of common traffic by age: assured, and assured or closing.
+type yardstick struct {
+	open, all [Bins]float64
+	conns     float64 // that came meanwhile
+}
+
+func (y *yardstick) add(d *yardstick) {
+	for b := range y.all {
+		y.all[b], y.open[b] = y.all[b]+d.all[b], y.open[b]+d.open[b]
+	}
+	y.conns += d.conns
+}
+
+func (y *yardstick) scale(k float64) {
+	for b := range y.all {
+		y.all[b] *= k
+		y.open[b] *= k
+	}
+	y.conns *= k
 }
 
 // closing is an account of the connections born in one interval.
@@ -55,7 +81,7 @@ func (c closing) frac(conns float64) (frac, se float64) {
 	}
 	again := 1.0
 	if c.samples > conns {
-		again = 2 * c.samples / max(1, conns)
+		again = 3 * c.samples / max(1, conns)
 	}
 	return min(1, c.excess/c.room), math.Sqrt(again*c.variance+1) / c.room
 }
@@ -77,17 +103,23 @@ func (l *leak) look(b int, assured bool, born *bucket) {
 	if l.on {
 		return // the yardstick must not learn what it is to measure
 	}
-	l.all[b]++
+	l.fresh[0].all[b]++
 	if assured {
-		l.open[b]++
+		l.fresh[0].open[b]++
 	}
 }
 
-func (l *leak) scale(k float64) {
-	for b := range l.all {
-		l.all[b] *= k
-		l.open[b] *= k
+// wait lets samples become common traffic. They are held back for as long as a
+// leak takes to be noticed: what is not common then never gets in.
+func (l *leak) wait(dt float64) {
+	l.scale(math.Exp(-dt / leakMemory))
+	if l.age += dt; l.age < leakBlock {
+		return
 	}
+	l.age = 0
+	l.add(&l.fresh[len(l.fresh)-1])
+	copy(l.fresh[1:], l.fresh[:])
+	l.fresh[0] = yardstick{}
 }
 
 // judge decides whether there is a leak. share is the part of the arrivals that
@@ -95,7 +127,8 @@ func (l *leak) scale(k float64) {
 // the leak the yardstick is old and starts anew.
 func (l *leak) judge(a *arrivals, r rate, share float64, conn *curve, dt float64) {
 	if !l.on {
-		l.scale(math.Exp(-dt / leakMemory))
+		l.fresh[0].conns += share * r.perSec * dt
+		l.wait(dt)
 	}
 	var young, all closing
 	var since event.Ktime
@@ -113,19 +146,32 @@ func (l *leak) judge(a *arrivals, r rate, share float64, conn *curve, dt float64
 	}
 	frac, se := all.frac(conns)
 	early, earlySE := young.frac(conns)
-	sure := frac > leakLeast && frac > leakCertain*se && frac > early-2*earlySE
-	old, _, _ := conn.at(leakPlateau, conn.seek(leakPlateau, 0))
+	both := math.Sqrt(1 + conns/max(1, l.conns)) // what is measured, and the yardstick
+	se, earlySE = se*both, earlySE*both
+	certain := leakCertain
+	if l.on { // what ends takes the yardstick along
+		certain /= 2
+	}
+	sure := frac > leakLeast && frac > certain*se && frac > early-2*earlySE
+	old, err := conn.plateau()
 	switch {
 	case !l.on && sure:
 		l.on, l.since, l.before = true, since, old
+		clear(l.fresh[:])
 	case l.on && (!sure || a.b[len(a.b)-1].end.Sub(l.since).Seconds() > leakTime):
 		l.on = false
 		l.scale(.01)
 	}
-	l.frac = 0
+	l.frac, l.err = 0, se
 	if l.on {
+		l.before = min(l.before, old) // known better by now
 		stay := l.before + frac*(1-l.before)
-		l.frac = max(0, (stay-old)/(1-old+1e-9))
+		if old -= err; old > l.before { // deaths have told of a part
+			stay = (stay - old) / (1 - old + 1e-9)
+		} else {
+			stay = frac
+		}
+		l.frac = max(0, stay)
 		if l.frac < .005 {
 			l.on = false
 			l.scale(.01)
@@ -133,11 +179,19 @@ func (l *leak) judge(a *arrivals, r rate, share float64, conn *curve, dt float64
 	}
 }
 
+// plateau returns the survival of those that outlive common traffic, and its error.
+func (c *curve) plateau() (s, err float64) {
+	k := c.seek(leakPlateau, 0)
+	s, e := c.left(leakPlateau, k)
+	return s, s * e
+}
+
 // mix makes the survival of connections born since the leak began.
 func (l *leak) mix(to, conn *curve) {
 	to.n = 1
 	to.s[0] = 1
 	for k := 1; k < conn.n; k++ {
-		to.add(conn.u[k], l.frac+(1-l.frac)*conn.s[k])
+		s := l.frac + (1-l.frac)*conn.s[k]
+		to.add(conn.u[k], s, ((1-l.frac)*conn.s[k]*conn.e[k]+l.err*(1-conn.s[k]))/s)
 	}
 }

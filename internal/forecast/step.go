@@ -12,6 +12,7 @@ const (
 	enough     = 50.0 // recent samples that make classes known
 	sampleTime = 10.0 // s; what recent means there
 	lagPrior   = 5.0  // s
+	tiny       = .02  // entries that are not worth a look ahead
 	priorSize  = 20.0 // entries that outweigh a timeout from the sysctls, or lagPrior
 	bandWidth  = 1.5  // standard deviations either side
 )
@@ -32,18 +33,18 @@ func (f *Forecaster) Step(s Step) Forecast {
 		f.fade(dt)
 		f.look(s.Sample)
 	}
-	mix, samples := f.arrivals.mixture()
+	r := f.arrivals.now()
+	mix, samples := f.arrivals.mixture(r.window)
 	f.place(&s, &mix, samples)
 	if dt > 0 && float64(s.Entries) < aggressive*float64(s.Max) {
 		f.learn(&s, dt)
 	}
 	f.last, f.entries, f.max = s.At, s.Entries, s.Max
 	f.fit()
-	r := f.arrivals.now()
 	if dt > 0 {
 		f.leak.judge(&f.arrivals, r, mix[tcpConn], &f.curves[tcpConn], dt)
 	}
-	f.expect(r, &mix, min(samples, f.arrivals.sampled(r.window)))
+	f.expect(r, &mix, samples)
 	return f.tell(&s, r, samples)
 }
 
@@ -59,8 +60,9 @@ func youngDeaths(dead []Death) (n float64) {
 // fade weighs all that was seen down by dt seconds. The living of an age bin
 // are others after a fraction of that age, so samples of it are soon old.
 func (f *Forecaster) fade(dt float64) {
+	keep := weights(dt)
 	for t := range f.tables {
-		f.tables[t].fade(dt)
+		f.tables[t].fade(&keep)
 		f.timeout[t].fade(math.Exp(-dt / memory))
 	}
 	f.lag.fade(math.Exp(-dt / memory))
@@ -95,7 +97,7 @@ func (f *Forecaster) look(sample []Sample) {
 			}
 			continue
 		}
-		b, age := Bin(e.Age), e.Age.Seconds()
+		b, age := Bin(e.Age), float64(e.Age)/1e9
 		f.seen[t][b]++
 		born := f.arrivals.born(age)
 		if born != nil && age >= mixYoungest && age < mixOldest {
@@ -287,7 +289,7 @@ func (f *Forecaster) classed() bool { return f.recent >= enough }
 // expect puts together what the occupancy is made of.
 func (f *Forecaster) expect(r rate, mix *[numClassed]float64, samples float64) {
 	o := &f.out
-	o.live, o.in, o.rate, o.samples = o.live[:0], o.in[:0], r, samples
+	o.live, o.in, o.rate, o.samples, o.ahead = o.live[:0], o.in[:0], r, samples, 0
 	from, to := anyTrack, numTracks
 	if f.classed() {
 		from, to = 0, numClassed
@@ -299,26 +301,21 @@ func (f *Forecaster) expect(r rate, mix *[numClassed]float64, samples float64) {
 	}
 	for t := from; t < to; t++ {
 		for b, n := range f.n[t] {
-			if n == 0 {
+			if n < tiny {
 				continue
 			}
 			if b == Bins {
 				_, life := f.prior(t)
-				o.live = append(o.live, group{n: n, hazard: f.tables[t].unknownHazard(life)})
+				o.live = append(o.live, group{n: n, hazard: f.tables[t].unknownHazard(life), err: unsure(f.tables[t].dead[Bins]), t: t})
 				continue
 			}
 			c := &f.curves[t]
 			if t == tcpConn && edges[b] < leakAge {
 				c = &f.leaky
 			}
-			if n < .01*float64(f.max) {
-				o.alive(n, (edges[b]+edges[b+1])/2, c)
-			} else {
-				o.alive(n/2, (3*edges[b]+edges[b+1])/4, c)
-				o.alive(n/2, (edges[b]+3*edges[b+1])/4, c)
-			}
+			o.alive(n, (edges[b]+edges[b+1])/2, c, t)
 		}
-		in := inflow{share: 1, c: &f.curves[t]}
+		in := inflow{share: 1, c: &f.curves[t], t: t}
 		if t < numClassed {
 			if in.share = mix[t]; in.share == 0 {
 				continue
@@ -334,7 +331,7 @@ func (f *Forecaster) expect(r rate, mix *[numClassed]float64, samples float64) {
 // tell sums up.
 func (f *Forecaster) tell(s *Step, r rate, samples float64) Forecast {
 	out := Forecast{Rate: r.perSec, Growth: r.slope, Leak: f.leak.frac, TimeToFull: Never, Low: Never, High: Never}
-	out.Saturation, _ = f.out.at(horizon)
+	out.Saturation, _, _ = f.out.at(horizon)
 	out.Confident = f.classed() && samples >= 30
 	if s.Max == 0 {
 		return out
@@ -352,7 +349,7 @@ func (f *Forecaster) tell(s *Step, r rate, samples float64) Forecast {
 // At returns the expected number of entries h from the last step, and its
 // standard deviation. It does not know of Max: what is above does not fit.
 func (f *Forecaster) At(h time.Duration) (mean, sd float64) {
-	mean, v := f.out.at(max(0, h.Seconds()))
+	mean, v, _ := f.out.at(max(0, h.Seconds()))
 	return mean, math.Sqrt(v)
 }
 
