@@ -3,6 +3,8 @@ package forecast
 import (
 	"math"
 	"math/rand/v2"
+	"slices"
+	"sync"
 	"time"
 
 	"github.com/ctsight/ctsight/internal/event"
@@ -32,10 +34,12 @@ type flow struct {
 	active, ends float32 // last packet or first FIN; destroy
 	kind         kind
 	place        int32 // in sim.live
+	next         int32 // that dies in the same step
 }
 
 // sim is a table of entries, each with a life of its own, cut into steps.
 type sim struct {
+	seed   uint64
 	rng    *rand.Rand
 	max    uint64
 	dt     float64
@@ -47,11 +51,13 @@ type sim struct {
 	t      float64
 	start  float64 // of the observer
 	flows  []flow
+	free   []int32 // flows that have ended
 	live   []int32
-	dying  [][]int32 // by number of the step
-	births []int     // alive, by birth in units of grain
+	dying  []int32 // by number of the step, the last that dies then; 0 none, else one more
+	births []int   // alive, by birth in units of grain
 	dead   [NumClasses][Bins]uint64
 	count  []Death
+	drawn  []Sample
 	full   float64 // when the table was full; 0 not yet
 	blind  bool    // nobody looks any more: run on for the truth
 }
@@ -59,7 +65,7 @@ type sim struct {
 const grain = .125
 
 func newSim(seed uint64, max uint64, rate func(kind, float64) float64) *sim {
-	return &sim{rng: rand.New(rand.NewPCG(seed, 1)), max: max, dt: 1, gc: 4, burst: 1, sample: 2000, rate: rate, flows: make([]flow, 0, 1<<15)}
+	return &sim{seed: seed, rng: rand.New(rand.NewPCG(seed, 1)), max: max, dt: 1, gc: 4, burst: 1, sample: 2000, rate: rate, flows: make([]flow, 0, 1<<15)}
 }
 
 func (s *sim) draw(k kind) (active, ends float64) {
@@ -90,6 +96,57 @@ func (s *sim) draw(k kind) (active, ends float64) {
 		return active, active + 120 + late
 	}
 	return .02, 30 + late // dns, udpLost, ping
+}
+
+// cloneTo makes of `to`, whose memory is used again, the same table with a future
+// of its own.
+func (s *sim) cloneTo(to *sim, rate func(kind, float64) float64) {
+	old := *to
+	*to = *s
+	to.rng, to.rate, to.count, to.drawn = rand.New(rand.NewPCG(s.seed, 2)), rate, nil, old.drawn
+	to.flows, to.live = append(old.flows[:0], s.flows...), append(old.live[:0], s.live...)
+	to.births, to.free = append(old.births[:0], s.births...), append(old.free[:0], s.free...)
+	to.dying = append(old.dying[:0], s.dying...)
+}
+
+// clone is a Forecaster with the same memory.
+func (f *Forecaster) clone() *Forecaster {
+	c := *f
+	c.arrivals.b, c.arrivals.diffs = slices.Clone(f.arrivals.b), nil
+	c.out = outlook{}
+	return &c
+}
+
+// watched is a table with common traffic, scaled, and who has watched it until the
+// onset.
+type watched struct {
+	s     *sim
+	f     *Forecaster
+	alarm []Forecast // that were not never
+}
+
+func watch(seed uint64, scale float64) (w watched) {
+	w.s, w.f = newSim(seed, uint64(most*scale), on(scale, onset, synSent, flat(0))), New(Config{})
+	for w.s.warm(); w.s.t < onset; {
+		if out := w.f.Step(w.s.step()); out.TimeToFull != Never || out.Leak > 0 {
+			w.alarm = append(w.alarm, out)
+		}
+	}
+	return w
+}
+
+// common is watch at full scale, once for each seed.
+var common = func() (all []func() watched) {
+	for seed := range runs(false) {
+		all = append(all, sync.OnceValue(func() watched { return watch(seed, 1) }))
+	}
+	return all
+}()
+
+// then goes on with another future, in a table whose memory is used again.
+func (w watched) then(s *sim, rate func(kind, float64) float64) *Forecaster {
+	w.s.cloneTo(s, rate)
+	return w.f.clone()
 }
 
 // warm fills the table with what is there at time 0.
@@ -137,7 +194,12 @@ func (s *sim) birth(k kind, at float64) {
 		return
 	}
 	id := int32(len(s.flows))
-	s.flows = append(s.flows, flow{born: at, active: float32(active), ends: float32(ends), kind: k, place: int32(len(s.live))})
+	if n := len(s.free); n > 0 {
+		id, s.free = s.free[n-1], s.free[:n-1]
+	} else {
+		s.flows = append(s.flows, flow{})
+	}
+	s.flows[id] = flow{born: at, active: float32(active), ends: float32(ends), kind: k, place: int32(len(s.live))}
 	s.live = append(s.live, id)
 	if at >= s.start {
 		c := int((at - s.start) / grain)
@@ -149,9 +211,9 @@ func (s *sim) birth(k kind, at float64) {
 	if ends < 1e8 {
 		n := int(math.Ceil((at + ends) / s.dt))
 		for len(s.dying) <= n {
-			s.dying = append(s.dying, nil)
+			s.dying = append(s.dying, 0)
 		}
-		s.dying[n] = append(s.dying[n], id)
+		s.flows[id].next, s.dying[n] = s.dying[n], id+1
 	}
 }
 
@@ -211,12 +273,14 @@ func (s *sim) step() Step {
 	}
 	s.dead = [NumClasses][Bins]uint64{}
 	var old [NumClasses]uint64
-	var dying []int32
+	var dying int32
 	if n < len(s.dying) {
-		dying, s.dying[n] = s.dying[n], nil
+		dying = s.dying[n]
 	}
-	for _, id := range dying {
+	for dying > 0 {
+		id := dying - 1
 		f := &s.flows[id]
+		dying = f.next
 		c, _ := f.class(float64(f.ends))
 		if f.born >= s.start {
 			s.dead[c][Bin(time.Duration(f.ends*1e9))]++
@@ -228,6 +292,7 @@ func (s *sim) step() Step {
 		s.live[f.place] = last
 		s.flows[last].place = f.place
 		s.live = s.live[:len(s.live)-1]
+		s.free = append(s.free, id)
 	}
 	if m := float64(s.max); s.full == 0 && float64(len(s.live)) >= m {
 		s.full = s.t + s.dt*(m-float64(from))/float64(len(s.live)-from)
@@ -259,11 +324,13 @@ func (s *sim) observe(out *Step, old *[NumClasses]uint64) {
 			out.Live[Bin(time.Duration(max(0, age)*1e9))] += uint64(n)
 		}
 	}
+	s.drawn = s.drawn[:0]
 	for range min(s.sample, len(s.live)) {
 		f := &s.flows[s.live[s.rng.IntN(len(s.live))]]
 		c, left := f.class(s.t - f.born)
-		out.Sample = append(out.Sample, Sample{c, s.age(f, s.t), time.Duration(left * 1e9)})
+		s.drawn = append(s.drawn, Sample{c, s.age(f, s.t), time.Duration(left * 1e9)})
 	}
+	out.Sample = s.drawn
 }
 
 // base is common traffic of 800 entries a second, 121,000 at a time.
