@@ -9,6 +9,9 @@ import (
 
 const (
 	ringLen     = 128  // buckets
+	fewest      = 10   // intervals that make a line
+	quarter     = 0.25 // s; a slot of Step.Recent
+	rampTime    = 30.0 // s; how long a growth counts as going on at least
 	bucketTime  = 0.5  // s; a bucket takes steps until it is this long
 	rateMemory  = 60.0 // s; the longest mean of the rate
 	surprise    = 4.0  // standard deviations that are a change
@@ -44,6 +47,7 @@ func (b *bucket) told() (m [numClassed]float64) {
 // arrivals keeps the last minute or two of births, latest last.
 type arrivals struct {
 	b      []bucket
+	fine   []uint32           // the newest quarters of a second, newest first
 	diffs  []float64          // scratch
 	recent [4 * ringLen]int16 // bucket by age in units of bucketTime/2, for samples
 }
@@ -83,6 +87,20 @@ func (a *arrivals) born(age float64) *bucket {
 // back returns the i-th bucket from the latest.
 func (a *arrivals) back(i int) *bucket { return &a.b[len(a.b)-1-i] }
 
+// births are those of the i-th interval from the latest, and how long it was (s).
+type births func(i int) (n, dur float64)
+
+func (a *arrivals) coarse(i int) (n, dur float64)   { return a.back(i).n, a.back(i).dur }
+func (a *arrivals) quarters(i int) (n, dur float64) { return float64(a.fine[i]), quarter }
+
+// buckets returns how many of the latest make up a time.
+func (a *arrivals) buckets(t float64) (n int) {
+	for dur := 0.0; n < len(a.b) && dur < t; n++ {
+		dur += a.back(n).dur
+	}
+	return n
+}
+
 // sum returns the births of the buckets from..to-1, counted from the latest,
 // and the time they took.
 func (a *arrivals) sum(from, to int) (n, dur float64) {
@@ -96,13 +114,14 @@ func (a *arrivals) sum(from, to int) (n, dur float64) {
 // differences of neighbours, which a trend does not disturb. The largest
 // one and an eighth of the others are left out, so that a step does not hide itself; 1.76 makes up for
 // that with a normal distribution.
-func (a *arrivals) fano() float64 {
+func (a *arrivals) fano(intervals int, births births) float64 {
 	a.diffs = a.diffs[:0]
-	for i := 1; i < len(a.b); i++ {
-		x, y := &a.b[i-1], &a.b[i]
-		if m := (x.n + y.n) / (x.dur + y.dur); m > 0 {
-			d := y.n/y.dur - x.n/x.dur
-			a.diffs = append(a.diffs, d*d/(m*(1/x.dur+1/y.dur)))
+	for i := 1; i < intervals; i++ {
+		xn, xd := births(i - 1)
+		yn, yd := births(i)
+		if m := (xn + yn) / (xd + yd); m > 0 {
+			d := yn/yd - xn/xd
+			a.diffs = append(a.diffs, d*d/(m*(1/xd+1/yd)))
 		}
 	}
 	slices.Sort(a.diffs)
@@ -112,6 +131,16 @@ func (a *arrivals) fano() float64 {
 		sum += d
 	}
 	return max(1, 1.76*sum/float64(max(4, len(keep))))
+}
+
+// median returns the rate of the bucket in the middle.
+func (a *arrivals) median() float64 {
+	a.diffs = a.diffs[:0]
+	for i := range a.b {
+		a.diffs = append(a.diffs, a.b[i].n/a.b[i].dur)
+	}
+	slices.Sort(a.diffs)
+	return max(0, a.diffs[len(a.diffs)/2])
 }
 
 // rate is the flow of births, as it is now and may go on.
@@ -132,7 +161,7 @@ type rate struct {
 // the jump is recent, and the longer nothing happens the smoother the mean:
 // one rule in place of a choice between a short and a long mean.
 func (a *arrivals) now() rate {
-	r := rate{fano: a.fano()}
+	r := rate{fano: a.fano(len(a.b), a.coarse)}
 	if len(a.b) == 0 {
 		return r
 	}
@@ -162,36 +191,51 @@ func (a *arrivals) now() rate {
 	if z > surprise { // who just stands out does so by chance in part
 		r.variance *= 1 + 3*surprise*surprise/z/z
 	}
-	a.trend(&r)
+	if a.trend(&r, len(a.b), a.coarse, noise{fano: r.fano, certain: 1.5 * surprise}); r.slope == 0 {
+		// What comes in bursts of some seconds does not show it in quarters of one:
+		// what is there all the time may have shown it before, for the rest twice as
+		// much certainty has to do.
+		a.trend(&r, len(a.fine), a.quarters, noise{a.fano(len(a.fine), a.quarters), (r.fano - 1) * a.median(), 2.2 * surprise})
+	}
 	return r
+}
+
+// noise is what a line has to stand out of.
+type noise struct {
+	fano    float64 // variance of births over their mean
+	beside  float64 // variance of those of a second apart from that
+	certain float64 // standard deviations of a slope
 }
 
 // trend looks for a rate that was steady and then grows or falls along a line: the
 // cut between the two that leaves least unexplained, if that is clearly less than
 // any jump leaves, with a slope that is certain. The line is followed for as long
-// as it has been seen.
-func (a *arrivals) trend(r *rate) {
+// as it has been seen, and for rampTime at least.
+func (a *arrivals) trend(r *rate, intervals int, births births, x noise) {
 	var sums [ringLen]line // of the youngest i+1
 	var l line
 	n := 0
-	for ; n < len(a.b) && l.t < rateMemory; n++ {
-		l.add(a.back(n))
+	for ; n < intervals && l.t < rateMemory; n++ {
+		l.add(births(n))
 		sums[n] = l
 	}
 	worst := jump(sums[:n])
-	left := worst
-	for i := 9; i < n; i++ {
+	left, seen := worst, 0.0
+	for i := fewest - 1; i < n; i++ {
 		young := sums[i]
-		noise := r.fano * (max(0, young.y/young.w) + 1) // variance of a rate over 1 s
+		noise := x.fano*(max(0, young.y/young.w)+1) + x.beside // variance of a rate over 1 s
 		slope, sxx := young.slope()
 		rest := max(0, young.around()-slope*slope*sxx) + l.minus(young).around()
-		if sxx <= 0 || math.Abs(slope) < 1.5*surprise*math.Sqrt(noise/sxx) || rest > left || rest+16*noise > worst {
+		if sxx <= 0 || math.Abs(slope) < x.certain*math.Sqrt(noise/sxx) || rest > left || rest+.44*x.certain*x.certain*noise > worst {
 			continue
 		}
-		left = rest
+		left, seen = rest, young.t
 		r.perSec = max(0, (young.y-slope*young.x)/young.w)
-		r.slope, r.slopeVar, r.lasts = slope, chosen*noise/sxx, young.t
+		r.slope, r.slopeVar, r.lasts = slope, chosen*noise/sxx, max(young.t, rampTime)
 		r.variance = chosen * noise * (1/young.w + young.x*young.x/young.w/young.w/sxx)
+	}
+	if seen > 0 {
+		r.window = a.buckets(seen)
 	}
 	if r.slope < 0 { // it may not fall below zero
 		r.lasts = min(r.lasts, r.perSec/-r.slope)
@@ -215,9 +259,9 @@ func jump(sums []line) float64 {
 // bucket weighed by its duration.
 type line struct{ w, x, xx, y, xy, yy, t float64 }
 
-func (l *line) add(k *bucket) {
-	w, x, y := k.dur, -(l.t + k.dur/2), k.n/k.dur
-	l.t += k.dur
+func (l *line) add(n, dur float64) {
+	w, x, y := dur, -(l.t + dur/2), n/dur
+	l.t += dur
 	l.w, l.x, l.xx = l.w+w, l.x+w*x, l.xx+w*x*x
 	l.y, l.xy, l.yy = l.y+w*y, l.xy+w*x*y, l.yy+w*y*y
 }

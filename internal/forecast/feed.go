@@ -13,6 +13,42 @@ type Feed struct {
 	dead [NumClasses][Bins + 1]uint32 // the last: of unknown age
 	fine window                       // births by quarter seconds, of the last hour
 	old  window                       // births by minutes, before that
+	quarters
+}
+
+// quarters are the births of the last seconds that outlived their first second.
+type quarters struct {
+	n           [recentSlots]uint32
+	first, last int64 // slots of the oldest ever and the newest; 0: none yet
+}
+
+const recentSlots = 64 // 16 s
+
+// at returns the count of a slot, nil for one from long ago.
+func (q *quarters) at(slot int64) *uint32 {
+	if q.last == 0 {
+		q.first, q.last = slot, slot
+	}
+	for ; q.last < slot; q.last++ {
+		if q.last < slot-recentSlots {
+			q.last = slot - recentSlots
+		}
+		q.n[(q.last+1)%recentSlots] = 0
+	}
+	if slot <= q.last-recentSlots || slot < q.first {
+		return nil
+	}
+	return &q.n[slot%recentSlots]
+}
+
+// before returns the whole slots before a time, newest first.
+func (q *quarters) before(t event.Ktime) []uint32 {
+	q.at(int64(t / fineSlot))
+	out := make([]uint32, min(recentSlots-1, max(0, q.last-1-q.first)))
+	for i := range out {
+		out[i] = q.n[(q.last-1-int64(i)+recentSlots)%recentSlots]
+	}
+	return out
 }
 
 // window counts entries that are alive by when they were born.
@@ -51,16 +87,22 @@ func (w *window) has(i int64) *uint32 {
 	return &w.n[i-w.first]
 }
 
-// trim forgets slots at the beginning in which nobody lives.
+// trim forgets slots at the beginning in which nobody lives. The last one may get
+// births again.
 func (w *window) trim() {
 	for len(w.n) > 0 && w.n[0] == 0 {
-		w.n, w.first = w.n[1:], w.first+1
+		if w.n = w.n[1:]; len(w.n) > 0 {
+			w.first++
+		}
 	}
 }
 
 // New counts an entry that was inserted at t.
 func (f *Feed) New(t event.Ktime) {
 	f.born++
+	if p := f.quarters.at(int64(t / fineSlot)); p != nil {
+		*p++
+	}
 	if p := f.fine.at(int64(t / fineSlot)); p != nil {
 		*p++
 	} else if p := f.old.at(int64(t / oldSlot)); p != nil {
@@ -76,6 +118,9 @@ func (f *Feed) Destroy(e *event.Event) {
 	if e.HasLifetime {
 		bin = Bin(e.Lifetime)
 		t := e.Time - event.Ktime(e.Lifetime)
+		if p := f.quarters.at(int64(t / fineSlot)); p != nil && *p > 0 && e.Lifetime < time.Second {
+			*p--
+		}
 		p := f.fine.has(int64(t / fineSlot))
 		if p == nil {
 			p = f.old.has(int64(t / oldSlot))
@@ -91,7 +136,7 @@ func (f *Feed) Destroy(e *event.Event) {
 
 // Step returns what has happened since the last one.
 func (f *Feed) Step(at event.Ktime, entries, limit uint64, sample []Sample) Step {
-	s := Step{At: at, Entries: entries, Max: limit, New: f.born, Sample: sample}
+	s := Step{At: at, Entries: entries, Max: limit, New: f.born, Sample: sample, Recent: f.quarters.before(at)}
 	for c := range f.dead {
 		for b, n := range f.dead[c] {
 			if n == 0 {

@@ -47,6 +47,9 @@ type Step struct {
 	Dead    []Death      // entries that left, without those evicted by early drop
 	Sample  []Sample     // live entries looked at; empty if the backend cannot
 	Live    [Bins]uint64 // live entries by age; Entries has more: of unknown age
+	// Recent is New by quarters of a second, newest first, without those that
+	// died within a second; of the last whole one before At on. It may be nil.
+	Recent []uint32
 }
 
 // Death is entries that left the table. The age may be the middle of a bin.

@@ -55,6 +55,7 @@ type sim struct {
 	live   []int32
 	dying  []int32 // by number of the step, the last that dies then; 0 none, else one more
 	births []int   // alive, by birth in units of grain
+	recent quarters
 	dead   [NumClasses][Bins]uint64
 	count  []Death
 	drawn  []Sample
@@ -207,6 +208,9 @@ func (s *sim) birth(k kind, at float64) {
 			s.births = append(s.births, 0)
 		}
 		s.births[c]++
+		if p := s.recent.at(int64(at * 1e9 / float64(fineSlot))); p != nil && ends >= 1 {
+			*p++
+		}
 	}
 	if ends < 1e8 {
 		n := int(math.Ceil((at + ends) / s.dt))
@@ -318,6 +322,7 @@ func (s *sim) observe(out *Step, old *[NumClasses]uint64) {
 		}
 	}
 	out.Dead = s.count
+	out.Recent = s.recent.before(out.At)
 	for i, n := range s.births {
 		if n > 0 {
 			age := s.t - s.start - (float64(i)+.5)*grain

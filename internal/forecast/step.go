@@ -33,6 +33,7 @@ func (f *Forecaster) Step(s Step) Forecast {
 		f.fade(dt)
 		f.look(s.Sample)
 	}
+	f.arrivals.fine = s.Recent
 	r := f.arrivals.now()
 	mix, samples := f.arrivals.mixture(r.window)
 	f.place(&s, &mix, samples)
