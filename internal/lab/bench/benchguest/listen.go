@@ -51,6 +51,7 @@ func beCtsight(ctx context.Context) error {
 	}
 	var t measure.Tally
 	var delays []time.Duration
+	var first event.Ktime
 	w := p.NewWatch(clock, agg.CensusConfig{})
 	err = w.Run(ctx, func(e *event.Event) error {
 		switch e.Kind {
@@ -58,6 +59,12 @@ func beCtsight(ctx context.Context) error {
 			t.New++
 		case event.Destroy:
 			t.Destroyed++
+		}
+		if first == 0 {
+			first = e.Time
+		}
+		if e.Time.Sub(first) < measure.Waking {
+			return nil
 		}
 		now, err := probe.Now()
 		delays = append(delays, now.Sub(e.Time))

@@ -100,6 +100,7 @@ func startProgram(r *road, name string, large bool) (*process, error) {
 		return nil, err
 	}
 	p.cmd = exec.Command(args[0], args[1:]...)
+	p.cmd.Env = append(os.Environ(), "GODEBUG=") // what keeps us quiet would make them late
 	p.cmd.Stdout, p.cmd.Stderr = p.out, p.out
 	if err := r.ns.Do(p.cmd.Start); err != nil {
 		return nil, fmt.Errorf("start %s: %w", name, err)

@@ -82,6 +82,7 @@ var views = map[string][]agg.Dim{
 type ages struct {
 	began time.Time // and the kernel's clock then; asking it costs a system call
 	at    event.Ktime
+	first event.Ktime // of an event
 	steps [100_000]int
 	n     int
 	worst time.Duration
@@ -90,6 +91,12 @@ type ages struct {
 const ageStep = 10 * time.Microsecond
 
 func (a *ages) note(e *event.Event) error {
+	if a.first == 0 {
+		a.first = e.Time
+	}
+	if e.Time.Sub(a.first) < measure.Waking {
+		return nil
+	}
 	d := max(0, (a.at + event.Ktime(time.Since(a.began))).Sub(e.Time))
 	a.steps[min(int(d/ageStep), len(a.steps)-1)]++
 	a.n++

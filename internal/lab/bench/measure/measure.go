@@ -1,6 +1,8 @@
 // Package measure is what benchguest and its host tell each other.
 package measure
 
+import "time"
+
 // Sizes of a round. The tuples are the same in every round.
 const (
 	Batches = 16
@@ -8,6 +10,10 @@ const (
 	Buckets = 16384 // of the conntrack table
 	Flood   = 20000 // packets of the flood that readers have to bear
 )
+
+// Waking is how long after the first event delays do not count: a reader that has
+// found nothing for long sleeps up to 100 ms at a time.
+const Waking = 200 * time.Millisecond
 
 // Result is one run in one guest.
 type Result struct {
