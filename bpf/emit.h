@@ -94,7 +94,7 @@ static __always_inline __u64 ring_unread(const struct ct_cpu *c)
 /*
  * Takes n slots of this CPU's ring, from *pos on. False when the ring is full,
  * which is counted. Wakes the reader each time a quarter of the ring has been
- * written while at least a quarter is unread.
+ * written while at least a quarter is unread, and once when it is asleep.
  */
 static __always_inline bool ring_reserve(struct ct_cpu *c, __u32 cpu, __u32 n, __u64 unread, __u64 *pos)
 {
@@ -105,8 +105,10 @@ static __always_inline bool ring_reserve(struct ct_cpu *c, __u32 cpu, __u32 n, _
 		return false;
 	}
 	*pos = fetch_add(&c->head, n);
-	if (unread >= quarter && ((*pos ^ (*pos + n)) & ~(__u64)(quarter - 1)))
+	if ((unread >= quarter && ((*pos ^ (*pos + n)) & ~(__u64)(quarter - 1))) || *(volatile __u64 *)&c->asleep) {
+		c->asleep = 0;
 		bpf_ringbuf_output(&wake, &cpu, sizeof(cpu), BPF_RB_FORCE_WAKEUP);
+	}
 	return true;
 }
 

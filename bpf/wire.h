@@ -174,7 +174,8 @@ struct ct_cpu {
 	__u64 zero; /* always 0: added where the verifier should forget what it knows, and follow one path for all */
 	__u64 summed; /* records that went into a sum */
 	__u64 tail; /* next slot to read; user space only, own cache line */
-	__u64 pad[7];
+	__u64 asleep; /* the reader waits for the next record, whenever it comes */
+	__u64 pad[6];
 };
 
 /*

@@ -61,7 +61,8 @@ type ConntrackCtCpu struct {
 	Zero      uint64
 	Summed    uint64
 	Tail      uint64
-	Pad       [7]uint64
+	Asleep    uint64
+	Pad       [6]uint64
 }
 
 type ConntrackCtExt struct {

@@ -79,7 +79,8 @@ type LegacyCtCpu struct {
 	Zero      uint64
 	Summed    uint64
 	Tail      uint64
-	Pad       [7]uint64
+	Asleep    uint64
+	Pad       [6]uint64
 }
 
 type LegacyCtFilter struct {

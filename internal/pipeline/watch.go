@@ -31,6 +31,7 @@ type Watch struct {
 
 	mu     sync.Mutex // guards the census and the feeds; held for one event or one picture
 	census *agg.Census
+	came   uint64        // events and sums
 	batch  []event.Event // not in the census yet
 	feeds  map[event.NetNS]*forecast.Feed
 	recent struct { // the feed of the last event
@@ -87,7 +88,7 @@ type table struct {
 type peeker interface{ Peek([]probe.Peek) error }
 
 const (
-	lookEvery  = time.Second     // fill and first contacts
+	lookEvery  = time.Second     // fill, where something happens, and first contacts
 	listEvery  = 5 * time.Second // namespaces
 	listShare  = 1000            // of the time, where there are many processes to look through
 	listLeast  = time.Minute     // but this often
@@ -144,6 +145,7 @@ func (w *Watch) add(e *event.Event, atOnce bool) bool {
 	if w.end != 0 && e.Time > w.end {
 		return false
 	}
+	w.came++
 	if atOnce {
 		w.flush()
 		w.census.Add(e)
@@ -167,6 +169,7 @@ func (w *Watch) addSum(x *event.Sum) {
 	if w.end != 0 && x.From > w.end {
 		return
 	}
+	w.came++
 	w.census.AddSum(x)
 	w.feedOf(x.NetNS).Sum(x)
 }
@@ -201,15 +204,23 @@ func (w *Watch) look(ctx context.Context) {
 	defer tick.Stop()
 	var listed time.Time
 	every := time.Duration(listEvery)
+	var read struct { // the last reading of the fills
+		at   time.Time
+		came uint64
+	}
 	for {
-		if t := time.Now(); t.Sub(listed) >= every || w.strangers() {
+		t := time.Now()
+		if t.Sub(listed) >= every || w.strangers() {
 			listed = t
 			w.list()
 			every = max(listEvery, min(listShare*time.Since(t), listLeast))
 		}
 		w.resync()
 		w.seed(ctx)
-		w.fills()
+		if came := w.cameSoFar(); came != read.came || t.Sub(read.at) >= listEvery {
+			w.fills()
+			read.at, read.came = t, came
+		}
 		w.judge()
 		w.forecast()
 		select {
@@ -218,6 +229,13 @@ func (w *Watch) look(ctx context.Context) {
 		case <-tick.C:
 		}
 	}
+}
+
+// cameSoFar is a number that is another when something has happened.
+func (w *Watch) cameSoFar() uint64 {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.came
 }
 
 // strangers says whether there were events of a namespace that is not listed.

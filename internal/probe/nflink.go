@@ -253,7 +253,7 @@ func (n *NFProbe) Run(ctx context.Context, fn func(*event.Event) error) error {
 				return err
 			}
 		}
-		n.p.wake.wait(idle.next(taken > 0 || n.hold.waiting()))
+		n.p.rest(&idle, taken > 0 || n.hold.waiting())
 	}
 	if _, err := d.pass(now()); err != nil {
 		return err

@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -258,4 +259,35 @@ func benchNetfilter(b *testing.B, fresh bool) {
 		b.ReportMetric(m1/m0, "ratio")
 	}
 	b.ReportMetric(0, "ns/op")
+}
+
+// A reader that sleeps is woken by the next record: here it would sleep for an hour.
+func TestNetfilterWakesReader(t *testing.T) {
+	was := asleepFor
+	asleepFor = 3_600_000
+	t.Cleanup(func() { asleepFor = was }) // when the reader has ended
+	r := nfLab(t, netlab.Options{})
+	tr := startNF(t, Options{}, r.R)
+	for i := range 2 {
+		state := tr.p.rings[0].state
+		if !patient(func() bool { return atomic.LoadUint64(&state.Asleep) == 1 }) {
+			t.Fatal("the reader does not go to sleep")
+		}
+		_, err := r.SendFlows(t.Context(), netlab.Flows{Proto: event.ProtoUDP, Src: netlab.OneAddr(netlab.ClientV4), Dst: netlab.OneAddr(netlab.Sink(i)),
+			SPorts: netlab.Ports{First: 1024, N: 1}, DPorts: netlab.OnePort(53)}, netlab.SendOptions{})
+		must(t, err)
+		if !patient(func() bool { return tr.count(func(e *event.Event) bool { return e.Kind == event.New }) == i+1 }) {
+			t.Fatalf("event %d was not told", i)
+		}
+	}
+}
+
+// patient waits until a condition holds, for a minute.
+func patient(ok func() bool) bool {
+	for end := time.Now().Add(time.Minute); !ok(); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(end) {
+			return false
+		}
+	}
+	return true
 }

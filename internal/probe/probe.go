@@ -353,7 +353,7 @@ func (p *Probe) Run(ctx context.Context, fn func(*event.Event) error) error {
 			}
 		default:
 		}
-		p.wake.wait(idle.next(n > 0))
+		p.rest(&idle, n > 0)
 	}
 	if _, err := d.pass(now()); err != nil {
 		return err

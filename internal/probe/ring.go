@@ -138,29 +138,64 @@ func newWaker(m *ebpf.Map) (*waker, error) {
 	return w, nil
 }
 
-// wait sleeps for at most ms milliseconds.
-func (w *waker) wait(ms int) {
+// wait sleeps for at most ms milliseconds and says whether something ended it.
+func (w *waker) wait(ms int) bool {
 	var ev [2]unix.EpollEvent
 	n, err := unix.EpollWait(w.epoll, ev[:], ms)
 	if err != nil || n <= 0 {
-		return // a signal or the time: the caller looks at the rings anyway
+		return false // a signal or the time: the caller looks at the rings anyway
 	}
 	prod := atomic.LoadUint64((*uint64)(unsafe.Pointer(&w.prod[0])))
 	atomic.StoreUint64((*uint64)(unsafe.Pointer(&w.cons[0])), prod)
+	return true
 }
 
 // A pause counts the looks at the rings in a row that found nothing.
 type pause int
 
 // next returns for how many milliseconds to sleep after a look. It grows with the
-// square: in a pause of ordinary traffic of 20 ms it stays 1, after 7 s it is 100.
+// square: in a pause of ordinary traffic of 20 ms it stays 1, after 3 s it is 50.
 func (p *pause) next(found bool) int {
 	if found {
 		*p = 0
-	} else if *p < 199 {
+	} else if *p < longestPause {
 		*p++
 	}
 	return 1 + int(*p)*int(*p)/400
+}
+
+const longestPause = 140 // looks in vain: 50 ms, after 3 s
+
+// asleepFor is how long to wait for a record, in ms; tests wait longer.
+var asleepFor = 1000
+
+// rest sleeps after a look at the rings. When nothing has come for long it is the
+// next record that ends it: a bell for each would cost the traffic more than all
+// else, one after seconds of silence costs nothing.
+func (p *Probe) rest(idle *pause, found bool) {
+	ms := idle.next(found)
+	if *idle < longestPause {
+		p.wake.wait(ms)
+		return
+	}
+	p.setAsleep(1)
+	defer p.setAsleep(0)
+	for i := range p.rings { // what was written before the programs saw it
+		if atomic.LoadUint64(&p.rings[i].state.Head) != p.rings[i].next {
+			p.wake.wait(ms)
+			return
+		}
+	}
+	if p.wake.wait(asleepFor) {
+		*idle = 0
+	}
+}
+
+// setAsleep tells the programs of all CPUs; it is a full barrier.
+func (p *Probe) setAsleep(v uint64) {
+	for i := range p.rings {
+		atomic.StoreUint64(&p.rings[i].state.Asleep, v)
+	}
 }
 
 // kick ends a wait, now and for good.

@@ -558,7 +558,7 @@ func TestPause(t *testing.T) {
 	for range 1000 {
 		p.next(false)
 	}
-	if got := p.next(false); got != 100 {
+	if got := p.next(false); got != 50 || p != longestPause {
 		t.Errorf("when nothing comes %d ms", got)
 	}
 }
