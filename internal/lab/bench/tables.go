@@ -124,8 +124,8 @@ func (t *tables) verdict() error {
 			errs = append(errs, fmt.Errorf("%s traffic: %.0f instructions per connection, the gate is %.0f", traffic, c.sum(), t.gate))
 		}
 	}
-	if t.spread > 0.005 {
-		errs = append(errs, fmt.Errorf("runs differ by %.2f %%, at most 0.5 %% is fair", 100*t.spread))
+	if t.spread > 0.01 {
+		errs = append(errs, fmt.Errorf("runs differ by %.2f %%, at most 1 %% is fair", 100*t.spread))
 	}
 	return errors.Join(errs...)
 }
