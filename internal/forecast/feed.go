@@ -9,11 +9,11 @@ import (
 // A Feed makes Steps out of events: it counts what is born and what dies, and
 // how many entries live by age, without a table of them.
 type Feed struct {
-	born uint64
-	dead [NumClasses][Bins + 1]uint32 // the last: of unknown age
-	fine window                       // births by quarter seconds, of the last hour
-	old  window                       // births by minutes, before that
-	quarters
+	born   uint64
+	dead   [NumClasses][Bins + 1]uint32 // the last: of unknown age
+	fine   window                       // births by quarter seconds, of the last hour
+	old    window                       // births by minutes, before that
+	recent quarters
 }
 
 // quarters are the births of the last seconds that outlived their first second.
@@ -100,7 +100,7 @@ func (w *window) trim() {
 // New counts an entry that was inserted at t.
 func (f *Feed) New(t event.Ktime) {
 	f.born++
-	if p := f.quarters.at(int64(t / fineSlot)); p != nil {
+	if p := f.recent.at(int64(t / fineSlot)); p != nil {
 		*p++
 	}
 	if p := f.fine.at(int64(t / fineSlot)); p != nil {
@@ -118,7 +118,7 @@ func (f *Feed) Destroy(e *event.Event) {
 	if e.HasLifetime {
 		bin = Bin(e.Lifetime)
 		t := e.Time - event.Ktime(e.Lifetime)
-		if p := f.quarters.at(int64(t / fineSlot)); p != nil && *p > 0 && e.Lifetime < time.Second {
+		if p := f.recent.at(int64(t / fineSlot)); p != nil && *p > 0 && e.Lifetime < time.Second {
 			*p--
 		}
 		p := f.fine.has(int64(t / fineSlot))
@@ -136,7 +136,7 @@ func (f *Feed) Destroy(e *event.Event) {
 
 // Step returns what has happened since the last one.
 func (f *Feed) Step(at event.Ktime, entries, limit uint64, sample []Sample) Step {
-	s := Step{At: at, Entries: entries, Max: limit, New: f.born, Sample: sample, Recent: f.quarters.before(at)}
+	s := Step{At: at, Entries: entries, Max: limit, New: f.born, Sample: sample, Recent: f.recent.before(at)}
 	for c := range f.dead {
 		for b, n := range f.dead[c] {
 			if n == 0 {
