@@ -1,6 +1,9 @@
 package pipeline
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 // What of the events was not told leaves the live entries wrong for good: after a
 // loss the tables are read again, as at the start, when it has been over for a
@@ -34,7 +37,7 @@ func (w *Watch) resync() {
 	if n := w.gone(); n != s.gone {
 		s.gone, s.changed = n, t
 	}
-	if s.dirty || s.gone == s.at || !w.Seeded() || t.Sub(s.changed) < calmFor || t.Sub(s.began) < max(resyncEvery, resyncShare*s.took) {
+	if s.dirty || s.gone == s.at || w.unread() || t.Sub(s.changed) < calmFor || t.Sub(s.began) < max(resyncEvery, resyncShare*s.took) {
 		return
 	}
 	s.dirty = true
@@ -43,6 +46,11 @@ func (w *Watch) resync() {
 	for _, table := range w.tables {
 		table.seeded, table.tries = false, 0
 	}
+}
+
+// unread says whether a table is still to be read.
+func (w *Watch) unread() bool {
+	return slices.ContainsFunc(w.all(), func(t table) bool { return !t.seeded && t.tries < seedTries })
 }
 
 // begin notes a reading of the tables and says whether it is to replace what is

@@ -12,7 +12,7 @@ import (
 )
 
 const (
-	sumsPerCPU = 2048 // a power of two: 144 KiB
+	sumsPerCPU = 2048 // a power of two: 128 KiB
 	scratches  = 4    // SCRATCHES of bpf/shed.h
 	// sweepEvery bounds how often sums that stay are read: a burst is to be
 	// seen within 10 ms.
