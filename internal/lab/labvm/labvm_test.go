@@ -100,7 +100,8 @@ func TestParsePackages(t *testing.T) {
 	const list = `{"ImportPath": "github.com/ctsight/ctsight/internal/a", "TestImports": ["testing", "github.com/ctsight/ctsight/internal/lab"]}
 {"ImportPath": "github.com/ctsight/ctsight/internal/b", "XTestImports": ["github.com/ctsight/ctsight/internal/lab/netns"]}
 {"ImportPath": "github.com/ctsight/ctsight/internal/c", "TestImports": ["testing"]}
-{"ImportPath": "github.com/ctsight/ctsight/internal/d", "TestImports": ["github.com/ctsight/ctsight/internal/lab/vm"]}`
+{"ImportPath": "github.com/ctsight/ctsight/internal/d", "TestImports": ["github.com/ctsight/ctsight/internal/lab/vm"]}
+{"ImportPath": "github.com/ctsight/ctsight/internal/e", "TestImports": ["github.com/ctsight/ctsight/internal/lab/ctreplay"]}`
 	pkgs, err := parsePackages(strings.NewReader(list))
 	var names []string
 	for _, p := range pkgs {
