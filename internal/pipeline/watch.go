@@ -124,12 +124,45 @@ func (w *Watch) Run(ctx context.Context, each func(*event.Event) error) error {
 	defer wg.Wait()
 	defer cancel()
 	wg.Go(func() { w.look(ctx) })
+	if b, ok := w.p.Source.(batcher); ok && each == nil {
+		return b.RunBatches(ctx, agg.Batch, func(events []event.Event) error {
+			w.addAll(events)
+			return nil
+		})
+	}
 	return w.p.Source.Run(ctx, func(e *event.Event) error {
 		if !w.add(e, each != nil) || each == nil {
 			return nil
 		}
 		return each(e)
 	})
+}
+
+// batcher is a Source that delivers many events at a time.
+type batcher interface {
+	RunBatches(ctx context.Context, n int, fn func([]event.Event) error) error
+}
+
+// addAll is add for many; it keeps none of them.
+func (w *Watch) addAll(events []event.Event) {
+	kept := events[:0]
+	for i := range events {
+		if e := &events[i]; e.Time < w.start || !w.p.cfg.Filter.Match(e) {
+			continue
+		} else if len(kept) < i {
+			kept = append(kept, *e)
+		} else {
+			kept = events[:i+1] // where it is
+		}
+	}
+	events = kept
+	w.lock()
+	defer w.mu.Unlock()
+	w.came += uint64(len(events))
+	w.census.AddAll(events)
+	for i := range events {
+		w.feed(&events[i])
+	}
 }
 
 // add counts an event that the filter lets through, at once or with others: the

@@ -44,12 +44,8 @@ func benchReader(b *testing.B, dims []agg.Dim, source func() uint64) {
 	const slots = 8192 // of a ring, 1 MiB
 	p, ws := madeRings(1, slots, 0)
 	c := agg.NewCensus(agg.CensusConfig{Dims: dims, Seed: 7}, 1)
-	var batch []event.Event
-	d := &drain{p: p, evictions: map[uint32][]event.Event{}, fn: func(e *event.Event) error {
-		if batch = append(batch, *e); len(batch) == agg.Batch {
-			c.AddAll(batch)
-			batch = batch[:0]
-		}
+	d := &drain{p: p, evictions: map[uint32][]event.Event{}, out: make([]event.Event, 0, agg.Batch), many: func(e []event.Event) error {
+		c.AddAll(e)
 		return nil
 	}}
 	t := newTraffic(source)

@@ -24,7 +24,9 @@ const holdEvictions = 2e9
 // was a little slow to write is still merged in order.
 type drain struct {
 	p    *Probe
-	fn   func(*event.Event) error
+	fn   func(*event.Event) error  // takes events one by one, or
+	many func([]event.Event) error // many at a time, some at the end of a pass
+	out  []event.Event             // for many: not delivered yet, with room for one more
 	last event.Ktime
 	ev   event.Event
 	// evictions waits for the record of the packet that caused them, by link.
@@ -52,11 +54,16 @@ func (d *drain) pass(horizon event.Ktime) (n int, err error) {
 	for i := range d.p.rings {
 		d.p.rings[i].publish()
 	}
-	if err != nil {
-		return n, err
+	if err == nil {
+		err = d.expire(horizon - holdEvictions)
 	}
-	d.sweep(horizon, false)
-	return n, d.expire(horizon - holdEvictions)
+	if err == nil {
+		err = d.pour()
+	}
+	if err == nil {
+		d.sweep(horizon, false)
+	}
+	return n, err
 }
 
 // first returns the oldest record of all rings that is not beyond horizon.
@@ -83,15 +90,34 @@ func (d *drain) one(cpu int, rec *abi.ConntrackCtRec, ext *abi.ConntrackCtExt) e
 	if rec.Kind == kindEvictor {
 		return d.culprit(rec)
 	}
-	decode(&d.ev, rec, ext, cpu, d.p.jiffy)
-	if d.ev.Cause == event.EarlyDrop && rec.Aux[1] != 0 {
-		if len(d.evictions) == 0 || d.ev.Time < d.oldest {
-			d.oldest = d.ev.Time
+	e := d.place()
+	decode(e, rec, ext, cpu, d.p.jiffy)
+	if e.Cause == event.EarlyDrop && rec.Aux[1] != 0 {
+		if len(d.evictions) == 0 || e.Time < d.oldest {
+			d.oldest = e.Time
 		}
-		d.evictions[rec.Aux[1]] = append(d.evictions[rec.Aux[1]], d.ev)
+		d.evictions[rec.Aux[1]] = append(d.evictions[rec.Aux[1]], *e)
 		return nil
 	}
-	return d.deliver(&d.ev)
+	return d.deliver(e)
+}
+
+// place is where to decode the next event to.
+func (d *drain) place() *event.Event {
+	if d.many == nil {
+		return &d.ev
+	}
+	return &d.out[:cap(d.out)][len(d.out)]
+}
+
+// pour delivers what is in out.
+func (d *drain) pour() error {
+	if len(d.out) == 0 {
+		return nil
+	}
+	out := d.out
+	d.out = d.out[:0] // also when the consumer fails: nothing comes twice
+	return d.many(out)
 }
 
 // deliver hands an event over and counts it as late when a younger one went
@@ -101,7 +127,16 @@ func (d *drain) deliver(e *event.Event) error {
 		d.p.late.Add(1)
 	}
 	d.last = max(d.last, e.Time)
-	return d.fn(e)
+	if d.many == nil {
+		return d.fn(e)
+	}
+	if p := d.place(); p != e {
+		*p = *e
+	}
+	if d.out = d.out[:len(d.out)+1]; len(d.out) == cap(d.out) {
+		return d.pour()
+	}
+	return nil
 }
 
 // culprit delivers the evictions that this packet caused. Those that were summed
@@ -149,4 +184,9 @@ func (d *drain) expire(before event.Ktime) error {
 }
 
 // flush delivers all evictions that still wait.
-func (d *drain) flush() error { return d.expire(math.MaxInt64) }
+func (d *drain) flush() error {
+	if err := d.expire(math.MaxInt64); err != nil {
+		return err
+	}
+	return d.pour()
+}

@@ -318,6 +318,17 @@ func (p *Probe) Report() Report {
 // Run delivers events in the order of their time until ctx ends, then what is
 // left in the rings, and returns nil. fn must not keep the event it is given.
 func (p *Probe) Run(ctx context.Context, fn func(*event.Event) error) error {
+	return p.run(ctx, &drain{p: p, fn: fn, evictions: map[uint32][]event.Event{}})
+}
+
+// RunBatches is Run for a consumer that is faster with many events: it gets at
+// most n at a time, and at the end of each look at the rings what there is. It may
+// change them. What it has not taken when it fails is lost.
+func (p *Probe) RunBatches(ctx context.Context, n int, fn func([]event.Event) error) error {
+	return p.run(ctx, &drain{p: p, many: fn, out: make([]event.Event, 0, n), evictions: map[uint32][]event.Event{}})
+}
+
+func (p *Probe) run(ctx context.Context, d *drain) error {
 	defer GoFirst()()
 	kicked := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() { p.wake.kick(); close(kicked) })
@@ -327,7 +338,6 @@ func (p *Probe) Run(ctx context.Context, fn func(*event.Event) error) error {
 		}
 	}()
 	defer p.places.keepTidy()()
-	d := drain{p: p, fn: fn, evictions: map[uint32][]event.Event{}}
 	lastScan := time.Now()
 	var idle pause
 	// A rescan takes long when a module has come; the rings go on meanwhile.
