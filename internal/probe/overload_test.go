@@ -95,9 +95,9 @@ func TestOverload(t *testing.T) {
 		pause          time.Duration // of the reader, each 64 events
 		lossy          bool          // more sums than places and ring
 	}{
-		{name: "nobody reads", sources: 200, ports: 60},
-		{name: "full table", sources: 40, ports: 150, limit: 1500},
-		{name: "slow reader", sources: 200, ports: 100, read: true, pause: 20 * time.Millisecond},
+		{name: "nobody reads", sources: 60, ports: 200},
+		{name: "full table", sources: 24, ports: 250, limit: 1500},
+		{name: "slow reader", sources: 60, ports: 300, read: true, pause: 20 * time.Millisecond},
 		{name: "too many sources", sources: 4000, ports: 5, lossy: true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
