@@ -54,6 +54,7 @@ enum bpf_map_type {
 #define IPPROTO_TCP 6
 #define IPPROTO_UDP 17
 #define IPPROTO_DCCP 33
+#define IPPROTO_GRE 47
 #define IPPROTO_ICMPV6 58
 #define IPPROTO_SCTP 132
 #define IPPROTO_UDPLITE 136

@@ -49,6 +49,15 @@ struct {
 	__type(value, struct ct_sum);
 } sums SEC(".maps");
 
+/* One per CPU, by mmap. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1); /* set to the number of CPUs */
+	__type(key, __u32);
+	__type(value, struct ct_untold);
+} untold SEC(".maps");
+
 /* Takes a flag that programs which interrupt each other share. */
 static __always_inline bool take_flag(__u32 *flag)
 {
@@ -191,17 +200,62 @@ static __always_inline __u32 sum_place(__u32 cpu, const struct ct_rec *r)
 	return free ? free - 1 : base + (__u32)(h & (SUM_WAYS - 1));
 }
 
+/* The place of a protocol: see ProtoCounts in internal/event. */
+static __always_inline __u32 proto_place(__u8 proto)
+{
+	switch (proto) {
+	case IPPROTO_TCP:
+		return 0;
+	case IPPROTO_UDP:
+		return 1;
+	case IPPROTO_ICMP:
+		return 2;
+	case IPPROTO_ICMPV6:
+		return 3;
+	case IPPROTO_SCTP:
+		return 4;
+	case IPPROTO_DCCP:
+		return 5;
+	case IPPROTO_GRE:
+		return 6;
+	case IPPROTO_UDPLITE:
+		return 7;
+	}
+	return 8;
+}
+
+/*
+ * Where struct ct_untold counts a record: an insert by family and protocol, a
+ * destroy by TCP, UDP, ICMP or other, and cause. 255 is for all else.
+ */
+static __always_inline __u32 untold_of(const struct ct_rec *r)
+{
+	__u32 proto = proto_place(r->orig.proto);
+
+	if (r->kind == K_NEW)
+		return (r->orig.l3num == AF_INET6) << 4 | proto;
+	if (r->kind != K_DESTROY)
+		return 255;
+	if (proto > 1)
+		proto = proto == 2 || proto == 3 ? 2 : 3;
+	return UNTOLD_DESTROY + (proto << 5 | (r->code & 31));
+}
+
 /* Adds the record in a scratch, of this number plus one, to the sum of its source. */
 __noinline int sum_up(__u32 cpu, __u32 to)
 {
 	__u32 i = cpu * SCRATCHES + to - 1;
 	struct scratch *s = bpf_map_lookup_elem(&scratches, &i);
 	struct ct_cpu *c = bpf_map_lookup_elem(&cpus, &cpu);
+	struct ct_untold *u;
 	struct ct_sum *t;
 	bool ok = false;
 
 	if (!s || !c)
 		return 0;
+	u = bpf_map_lookup_elem(&untold, &cpu);
+	if (u)
+		__sync_fetch_and_add(&u->n[untold_of(&s->rec) & 255], 1);
 	i = sum_place(cpu, &s->rec);
 	t = bpf_map_lookup_elem(&sums, &i);
 	if (t && take_flag(&t->busy)) {

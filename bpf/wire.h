@@ -198,6 +198,15 @@ struct ct_sum {
 	__u64 last;    /* ts */
 };
 
+/*
+ * What a CPU shed or lost of inserts and destroys, by what the sums do not
+ * tell: untold_of() says where. Grows only.
+ */
+#define UNTOLD_DESTROY 64
+struct ct_untold {
+	__u64 n[256];
+};
+
 /* One entry that user space wants to look at, and the answer. */
 struct ct_peek {
 	__u64 ptr;

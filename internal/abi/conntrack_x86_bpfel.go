@@ -185,6 +185,11 @@ type ConntrackCtTuple struct {
 	Dir   uint8
 }
 
+type ConntrackCtUntold struct {
+	_ structs.HostLayout
+	N [256]uint64
+}
+
 type ConntrackCtWalk struct {
 	_       structs.HostLayout
 	Hash    uint64
@@ -265,6 +270,7 @@ const (
 	ConntrackMapScopes         = "scopes"
 	ConntrackMapScratches      = "scratches"
 	ConntrackMapSums           = "sums"
+	ConntrackMapUntold         = "untold"
 	ConntrackMapWake           = "wake"
 	ConntrackProgAllocExit     = "alloc_exit"
 	ConntrackProgAuditAlloc    = "audit_alloc"
@@ -497,6 +503,7 @@ type ConntrackMapSpecs struct {
 	Scopes    *ebpf.MapSpec `ebpf:"scopes"`
 	Scratches *ebpf.MapSpec `ebpf:"scratches"`
 	Sums      *ebpf.MapSpec `ebpf:"sums"`
+	Untold    *ebpf.MapSpec `ebpf:"untold"`
 	Wake      *ebpf.MapSpec `ebpf:"wake"`
 }
 
@@ -553,6 +560,7 @@ type ConntrackMaps struct {
 	Scopes    *ebpf.Map `ebpf:"scopes"`
 	Scratches *ebpf.Map `ebpf:"scratches"`
 	Sums      *ebpf.Map `ebpf:"sums"`
+	Untold    *ebpf.Map `ebpf:"untold"`
 	Wake      *ebpf.Map `ebpf:"wake"`
 }
 
@@ -572,6 +580,7 @@ func (m *ConntrackMaps) Close() error {
 		m.Scopes,
 		m.Scratches,
 		m.Sums,
+		m.Untold,
 		m.Wake,
 	)
 }

@@ -166,6 +166,11 @@ type LegacyCtSum struct {
 	Last    uint64
 }
 
+type LegacyCtUntold struct {
+	_ structs.HostLayout
+	N [256]uint64
+}
+
 type LegacyCtWalk struct {
 	_       structs.HostLayout
 	Hash    uint64
@@ -299,6 +304,7 @@ const (
 	LegacyMapScopes        = "scopes"
 	LegacyMapScratches     = "scratches"
 	LegacyMapSums          = "sums"
+	LegacyMapUntold        = "untold"
 	LegacyMapWake          = "wake"
 	LegacyProgK_alloc      = "k_alloc"
 	LegacyProgK_clash      = "k_clash"
@@ -457,6 +463,7 @@ type LegacyMapSpecs struct {
 	Scopes    *ebpf.MapSpec `ebpf:"scopes"`
 	Scratches *ebpf.MapSpec `ebpf:"scratches"`
 	Sums      *ebpf.MapSpec `ebpf:"sums"`
+	Untold    *ebpf.MapSpec `ebpf:"untold"`
 	Wake      *ebpf.MapSpec `ebpf:"wake"`
 }
 
@@ -513,6 +520,7 @@ type LegacyMaps struct {
 	Scopes    *ebpf.Map `ebpf:"scopes"`
 	Scratches *ebpf.Map `ebpf:"scratches"`
 	Sums      *ebpf.Map `ebpf:"sums"`
+	Untold    *ebpf.Map `ebpf:"untold"`
 	Wake      *ebpf.Map `ebpf:"wake"`
 }
 
@@ -532,6 +540,7 @@ func (m *LegacyMaps) Close() error {
 		m.Scopes,
 		m.Scratches,
 		m.Sums,
+		m.Untold,
 		m.Wake,
 	)
 }

@@ -166,6 +166,11 @@ type NflinkCtSum struct {
 	Last    uint64
 }
 
+type NflinkCtUntold struct {
+	_ structs.HostLayout
+	N [256]uint64
+}
+
 type NflinkCtWalk struct {
 	_       structs.HostLayout
 	Hash    uint64
@@ -321,6 +326,7 @@ const (
 	NflinkMapScratches     = "scratches"
 	NflinkMapSt            = "st"
 	NflinkMapSums          = "sums"
+	NflinkMapUntold        = "untold"
 	NflinkMapWake          = "wake"
 	NflinkProgNfKfree      = "nf_kfree"
 	NflinkProgNfLast       = "nf_last"
@@ -408,6 +414,7 @@ type NflinkMapSpecs struct {
 	Scratches *ebpf.MapSpec `ebpf:"scratches"`
 	St        *ebpf.MapSpec `ebpf:"st"`
 	Sums      *ebpf.MapSpec `ebpf:"sums"`
+	Untold    *ebpf.MapSpec `ebpf:"untold"`
 	Wake      *ebpf.MapSpec `ebpf:"wake"`
 }
 
@@ -465,6 +472,7 @@ type NflinkMaps struct {
 	Scratches *ebpf.Map `ebpf:"scratches"`
 	St        *ebpf.Map `ebpf:"st"`
 	Sums      *ebpf.Map `ebpf:"sums"`
+	Untold    *ebpf.Map `ebpf:"untold"`
 	Wake      *ebpf.Map `ebpf:"wake"`
 }
 
@@ -486,6 +494,7 @@ func (m *NflinkMaps) Close() error {
 		m.Scratches,
 		m.St,
 		m.Sums,
+		m.Untold,
 		m.Wake,
 	)
 }

@@ -91,6 +91,7 @@ func (obj *objects) configure(o Options) error {
 		perCPU = sumsPerCPU
 		size("sums", n*sumsPerCPU, 0)
 		size("scratches", n*scratches, 0)
+		size("untold", n, 0)
 	}
 	for name, v := range map[string]any{
 		"cfg_sums":        perCPU,

@@ -26,6 +26,7 @@ type shedder struct {
 	events, sums      uint64
 	pause             time.Duration
 	sampled, earliest uint64
+	told              event.ProtoCounts // in all namespaces
 }
 
 func newShedder(ns *netlab.NS) *shedder {
@@ -66,6 +67,7 @@ func (s *shedder) sum(x *event.Sum) {
 }
 
 func (s *shedder) take(e *event.Event) error {
+	s.told.Add(e, 1)
 	if e.NetNS != s.of {
 		return nil
 	}
@@ -136,10 +138,36 @@ func TestOverload(t *testing.T) {
 			if missing > l.Lost || c.lossy != (l.Lost > 0) || s.earliest > 0 {
 				t.Errorf("%d not told, %d lost by its own account, %d sums with strange times", missing, l.Lost, s.earliest)
 			}
+			equalProtos(t, s, p)
 			if !c.lossy {
 				equalCounts(t, s, &k, truth)
 			}
 		})
+	}
+}
+
+// equalProtos compares events and what was not told, by protocol and cause, with
+// the counters: nothing of it may be missing, whatever was lost.
+func equalProtos(t *testing.T, s *shedder, p *probe.Probe) {
+	t.Helper()
+	var udp, news, counted uint64
+	var byCause, causes [event.NumCauses]uint64
+	all := p.Untold()
+	all.Plus(&s.told)
+	all.EachNew(func(ipv6 bool, proto uint8, n uint64) {
+		if news += n; !ipv6 && proto == event.ProtoUDP {
+			udp += n
+		}
+	})
+	all.EachDestroy(func(proto uint8, c event.Cause, n uint64) { byCause[c] += n })
+	for _, c := range p.Counters() {
+		counted += c.New
+		for i, n := range c.Causes {
+			causes[i] += n
+		}
+	}
+	if news != counted || byCause != causes || udp < news-news/100 {
+		t.Errorf("%d new of which %d udp, destroyed %v; counted %d, %v", news, udp, byCause, counted, causes)
 	}
 }
 

@@ -109,6 +109,7 @@ type Probe struct {
 	ringMem, cpuMem *shared
 	cntMem, peekMem *shared
 	sumMem          *shared
+	untoldMem       *shared
 	sums            *sums // nil without Options.Sums
 	places          *places
 	peekProg        *ebpf.Program
@@ -399,7 +400,7 @@ func (p *Probe) Close() error {
 	p.peekClosed = true
 	p.peekMu.Unlock()
 	p.rings = nil // Loss and Counters after this are empty, and no crash
-	for _, s := range []*shared{p.ringMem, p.cpuMem, p.cntMem, p.peekMem, p.sumMem} {
+	for _, s := range []*shared{p.ringMem, p.cpuMem, p.cntMem, p.peekMem, p.sumMem, p.untoldMem} {
 		errs = append(errs, s.close())
 	}
 	if p.wake != nil {

@@ -132,8 +132,37 @@ func (p *Probe) mapSums() error {
 	if p.sumMem, err = mapShared(p.obj.maps["sums"], false); err != nil {
 		return err
 	}
+	if p.untoldMem, err = mapShared(p.obj.maps["untold"], false); err != nil {
+		return err
+	}
 	p.sums = newSums(p.obj.ncpu, func(i int) *abi.ConntrackCtSum {
 		return (*abi.ConntrackCtSum)(unsafe.Pointer(p.sumMem.elem(i)))
 	})
 	return nil
+}
+
+// untoldDestroy is UNTOLD_DESTROY of bpf/wire.h.
+const untoldDestroy = 64
+
+// Untold returns the inserts and destroys that were summed up or lost, and so did
+// not come as events: with those that came it is all there was, where Options.Sums
+// is set.
+func (p *Probe) Untold() (u event.ProtoCounts) {
+	if p.untoldMem == nil || p.untoldMem.mem == nil {
+		return u
+	}
+	for cpu := range p.obj.ncpu {
+		c := (*abi.ConntrackCtUntold)(unsafe.Pointer(p.untoldMem.elem(cpu)))
+		for f := range u.New {
+			for i := range u.New[f] {
+				u.New[f][i] += atomic.LoadUint64(&c.N[f<<4|i])
+			}
+		}
+		for i := range u.Destroy {
+			for j := range u.Destroy[i] {
+				u.Destroy[i][j] += atomic.LoadUint64(&c.N[untoldDestroy+i<<5+j])
+			}
+		}
+	}
+	return u
 }
