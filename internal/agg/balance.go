@@ -19,15 +19,16 @@ const (
 	CounterInvalid                     // I8
 	CounterError                       // I8
 	CounterEntries                     // I10
-	numCounters
+	// NumCounters is how many there are.
+	NumCounters
 )
 
-var counterNames = [numCounters]string{"drop", "early_drop", "insert_failed", "clash_resolve", "chaintoolong",
+var counterNames = [NumCounters]string{"drop", "early_drop", "insert_failed", "clash_resolve", "chaintoolong",
 	"insert", "invalid", "error", "entries"}
 
 // String returns the word of conntrack -S.
 func (c Counter) String() string {
-	if c < numCounters {
+	if c < NumCounters {
 		return counterNames[c]
 	}
 	return ""
@@ -81,7 +82,7 @@ type BalanceRow struct {
 // Balance sets what was traced against the kernel's counters, one row for each
 // counter. It hides nothing: a counter that either side lacks has its row too.
 func Balance(traced Exact, kernel KernelDelta) []BalanceRow {
-	sides := [numCounters]struct {
+	sides := [NumCounters]struct {
 		traced uint64
 		kernel *uint64
 	}{
@@ -95,7 +96,7 @@ func Balance(traced Exact, kernel KernelDelta) []BalanceRow {
 		CounterError:        {traced.Reasons[event.ICMPErrorPacket], kernel.Error},
 		CounterEntries:      {uint64(traced.entries()), kernel.entries()},
 	}
-	rows := make([]BalanceRow, 0, numCounters)
+	rows := make([]BalanceRow, 0, NumCounters)
 	for c, s := range sides {
 		row := BalanceRow{NetNS: kernel.NetNS, Counter: Counter(c), Note: traced.note(Counter(c), kernel)}
 		if traced.Traced.Has(Counter(c)) {

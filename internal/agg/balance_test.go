@@ -12,7 +12,7 @@ func u64(n uint64) *uint64 { return &n }
 func i64(n int64) *int64   { return &n }
 
 // all counters of the balance.
-const allCounters = CounterSet(1<<numCounters - 1)
+const allCounters = CounterSet(1<<NumCounters - 1)
 
 // TestBalance has a different power of two in each count, so that a term that
 // is missing or in the wrong sum shows in the difference.
@@ -43,7 +43,7 @@ func TestBalance(t *testing.T) {
 		CountAfter:   u64(1000 + 1<<40 + 1<<41 + 1<<44 + reason(event.ClashNATReplyOnly) - 1<<20 - 1<<21 - 1<<22 - 1<<23),
 	}
 	rows := Balance(x, k)
-	if len(rows) != int(numCounters) {
+	if len(rows) != int(NumCounters) {
 		t.Fatalf("%d rows", len(rows))
 	}
 	for i, r := range rows {

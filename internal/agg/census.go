@@ -53,6 +53,8 @@ type Census struct {
 	total       row // of everything, for its windows only
 	totals      counts
 	seconds     seconds
+	peaks       peaks
+	told        event.ProtoCounts
 
 	lived     lived
 	focus     focus
@@ -116,6 +118,7 @@ func (s *Census) add(e *event.Event, p *place) {
 		n = 1 // the rest comes as sums
 	}
 	s.totals.add(e, n)
+	s.told.Add(e, n)
 	switch {
 	case e.Kind == event.New:
 		s.insert(e, p, n)
@@ -147,6 +150,30 @@ func (s *Census) each(t event.Ktime, p *place, fn func(*row)) {
 		fn(r)
 	}
 }
+
+// Brief is what a Census knows of everything without a look at its rows.
+type Brief struct {
+	Total     TopRow // new connections and their rates; its other fields are zero
+	Totals    Totals // events and sums by kind, reason and cause
+	Lifetimes Lifetimes
+	Live      int    // entries known to be live
+	Tracked   int    // sources with a row of their own
+	Folded    uint64 // times a source lost its row to others
+}
+
+// Brief returns it as of a time.
+func (s *Census) Brief(now event.Ktime) Brief {
+	now = max(now, s.last)
+	b := Brief{Total: s.row(&s.total, now), Totals: s.totals.public(), Lifetimes: s.lived.all.clone(), Live: s.live.Len()}
+	if t := s.dims[BySrc]; t != nil {
+		b.Tracked, b.Folded = t.n, t.folded
+	}
+	return b
+}
+
+// Told returns the inserts and destroys that came as events. What came in sums is
+// not among them: those do not tell the protocol.
+func (s *Census) Told() event.ProtoCounts { return s.told }
 
 // entryKey is where the live table has an entry: at its kernel address, or where
 // that is not known at its identity.
@@ -212,6 +239,7 @@ func (s *Census) insert(e *event.Event, p *place, n uint64) {
 	}
 	s.total.arrive(e.Time, n)
 	s.seconds.add(e.Time, n)
+	s.peaks.add(e.Time, n)
 }
 
 func (s *Census) destroy(e *event.Event, p *place, n uint64) {

@@ -57,6 +57,23 @@ func (l *Ledger) Add(e *event.Event) {
 	}
 }
 
+// AddSum counts lost packets that were not told one by one: of them only the
+// source is known. Totals, rows and Other stay exact. Evictions in a sum do not say
+// for whom, and go to EvictionsOther.
+func (l *Ledger) AddSum(x *event.Sum) {
+	l.totals.addSum(x)
+	k := dropKey{src: as16(x.Src), netns: x.NetNS, reason: x.Reason, known: flags(x.Src)}
+	switch {
+	case x.Kind == event.Destroy && x.Cause == event.EarlyDrop:
+		l.pairs.other.Count += x.N
+	case x.Kind != event.Drop:
+	case x.Reason.IsRuleset():
+		l.ruleset.add(k, x.N)
+	default:
+		l.drops.add(k, x.N)
+	}
+}
+
 // add counts an event that stands for n.
 func (c *counts) add(e *event.Event, n uint64) {
 	c.events++

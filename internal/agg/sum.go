@@ -34,6 +34,7 @@ func (s *Census) AddSum(x *event.Sum) {
 	if x.Kind == event.New {
 		s.total.arriveOver(x)
 		s.seconds.add(x.Last, x.N)
+		spread(x, s.peaks.add)
 	}
 }
 
@@ -71,12 +72,15 @@ func (r *row) addSum(x *event.Sum) {
 }
 
 // arriveOver counts the new connections of a sum over its time.
-func (r *row) arriveOver(x *event.Sum) {
+func (r *row) arriveOver(x *event.Sum) { spread(x, r.arrive) }
+
+// spread calls fn for the pieces of a sum over its time.
+func spread(x *event.Sum, fn func(event.Ktime, uint64)) {
 	span := x.Last - x.From
 	pieces := uint64(min(max(1, int64(span/peakSlot)), sumPieces))
 	for i := range pieces {
 		if n := x.N*(i+1)/pieces - x.N*i/pieces; n > 0 {
-			r.arrive(x.Last-span*event.Ktime(pieces-1-i)/event.Ktime(pieces), n)
+			fn(x.Last-span*event.Ktime(pieces-1-i)/event.Ktime(pieces), n)
 		}
 	}
 }

@@ -2,7 +2,6 @@ package agg
 
 import (
 	"cmp"
-	"container/heap"
 	"slices"
 	"time"
 
@@ -161,16 +160,9 @@ func (s *Census) Top(d Dim, c Column, n int, now event.Ktime, keep func(*Key) bo
 			}
 		}
 		out.Kept++
-		x := rankedRow{s.value(c, r, now), r}
-		switch {
-		case len(best) < n:
-			heap.Push(&best, x)
-			continue
-		case n > 0 && x.order(best[0]) < 0:
-			r, best[0] = best[0].row, x
-			heap.Fix(&best, 0)
+		if left := best.offer(rankedRow{s.value(c, r, now), r}, n); left != nil {
+			out.Other.add(left)
 		}
-		out.Other.add(r)
 	}
 	out.Other.Live = above0(out.Other.Live)
 	slices.SortFunc(best, rankedRow.order)

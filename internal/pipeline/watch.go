@@ -32,6 +32,7 @@ type Watch struct {
 	mu     sync.Mutex // guards the census and the feeds; held for one event or one picture
 	census *agg.Census
 	came   uint64        // events and sums
+	keeps  *journal      // what serve wants besides; nil elsewhere
 	batch  []event.Event // not in the census yet
 	feeds  map[event.NetNS]*forecast.Feed
 	recent struct { // the feed of the last event
@@ -161,7 +162,16 @@ func (w *Watch) addAll(events []event.Event) {
 	w.came += uint64(len(events))
 	w.census.AddAll(events)
 	for i := range events {
-		w.feed(&events[i])
+		w.counted(&events[i])
+	}
+}
+
+// counted is for what else is made of an event that the census has. The lock is
+// held.
+func (w *Watch) counted(e *event.Event) {
+	w.feed(e)
+	if w.keeps != nil {
+		w.keeps.add(e)
 	}
 }
 
@@ -182,7 +192,7 @@ func (w *Watch) add(e *event.Event, atOnce bool) bool {
 	if atOnce {
 		w.flush()
 		w.census.Add(e)
-		w.feed(e)
+		w.counted(e)
 		return true
 	}
 	w.batch = append(w.batch, *e)
@@ -205,13 +215,16 @@ func (w *Watch) addSum(x *event.Sum) {
 	w.came++
 	w.census.AddSum(x)
 	w.feedOf(x.NetNS).Sum(x)
+	if w.keeps != nil {
+		w.keeps.ledger.AddSum(x)
+	}
 }
 
 // flush counts the events that wait. The lock is held.
 func (w *Watch) flush() {
 	w.census.AddAll(w.batch)
 	for i := range w.batch {
-		w.feed(&w.batch[i])
+		w.counted(&w.batch[i])
 	}
 	w.batch = w.batch[:0]
 }
@@ -453,7 +466,7 @@ func (w *Watch) judge() {
 // Top returns a picture of now: the first n rows of a dimension by a column.
 func (w *Watch) Top(by agg.Dim, c agg.Column, n int, keep func(*agg.Key) bool) *agg.TopDoc {
 	doc := &agg.TopDoc{From: w.clock.At(w.start), Backend: w.p.Report().Backend, Loss: w.p.loss()}
-	doc.BestEffort = doc.Backend == probe.Netfilter || doc.Backend == probe.Netlink
+	doc.BestEffort = lesser(doc.Backend)
 	tables, ahead := w.all(), w.poolsAhead()
 	w.lock()
 	defer w.mu.Unlock()
@@ -461,6 +474,13 @@ func (w *Watch) Top(by agg.Dim, c agg.Column, n int, keep func(*agg.Key) bool) *
 	doc.To = w.clock.At(at)
 	doc.Top = w.census.Top(by, c, n, at, keep)
 	doc.Drops = doc.Totals.Drop
+	doc.Table = w.tableStates(tables, at)
+	doc.Pools, doc.PoolSums = w.poolStates(tables, ahead)
+	return doc
+}
+
+// tableStates says how full the tables are. The lock is held.
+func (w *Watch) tableStates(tables []table, at event.Ktime) (out []agg.TableState) {
 	for _, t := range tables {
 		row := w.census.NetNS(t.ns.Inode, at)
 		s := agg.TableState{NetNS: t.ns.Inode, Name: t.ns.Name, Entries: uint64(t.fill.Count), Max: uint64(t.fill.Max),
@@ -473,10 +493,9 @@ func (w *Watch) Top(by agg.Dim, c agg.Column, n int, keep func(*agg.Key) bool) *
 			s.Forecast = true
 			s.TimeToFull, s.FullLow, s.FullHigh = inSeconds(t.forecast.TimeToFull), inSeconds(t.forecast.Low), inSeconds(t.forecast.High)
 		}
-		doc.Table = append(doc.Table, s)
+		out = append(out, s)
 	}
-	doc.Pools, doc.PoolSums = w.poolStates(tables, ahead)
-	return doc
+	return out
 }
 
 // Detail returns a row as it is now, its edges, and the lifetimes of its entries

@@ -363,7 +363,7 @@ func (n *NFProbe) Detach() error {
 	}
 	if n.kfree != nil && !n.kfree.closed {
 		n.p.mu.Lock()
-		n.p.noteMisses(n.kfree)
+		n.p.noteMisses(nil, n.kfree)
 		errs = append(errs, n.kfree.close())
 		n.p.mu.Unlock()
 	}

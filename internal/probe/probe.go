@@ -62,6 +62,9 @@ type HookStatus struct {
 	Lost     string
 	Core     bool
 	Audit    bool // attached for checking the ledger only
+	// Missed counts runs of its programs that the kernel skipped and that cost an
+	// event or a detail of one, since Open.
+	Missed uint64
 }
 
 // Report says what this kernel lets the probe see.
@@ -120,7 +123,7 @@ type Probe struct {
 	jiffy           time.Duration
 	delivered, late atomic.Uint64
 	aggregated      atomic.Uint64
-	missed          [losesNothing + 1]uint64 // of what is detached
+	missed          map[*hook][losesNothing + 1]uint64 // of what is detached
 }
 
 // Open loads and attaches. It returns an error that wraps ErrNotPossible when
@@ -265,7 +268,7 @@ func (p *Probe) dropStale() error {
 	var errs []error
 	for h, a := range p.hooks {
 		if a.module != "" && a.load != p.loads[a.module] {
-			p.noteMisses(a)
+			p.noteMisses(h, a)
 			errs = append(errs, a.close())
 			delete(p.hooks, h)
 		}
@@ -301,7 +304,9 @@ func (p *Probe) Report() Report {
 		if !p.wanted(h) {
 			continue
 		}
-		s := HookStatus{Symbol: h.symbol, Lost: h.lost, Core: h.group == core, Audit: h.group == audit, Err: p.errs[h]}
+		missed := p.missesOf(h)
+		s := HookStatus{Symbol: h.symbol, Lost: h.lost, Core: h.group == core, Audit: h.group == audit, Err: p.errs[h],
+			Missed: missed[losesEvent] + missed[losesDetail]}
 		if a := p.hooks[h]; a != nil {
 			s.Backend, s.Programs = a.backend, a.names
 			if a.symbol != h.symbol {
@@ -382,7 +387,7 @@ func (p *Probe) Detach() error {
 	var errs []error
 	for i := len(hooks) - 1; i >= 0; i-- {
 		if a := p.hooks[&hooks[i]]; a != nil && !a.closed {
-			p.noteMisses(a)
+			p.noteMisses(&hooks[i], a)
 			errs = append(errs, a.close())
 		}
 	}
@@ -426,7 +431,10 @@ func (p *Probe) Loss() Loss {
 	l.ByStage["ring"] = l.Lost
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	missed := p.missed
+	var missed [losesNothing + 1]uint64
+	for _, n := range p.missed {
+		missed = plus(missed, n)
+	}
 	for _, a := range p.hooks {
 		if !a.closed {
 			missed = plus(missed, a.misses())
@@ -437,8 +445,22 @@ func (p *Probe) Loss() Loss {
 	return l
 }
 
-// noteMisses keeps what is known of a hook that is about to be taken off.
-func (p *Probe) noteMisses(a *attached) { p.missed = plus(p.missed, a.misses()) }
+// noteMisses keeps what is known of a hook that is about to be taken off; it may
+// be none of the table (nil).
+func (p *Probe) noteMisses(h *hook, a *attached) {
+	if p.missed == nil {
+		p.missed = map[*hook][losesNothing + 1]uint64{}
+	}
+	p.missed[h] = plus(p.missed[h], a.misses())
+}
+
+// missesOf returns what a hook has missed since Open.
+func (p *Probe) missesOf(h *hook) [losesNothing + 1]uint64 {
+	if a := p.hooks[h]; a != nil && !a.closed {
+		return plus(p.missed[h], a.misses())
+	}
+	return p.missed[h]
+}
 
 func plus(a, b [losesNothing + 1]uint64) [losesNothing + 1]uint64 {
 	for i := range a {
@@ -486,6 +508,25 @@ func (p *Probe) CountersOf(ns event.NetNS) Counters {
 		return Counters{NetNS: ns}
 	}
 	return p.places.of(ns)
+}
+
+// Plus adds what another namespace has counted.
+func (t *Counters) Plus(o *Counters) {
+	t.New += o.New
+	t.NewByUser += o.NewByUser
+	t.ChainByUser += o.ChainByUser
+	t.ExtPost += o.ExtPost
+	t.Alloc += o.Alloc
+	t.Free += o.Free
+	t.Taken += o.Taken
+	t.Turns += o.Turns
+	t.EvictingPackets += o.EvictingPackets
+	for i, n := range o.Reasons {
+		t.Reasons[i] += n
+	}
+	for i, n := range o.Causes {
+		t.Causes[i] += n
+	}
 }
 
 func (t *Counters) add(c *abi.ConntrackCtCount) {
