@@ -376,7 +376,7 @@ func TestExtraTwice(t *testing.T) {
 
 func TestNewestExample(t *testing.T) {
 	s := ordinary(0)
-	s.Examples = append(s.Examples, agg.DropExample{Reason: event.TableFull, Src: netip.MustParseAddr("192.0.2.1"), Dst: netip.MustParseAddr("fe80::1%eth0"), At: start.Add(time.Hour)},
+	s.Examples = append(s.Examples, agg.DropExample{Reason: event.TableFull, Src: netip.MustParseAddr("fe80::2%eth1"), Dst: netip.MustParseAddr("fe80::1%eth0"), At: start.Add(time.Hour)},
 		agg.DropExample{Reason: event.TableFull, At: start.Add(2 * time.Hour)})
 	for _, m := range family1(t, gather(t, New(Options{}), s), drops).Metric {
 		e := m.Counter.Exemplar
@@ -390,7 +390,7 @@ func TestNewestExample(t *testing.T) {
 		for _, l := range e.GetLabel() {
 			got[l.GetName()] = l.GetValue()
 		}
-		if want := map[string]string{"src": "192.0.2.1", "dst": "fe80::1"}; !cmp.Equal(got, want) || !e.Timestamp.AsTime().Equal(start.Add(time.Hour)) {
+		if want := map[string]string{"src": "fe80::2", "dst": "fe80::1"}; !cmp.Equal(got, want) || !e.Timestamp.AsTime().Equal(start.Add(time.Hour)) {
 			t.Errorf("%v", e)
 		}
 	}
