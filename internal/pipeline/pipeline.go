@@ -5,6 +5,7 @@
 package pipeline
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -43,6 +44,8 @@ type Config struct {
 	// Sums says that a Watch will run: programs may sum up by source what they
 	// have no room to tell (probe.Options.Sums), where the filter allows it.
 	Sums bool
+	// Live is how many live entries have a known age, 0 for LiveLimit.
+	Live int
 	// Tracing is called when a ledger has taken its first reading; may be nil.
 	Tracing func()
 	// Waiting is called once when nf_conntrack is not loaded and Open waits
@@ -71,7 +74,7 @@ type Pipeline struct {
 
 // Open chooses a backend by trying and attaches it.
 func Open(ctx context.Context, cfg Config) (*Pipeline, error) {
-	p := &Pipeline{cfg: cfg, live: agg.NewLive[event.Ktime](LiveLimit, 1024)}
+	p := &Pipeline{cfg: cfg, live: agg.NewLive[event.Ktime](cmp.Or(cfg.Live, LiveLimit), 1024)}
 	o := probe.Options{Backend: cfg.Backend, RingBytes: cfg.RingBytes, Filter: kernelFilter(cfg.Filter), Invalid: cfg.Invalid, Audit: cfg.Audit}
 	if cfg.Sums && summable(cfg.Filter) {
 		p.sums = func(*event.Sum) {} // until there is a Watch
