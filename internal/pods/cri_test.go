@@ -1,0 +1,389 @@
+package pods
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+	"google.golang.org/grpc"
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/ctsight/ctsight/internal/event"
+)
+
+// fakeRuntime is a container runtime of which a test sets what it answers.
+type fakeRuntime struct {
+	cri.UnimplementedRuntimeServiceServer
+	mu     sync.Mutex
+	boxes  []*cri.PodSandbox
+	status map[string]*cri.PodSandboxStatusResponse
+	err    error
+	delay  time.Duration
+	lists  atomic.Int32
+	asked  atomic.Int32 // for status
+	filter *cri.PodSandboxFilter
+}
+
+func (f *fakeRuntime) set(fn func()) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	fn()
+}
+
+func (f *fakeRuntime) ListPodSandbox(ctx context.Context, r *cri.ListPodSandboxRequest) (*cri.ListPodSandboxResponse, error) {
+	f.lists.Add(1)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.filter = r.GetFilter()
+	return &cri.ListPodSandboxResponse{Items: f.boxes}, f.answer(ctx)
+}
+
+func (f *fakeRuntime) PodSandboxStatus(ctx context.Context, r *cri.PodSandboxStatusRequest) (*cri.PodSandboxStatusResponse, error) {
+	f.asked.Add(1)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	s := f.status[r.PodSandboxId]
+	if s == nil || !r.Verbose {
+		return nil, errors.New("not found")
+	}
+	return s, f.answer(ctx)
+}
+
+func (f *fakeRuntime) answer(ctx context.Context) error {
+	select {
+	case <-ctx.Done():
+	case <-time.After(f.delay):
+	}
+	return f.err
+}
+
+func (f *fakeRuntime) serve(t *testing.T, socket string) *grpc.Server {
+	t.Helper()
+	l, err := net.Listen("unix", socket)
+	must(t, err)
+	s := grpc.NewServer()
+	cri.RegisterRuntimeServiceServer(s, f)
+	done := make(chan struct{})
+	go func() { defer close(done); _ = s.Serve(l) }() // ends by Stop
+	t.Cleanup(func() { s.Stop(); <-done })
+	return s
+}
+
+// warnings collects what a user is told.
+type warnings struct {
+	mu   sync.Mutex
+	said []string
+}
+
+func (w *warnings) add(err error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.said = append(w.said, err.Error())
+}
+
+func (w *warnings) all() []string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return append([]string(nil), w.said...)
+}
+
+// newCRI is one that ends with the test, and leaves nothing.
+func newCRI(t *testing.T, socket, root string) (*CRI, *warnings) {
+	t.Helper()
+	w := &warnings{}
+	c := NewCRI(socket, root, w.add)
+	t.Cleanup(c.Close)
+	return c, w
+}
+
+func newSocket(t *testing.T) string {
+	t.Helper()
+	t.Cleanup(func() { goleak.VerifyNone(t) }) // first in, last out
+	dir, err := os.MkdirTemp("", "cri")        // not t.TempDir: a socket's path has 107 bytes
+	must(t, err)
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	return filepath.Join(dir, "s")
+}
+
+func box(id, uid, namespace, name string) *cri.PodSandbox {
+	return &cri.PodSandbox{Id: id, State: cri.PodSandboxState_SANDBOX_READY, Metadata: &cri.PodSandboxMetadata{Uid: uid, Namespace: namespace, Name: name}}
+}
+
+// eventually waits for the background, with the times of a user who asks again.
+func eventually(t *testing.T, what string, ok func(now time.Time) bool) {
+	t.Helper()
+	for i := range 500 {
+		if ok(start.Add(time.Duration(i) * time.Second)) {
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	t.Fatalf("not after 5 s: %s", what)
+}
+
+// The runtime's name takes the place of the UID, for a pod that comes later too.
+func TestCRINames(t *testing.T) {
+	socket := newSocket(t)
+	f := &fakeRuntime{boxes: []*cri.PodSandbox{box("a", uid, "kube-system", "coredns-5d78c9869d-abcde")}}
+	f.serve(t, socket)
+	p := newProc(t)
+	p.add(20, podNS, podCgroup(uid, idA))
+	p.add(30, hostNS, podCgroup(uid, idB))
+	c, w := newCRI(t, "unix://"+socket, p.root)
+	x := NewIndex(p.root, c)
+	c.Refresh(start)
+	wantName(t, x, podNS, start, "kube-system/coredns-5d78c9869d-abcde")
+	wantName(t, x, hostNS, start, "")
+	if f.filter.GetState().GetState() != cri.PodSandboxState_SANDBOX_READY || f.filter.State == nil {
+		t.Errorf("filter %v: sandboxes that have ended are asked for too", f.filter)
+	}
+
+	other := "00000000-16b7-4a49-bb9e-8ec1f1f4e27f"
+	p.add(40, podNS+1, podCgroup(other, idB))
+	f.set(func() { f.boxes = append(f.boxes, box("b", other, "default", "web-0")) })
+	eventually(t, "the new pod has its name", func(now time.Time) bool { return x.Name(podNS+1, now) == "default/web-0" })
+	if said := w.all(); len(said) > 0 {
+		t.Errorf("warned: %q", said)
+	}
+}
+
+// Whoever makes cgroups inside of a container does not get the name of another pod.
+func TestCRINotForged(t *testing.T) {
+	socket := newSocket(t)
+	f := &fakeRuntime{boxes: []*cri.PodSandbox{box("a", uid, "kube-system", "victim")}}
+	f.serve(t, socket)
+	p := newProc(t)
+	p.add(20, podNS, "0::/docker/"+idB+"/kubepods/pod"+uid+"/"+idA+"\n")
+	c, _ := newCRI(t, socket, p.root)
+	c.Refresh(start)
+	wantName(t, NewIndex(p.root, c), podNS, start, "docker:0f99ad5f4516/"+podName)
+}
+
+// verboseInfo is what containerd answers, shortened.
+func verboseInfo(pid int, path string) map[string]string {
+	return map[string]string{"info": fmt.Sprintf(`{"pid":%d,"processStatus":"running","netNamespaceClosed":false,"image":"registry.k8s.io/pause:3.8",
+"runtimeSpec":{"ociVersion":"1.1.0","linux":{"namespaces":[{"type":"pid"},{"type":"network","path":%q}]}}}`, pid, path)}
+}
+
+// Where cgroups tell nothing, the runtime tells whose a namespace is: by its bind
+// mount, or by the sandbox's process. A pod of the host's network has none.
+func TestCRINamespaces(t *testing.T) {
+	socket := newSocket(t)
+	own := proc("/proc").netns(os.Getpid())
+	node := &cri.PodSandboxStatus{Linux: &cri.LinuxPodSandboxStatus{Namespaces: &cri.Namespace{Options: &cri.NamespaceOption{Network: cri.NamespaceMode_NODE}}}}
+	f := &fakeRuntime{
+		boxes: []*cri.PodSandbox{box("pid", "u1", "default", "by-pid"), box("mount", "u2", "default", "by-mount"), box("host", "u3", "default", "by-host"), box("none", "u4", "default", "none"), box("old", "u5", "default", "does-not-say")},
+		status: map[string]*cri.PodSandboxStatusResponse{
+			"pid":   {Info: verboseInfo(20, "/nowhere/cni")},
+			"mount": {Info: verboseInfo(0, "/proc/self/ns/net")},
+			"host":  {Info: verboseInfo(21, ""), Status: node},
+			"old":   {Info: verboseInfo(1, "")},
+			"none":  {Info: map[string]string{"info": "{"}},
+		}}
+	f.serve(t, socket)
+	p := newProc(t)
+	p.add(20, podNS, "0::/system.slice/containerd.service\n")
+	p.add(21, podNS+1, "0::/\n")
+	c, _ := newCRI(t, socket, p.root)
+	c.Refresh(start)
+	x := NewIndex(p.root, c)
+	wantName(t, x, podNS, start, "default/by-pid")
+	wantName(t, x, own, start, "default/by-mount") // no process of the fake /proc is in it
+	wantName(t, x, podNS+1, start, "")
+	wantName(t, x, hostNS, start, "")
+	n := f.asked.Load()
+	c.Refresh(sec(100))
+	if f.lists.Load() < 2 || f.asked.Load() != n {
+		t.Errorf("%d status calls for sandboxes that are known", f.asked.Load()-n)
+	}
+}
+
+// A socket that is missing is said once and asked ever more rarely; the pods are
+// found when the runtime comes, and its next end is said again.
+func TestCRIMissing(t *testing.T) {
+	socket := newSocket(t)
+	p := newProc(t)
+	p.add(20, podNS, podCgroup(uid, idA))
+	c, w := newCRI(t, socket, p.root)
+	x := NewIndex(p.root, c)
+	for s := range 300 {
+		c.Refresh(sec(float64(s)))
+		wantName(t, x, podNS, sec(float64(s)), podName)
+	}
+	said := w.all()
+	if len(said) != 1 || !strings.Contains(said[0], "no such file") || !strings.Contains(said[0], "--cri.socket") || strings.ContainsAny(said[0], "\n") {
+		t.Fatalf("said %q, want one line with the remedy", said)
+	}
+	f := &fakeRuntime{boxes: []*cri.PodSandbox{box("a", uid, "default", "web-0")}}
+	srv := f.serve(t, socket)
+	c.Refresh(sec(1000))
+	wantName(t, x, podNS, sec(1000), "default/web-0")
+	srv.Stop()
+	c.Refresh(sec(2000))
+	wantName(t, x, podNS, sec(2000), "default/web-0") // what is known stays
+	if said := w.all(); len(said) != 2 {
+		t.Errorf("said %q", said)
+	}
+}
+
+func TestCRIBacksOff(t *testing.T) {
+	socket := newSocket(t)
+	f := &fakeRuntime{err: errors.New("no")}
+	f.serve(t, socket)
+	for name, tc := range map[string]struct {
+		err      error
+		from, to int32
+	}{"failing": {errors.New("no"), 10, 20}, "nothing new": {nil, 30, 50}} {
+		t.Run(name, func(t *testing.T) {
+			c, _ := newCRI(t, socket, "/nowhere")
+			f.set(func() { f.err = tc.err })
+			f.lists.Store(0)
+			for s := range 600 {
+				c.Refresh(sec(float64(s)))
+			}
+			if n := f.lists.Load(); n < tc.from || n > tc.to {
+				t.Errorf("asked %d times in 10 minutes, want %d to %d", n, tc.from, tc.to)
+			}
+		})
+	}
+}
+
+// A runtime that hangs costs two seconds at the start and nothing later: whoever
+// asks for a name does not wait.
+func TestCRISlow(t *testing.T) {
+	socket := newSocket(t)
+	f := &fakeRuntime{delay: time.Minute}
+	f.serve(t, socket)
+	p := newProc(t)
+	p.add(20, podNS, podCgroup(uid, idA))
+	c, w := newCRI(t, socket, p.root)
+	x := NewIndex(p.root, c)
+	begun := time.Now()
+	c.Refresh(start)
+	if d := time.Since(begun); d < askFor || d > 2*askFor {
+		t.Errorf("gave up after %v, want %v", d, askFor)
+	}
+	begun = time.Now()
+	for s := range 100 {
+		wantName(t, x, podNS, sec(100+float64(s)), podName)
+	}
+	if d := time.Since(begun); d > askFor/2 {
+		t.Errorf("100 questions took %v", d)
+	}
+	if said := w.all(); len(said) != 1 || !strings.Contains(said[0], "deadlineexceeded") {
+		t.Errorf("said %q", said)
+	}
+}
+
+// Names that Kubernetes does not make, an answer without end, and something that
+// is no runtime at all.
+func TestCRIHostile(t *testing.T) {
+	long := strings.Repeat("x", 300)
+	wrong := []*cri.PodSandbox{{}, {Id: "a"}, box("b", uid, "default", "\x1b[2J"), box("c", uid, "a\nb", "web"), box("d", uid, "", "web"),
+		box("e", uid, "default", long), box("f", uid, long, "web"), box("g", long, "default", "web"), box(long, uid, "default", "web"), box("h", "", "default", "web"), box("i", uid, "a/b", "web")}
+	many := make([]*cri.PodSandbox, 3*maxSandboxes)
+	for i := range many {
+		many[i] = box(fmt.Sprint(i), fmt.Sprintf("u%d", i), "default", "web")
+	}
+	huge := box("a", uid, "default", "web")
+	huge.Annotations = map[string]string{"x": strings.Repeat("y", maxAnswer)}
+	large := box("a", uid, "default", "web") // more than gRPC takes by itself
+	large.Annotations = map[string]string{"x": strings.Repeat("y", maxAnswer/2)}
+	for name, tc := range map[string]struct {
+		boxes []*cri.PodSandbox
+		err   error
+		most  int
+		warns string
+	}{
+		"wrong names": {boxes: wrong},
+		"too many":    {boxes: many, most: maxSandboxes},
+		"large":       {boxes: []*cri.PodSandbox{large}, most: 1},
+		"huge":        {boxes: []*cri.PodSandbox{huge}, warns: "resourceexhausted"},
+		"long error":  {err: errors.New(strings.Repeat("\x1b[2J\n", 1000)), warns: "unknown"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			socket := newSocket(t)
+			f := &fakeRuntime{boxes: tc.boxes, err: tc.err}
+			f.serve(t, socket)
+			c, w := newCRI(t, socket, "/nowhere")
+			c.Refresh(start)
+			if n := len(c.names.byUID); n != tc.most {
+				t.Errorf("%d names, want %d", n, tc.most)
+			}
+			said := w.all()
+			if (tc.warns != "") != (len(said) == 1) || (tc.warns != "" && (!strings.Contains(said[0], tc.warns) || len(said[0]) > 1000 || strings.Contains(said[0], "\n"))) {
+				t.Errorf("said %.300q", said)
+			}
+		})
+	}
+	t.Run("not gRPC", func(t *testing.T) {
+		socket := newSocket(t)
+		l, err := net.Listen("unix", socket)
+		must(t, err)
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			for conn, err := l.Accept(); err == nil; conn, err = l.Accept() {
+				_, _ = conn.Write(bytes.Repeat([]byte("220 ready\r\n"), 1000)) // it hangs up
+				_ = conn.Close()
+			}
+		}()
+		t.Cleanup(func() { _ = l.Close(); <-done })
+		c, w := newCRI(t, socket, "/nowhere")
+		c.Refresh(start)
+		if len(w.all()) != 1 {
+			t.Errorf("said %q", w.all())
+		}
+	})
+}
+
+// What a runtime tells of namespaces is looked at with care.
+func TestCRIVerbose(t *testing.T) {
+	p := newProc(t)
+	p.add(20, podNS, "0::/\n")
+	plain := filepath.Join(t.TempDir(), "file")
+	must(t, os.WriteFile(plain, nil, 0o644))
+	c, _ := newCRI(t, "", p.root)
+	for info, want := range map[string]event.NetNS{
+		"": 0, "null": 0, "[]": 0, `{"pid":"20"}`: 0, `{"pid":-1}`: 0, `{"pid":99999999}`: 0, `{"pid":20}`: podNS,
+		strings.Repeat("[", 1<<20):                                0,
+		verboseInfo(20, plain)["info"]:                            podNS,
+		verboseInfo(20, "/proc/self/status")["info"]:              podNS,
+		verboseInfo(20, "/run/../etc/passwd")["info"]:             podNS,
+		verboseInfo(0, "/proc/"+strings.Repeat("a", 1e5))["info"]: 0,
+	} {
+		if got := c.netns(info); got != want {
+			t.Errorf("%.80q: %v, want %v", info, got, want)
+		}
+	}
+}
+
+// Close ends a conversation that hangs.
+func TestCRIClose(t *testing.T) {
+	socket := newSocket(t)
+	f := &fakeRuntime{delay: time.Minute}
+	f.serve(t, socket)
+	c, w := newCRI(t, socket, "/nowhere")
+	c.want("x", start)
+	eventually(t, "the runtime is asked", func(time.Time) bool { return f.lists.Load() > 0 })
+	begun := time.Now()
+	c.Close()
+	c.Close()
+	if d := time.Since(begun); d > askFor/2 {
+		t.Errorf("took %v", d)
+	}
+	c.Refresh(sec(1000)) // asks nothing any more
+	if f.lists.Load() != 1 || len(w.all()) != 0 {
+		t.Errorf("%d questions, said %q", f.lists.Load(), w.all())
+	}
+}
