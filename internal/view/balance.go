@@ -26,10 +26,7 @@ func (l *ledgerText) tables(b []byte) []byte {
 }
 
 func (l *ledgerText) deltaName(k agg.KernelDelta) string {
-	if k.Name != "" {
-		return netnsText(k.NetNS, k.Name)
-	}
-	return l.netns(k.NetNS)
+	return netnsText(k.NetNS, l.o.Names.table(k.NetNS, k.Name))
 }
 
 // balance shows every counter of a namespace where something was counted, with

@@ -195,10 +195,7 @@ func jsonAddr(a netip.Addr) string {
 }
 
 func kernelJSON(k agg.KernelDelta, o LedgerOptions) ledgerKernel {
-	name := k.Name
-	if name == "" {
-		name = o.Names.netns(k.NetNS)
-	}
+	name := o.Names.table(k.NetNS, k.Name)
 	return ledgerKernel{NetNS: uint32(k.NetNS), Name: outside(name), Drop: k.Drop, EarlyDrop: k.EarlyDrop, InsertFailed: k.InsertFailed,
 		ClashResolve: k.ClashResolve, ChainTooLong: k.ChainTooLong, Insert: k.Insert, Invalid: k.Invalid, Error: k.Error, Found: k.Found,
 		CountBefore: k.CountBefore, CountAfter: k.CountAfter, Max: k.Max}

@@ -133,13 +133,7 @@ func WriteTopJSON(w io.Writer, d *agg.TopDoc, o TopOptions) error {
 	return writeJSON(w, doc)
 }
 
-// tableName prefers the name that came with the kernel's numbers.
-func tableName(t *agg.TableState, n *Names) string {
-	if t.Name != "" {
-		return t.Name
-	}
-	return n.netns(t.NetNS)
-}
+func tableName(t *agg.TableState, n *Names) string { return n.table(t.NetNS, t.Name) }
 
 // The words of a forecast.
 const (

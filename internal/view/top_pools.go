@@ -48,7 +48,7 @@ type (
 )
 
 func poolJSON(p *agg.PoolState, o TopOptions) topPool {
-	j := topPool{NetNS: uint32(p.NetNS), Name: outside(cmp.Or(p.Name, o.Names.netns(p.NetNS))), Zone: p.Zone,
+	j := topPool{NetNS: uint32(p.NetNS), Name: outside(o.Names.table(p.NetNS, p.Name)), Zone: p.Zone,
 		Addr: jsonAddr(p.Src), Dst: jsonAddr(p.Dst), Proto: event.ProtoName(p.Proto),
 		InUse: p.InUse, Capacity: p.Capacity, Learned: p.Learned, Fill: number(p.Fill()), Threshold: agg.LevelOf(p.Fill()).String(),
 		Forecast: forecastWord(p.Forecast, p.TimeToFull), New: p.New, Drops: p.Drops}

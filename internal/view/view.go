@@ -6,6 +6,7 @@
 package view
 
 import (
+	"cmp"
 	"strconv"
 	"time"
 
@@ -17,6 +18,7 @@ import (
 // What they return comes from outside and is escaped here.
 type Names struct {
 	NetNS       func(event.NetNS) string
+	Generated   func(name string) bool // made up by a container runtime: any other name is better
 	Interface   func(ns event.NetNS, index uint32) string
 	Cgroup      func(id uint64) string
 	KfreeReason func(n uint32) string
@@ -28,6 +30,15 @@ func (n *Names) netns(ns event.NetNS) string {
 		return ""
 	}
 	return n.NetNS(ns)
+}
+
+// table prefers the name that came with the numbers of a table: theirs may be of
+// another namespace by now.
+func (n *Names) table(ns event.NetNS, name string) string {
+	if name != "" && (n.Generated == nil || !n.Generated(name)) {
+		return name
+	}
+	return cmp.Or(n.netns(ns), name)
 }
 
 func (n *Names) cgroup(id uint64) string {
