@@ -58,7 +58,7 @@ func (d *dropsFlags) run(ctx context.Context, g *globals, args []string) error {
 	if err = errors.Join(err, p.Close()); err != nil {
 		return err
 	}
-	names := newNames()
+	names := g.namesNow()
 	o := view.LedgerOptions{Color: g.color(), Ruleset: d.ruleset, Top: d.top, Names: names.view()}
 	if g.json() {
 		return view.WriteLedgerJSON(g.stdout, doc, o)

@@ -9,6 +9,7 @@ import (
 	"os"
 	"runtime/debug"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	"github.com/spf13/pflag"
@@ -32,12 +33,17 @@ type globals struct {
 	numeric   bool
 	logLevel  string
 	logFormat string
+	criSocket string
+
+	known *names
+	live  atomic.Bool // the screen is taken: no messages
 }
 
 func (g *globals) flags(f *pflag.FlagSet) {
 	f.StringVarP(&g.output, "output", "o", "text", "output format: text or json")
 	f.StringVar(&g.backend, "backend", probe.Auto, "how to look: auto, fentry, kprobe, netfilter or netlink")
 	f.StringVar(&g.netns, "netns", "", "only this network namespace, by name or inode (default all)")
+	f.StringVar(&g.criSocket, "cri.socket", "", "ask this container runtime for the names of pods, as /run/containerd/containerd.sock (default off)")
 	f.BoolVar(&g.noColor, "no-color", false, "no colours (also NO_COLOR)")
 	f.BoolVarP(&g.numeric, "numeric", "n", true, "addresses and ports as numbers (always so)")
 	f.StringVar(&g.logLevel, "log.level", "info", "messages to stderr: debug, info, warn or error")
@@ -102,11 +108,11 @@ func (g *globals) filter(args []string) (*filter.Filter, error) {
 		}
 		text += a
 	}
-	f, err := filter.Parse(text, filter.Options{NetNS: netnsByName})
+	f, err := filter.Parse(text, filter.Options{NetNS: g.netnsByName})
 	if err != nil || g.netns == "" {
 		return f, err
 	}
-	ns, err := resolveNetNS(g.netns)
+	ns, err := g.resolveNetNS(g.netns)
 	if err != nil {
 		return nil, err
 	}
@@ -117,9 +123,30 @@ func (g *globals) filter(args []string) (*filter.Filter, error) {
 	return filter.Parse(both, filter.Options{})
 }
 
-// resolveNetNS takes a name of /run/netns or an inode number and checks that
-// such a namespace exists.
-func resolveNetNS(s string) (event.NetNS, error) {
+// names begins to know names. It may wait for a container runtime, so it comes
+// before anything is attached.
+func (g *globals) names() *names {
+	if g.known == nil {
+		g.known = newNames(g.criSocket, func(err error) {
+			if !g.live.Load() {
+				g.logger().Warn(oneLine(err))
+			}
+		})
+		g.known.refresh()
+	}
+	return g.known
+}
+
+// namesNow also know the pods that have come since, for what is printed once.
+func (g *globals) namesNow() *names {
+	n := g.names()
+	n.refresh()
+	return n
+}
+
+// resolveNetNS takes a name of /run/netns, an inode number or the name of a pod or
+// container as it is shown, and checks that such a namespace exists.
+func (g *globals) resolveNetNS(s string) (event.NetNS, error) {
 	all, err := ctnl.ListNetNS()
 	if err != nil {
 		return 0, err
@@ -130,11 +157,14 @@ func resolveNetNS(s string) (event.NetNS, error) {
 			return ns.Inode, nil
 		}
 	}
+	if ns, ok := g.names().lookup(s); ok {
+		return ns, nil
+	}
 	return 0, fmt.Errorf("%w: --netns %q: no such network namespace, see `ip netns` and `lsns -t net`", errUsage, s)
 }
 
-func netnsByName(name string) (event.NetNS, bool) {
-	ns, err := resolveNetNS(name)
+func (g *globals) netnsByName(name string) (event.NetNS, bool) {
+	ns, err := g.resolveNetNS(name)
 	return ns, err == nil
 }
 

@@ -7,6 +7,7 @@ import (
 
 	"github.com/ctsight/ctsight/internal/ctnl"
 	"github.com/ctsight/ctsight/internal/event"
+	"github.com/ctsight/ctsight/internal/pods"
 	"github.com/ctsight/ctsight/internal/probe"
 	"github.com/ctsight/ctsight/internal/view"
 )
@@ -18,6 +19,7 @@ const (
 	// keepGone is how long a namespace that is no more keeps its name: its
 	// last events are told after its end.
 	keepGone = 10 * time.Second
+	procDir  = "/proc"
 )
 
 // names looks up what numbers are called on this host and remembers it for a
@@ -27,6 +29,8 @@ type names struct {
 	mu      sync.Mutex
 	ns      map[event.NetNS]*namedNS
 	scanned time.Time
+	pods    *pods.Index
+	cri     *pods.CRI // nil where it is not asked for
 	kernel  *probe.Names
 }
 
@@ -38,21 +42,52 @@ type namedNS struct {
 	listed        time.Time // its interfaces
 }
 
-func newNames() *names {
-	return &names{ns: map[event.NetNS]*namedNS{}, kernel: probe.NewNames()}
+// newNames asks a container runtime too if it is given the socket of one; warn is
+// told that it does not answer.
+func newNames(criSocket string, warn func(error)) *names {
+	n := &names{ns: map[event.NetNS]*namedNS{}, kernel: probe.NewNames()}
+	if criSocket != "" {
+		n.cri = pods.NewCRI(criSocket, procDir, warn)
+	}
+	n.pods = pods.NewIndex(procDir, n.cri)
+	return n
+}
+
+// refresh asks the container runtime now, which takes two seconds at most: what is
+// printed once cannot wait for an answer in the background.
+func (n *names) refresh() {
+	if n.cri != nil {
+		n.cri.Refresh(time.Now())
+	}
 }
 
 func (n *names) view() view.Names {
-	return view.Names{NetNS: n.netns, Interface: n.iface, KfreeReason: n.kernel.KfreeReason, Symbol: n.kernel.Symbol}
+	return view.Names{NetNS: n.netns, Generated: pods.Generated, Interface: n.iface, KfreeReason: n.kernel.KfreeReason, Symbol: n.kernel.Symbol}
 }
 
 func (n *names) netns(ns event.NetNS) string {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if f := n.find(ns, time.Now()); f != nil {
-		return f.Name
+	now := time.Now()
+	name := ""
+	if f := n.find(ns, now); f != nil {
+		name = f.Name
 	}
-	return ""
+	return n.pods.Better(name, ns, now)
+}
+
+// lookup finds the namespace that is called so.
+func (n *names) lookup(name string) (event.NetNS, bool) {
+	all, err := ctnl.ListNetNS()
+	if err != nil || name == "" {
+		return 0, false
+	}
+	for _, is := range all {
+		if n.netns(is.Inode) == name {
+			return is.Inode, true
+		}
+	}
+	return 0, false
 }
 
 // find returns the namespace, nil if it is unknown.

@@ -4,12 +4,15 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/ctsight/ctsight/internal/ctnl"
 	"github.com/ctsight/ctsight/internal/event"
 	"github.com/ctsight/ctsight/internal/lab"
+	"github.com/ctsight/ctsight/internal/pods"
 )
 
 // ipNetNS makes a named namespace that lasts until the test ends.
@@ -28,7 +31,7 @@ func ipNetNS(t *testing.T, name string) event.NetNS {
 // it to the namespace that gets the number.
 func TestNamesOfReusedNumber(t *testing.T) {
 	lab.NeedRoot(t)
-	n := newNames()
+	n := newNames("", nil)
 	name := func(i int) string { return fmt.Sprintf("ctsight-%d-%d", os.Getpid(), i) }
 	first := ipNetNS(t, name(0))
 	if got := n.netns(first); got != name(0) {
@@ -57,7 +60,7 @@ func TestNamesOfReusedNumber(t *testing.T) {
 
 // What nobody has is forgotten.
 func TestNamesForgets(t *testing.T) {
-	n := newNames()
+	n := newNames("", nil)
 	now := time.Now()
 	n.ns[1] = &namedNS{NS: ctnl.NS{Inode: 1, Name: "gone", Path: "/nowhere"}, seen: now, checked: now}
 	for _, after := range []time.Duration{0, freshFor, keepGone} {
@@ -67,5 +70,55 @@ func TestNamesForgets(t *testing.T) {
 	}
 	if n.find(1, now.Add(keepGone+2*freshFor)) != nil {
 		t.Error("not forgotten")
+	}
+}
+
+// procOf makes a /proc of one process in the namespace.
+func procOf(t *testing.T, ns event.NetNS, cgroup string) string {
+	t.Helper()
+	root := t.TempDir()
+	must(t, os.MkdirAll(filepath.Join(root, "20/ns"), 0o755))
+	must(t, os.Symlink(fmt.Sprintf("net:[%d]", ns), filepath.Join(root, "20/ns/net")))
+	must(t, os.WriteFile(filepath.Join(root, "20/cgroup"), []byte(cgroup), 0o644))
+	return root
+}
+
+const (
+	podCgroup = "0::/kubepods/podff49d0be-16b7-4a49-bb9e-8ec1f1f4e27f/34dc0b5e626f2c5c4c5170e34b10e7654ce36f0fcd532739f4445baabea03376\n"
+	podName   = "pod:ff49d0be-16b7-4a49-bb9e-8ec1f1f4e27f/34dc0b5e626f"
+)
+
+// What is shown is taken back, by --netns and in filters.
+func TestNamesLookup(t *testing.T) {
+	own, err := resolveOwn()
+	must(t, err)
+	g := &globals{known: newNames("", nil)}
+	g.known.pods = pods.NewIndex(procOf(t, own, podCgroup), nil)
+	all, err := ctnl.ListNetNS()
+	must(t, err)
+	if name := all[0].Name; name != "" {
+		t.Skipf("the own namespace has the name %q under /run/netns", name)
+	}
+	if name := g.known.view().NetNS(own); name != podName {
+		t.Errorf("called %q, want %q", name, podName)
+	}
+	if ns, err := g.resolveNetNS(podName); err != nil || ns != own {
+		t.Errorf("--netns: %v %v", ns, err)
+	}
+	f, err := g.filter([]string{"netns", podName})
+	must(t, err)
+	if !f.Match(&event.Event{NetNS: own}) || f.Match(&event.Event{NetNS: own + 1}) {
+		t.Error("filter does not match the namespace of the pod")
+	}
+	if _, err := g.resolveNetNS("pod:none"); err == nil {
+		t.Error("found what is not there")
+	}
+}
+
+// A runtime that does not answer is a warning.
+func TestCRISocketMissing(t *testing.T) {
+	r := runCmd(t, ctsight(t, "trace", "--netns", "nonsense", "--cri.socket", "/nowhere/cri.sock"))
+	if r.code != exitUsage || strings.Count(r.stderr, "--cri.socket /nowhere/cri.sock") != 1 || strings.Count(r.stderr, "\n") != 2 {
+		t.Errorf("exit code %d, stderr %q", r.code, r.stderr)
 	}
 }

@@ -91,11 +91,11 @@ func (t *topFlags) run(ctx context.Context, g *globals, args []string) error {
 	if err != nil {
 		return err
 	}
+	names := g.names()
 	p, err := g.open(ctx, pipeline.Config{Filter: flt, Sums: true})
 	if err != nil {
 		return err
 	}
-	names := newNames()
 	if tty == nil {
 		dims := []agg.Dim{by}
 		if by != agg.ByNetNS {
@@ -112,7 +112,7 @@ func (t *topFlags) run(ctx context.Context, g *globals, args []string) error {
 		if err := p.Close(); err != nil {
 			return err
 		}
-		return t.print(g, doc, column, names)
+		return t.print(g, doc, column)
 	}
 	w := p.NewWatch(clock, agg.CensusConfig{})
 	ctx, cancel := context.WithCancel(ctx)
@@ -122,13 +122,16 @@ func (t *topFlags) run(ctx context.Context, g *globals, args []string) error {
 		defer cancel() // a trace that fails ends the view
 		traced <- w.Run(ctx, nil)
 	}()
-	err = tui.Run(ctx, topSource{w}, tui.Options{Query: tui.Query{By: by, Sort: column}, Color: g.color(),
+	g.live.Store(true)
+	defer g.live.Store(false)
+	err = tui.Run(ctx, topSource{w, g}, tui.Options{Query: tui.Query{By: by, Sort: column}, Color: g.color(),
 		ASCII: !utf8Locale(), Names: names.view()}, os.Stdin, tty)
 	cancel()
 	return errors.Join(err, <-traced, p.Close())
 }
 
-func (t *topFlags) print(g *globals, doc *agg.TopDoc, column agg.Column, names *names) error {
+func (t *topFlags) print(g *globals, doc *agg.TopDoc, column agg.Column) error {
+	names := g.namesNow()
 	if g.json() {
 		return view.WriteTopJSON(g.stdout, doc, view.TopOptions{Sort: column, Names: names.view()})
 	}
@@ -146,10 +149,13 @@ var rowFields = [agg.NumDims][]string{
 }
 
 // topSource is a watch as the live view wants it.
-type topSource struct{ w *pipeline.Watch }
+type topSource struct {
+	w *pipeline.Watch
+	g *globals
+}
 
 func (s topSource) Top(q tui.Query) (*agg.TopDoc, error) {
-	f, err := filter.Parse(q.Filter, filter.Options{NetNS: netnsByName})
+	f, err := filter.Parse(q.Filter, filter.Options{NetNS: s.g.netnsByName})
 	if err != nil {
 		return nil, err
 	}

@@ -55,6 +55,7 @@ func (t *traceFlags) run(ctx context.Context, g *globals, args []string) error {
 	if err != nil {
 		return err
 	}
+	names := g.names()
 	ctx, cancel := limited(ctx, t.limit)
 	defer cancel()
 	clock, err := pipeline.NewClock()
@@ -65,7 +66,7 @@ func (t *traceFlags) run(ctx context.Context, g *globals, args []string) error {
 	if err != nil {
 		return err
 	}
-	out := newLineOutput(g, clock, cancel)
+	out := newLineOutput(g, names, clock, cancel)
 	err = p.Run(ctx, func(e *event.Event) error {
 		if err := out.write(e); err != nil {
 			return err
@@ -113,10 +114,9 @@ type lineOutput struct {
 	armed bool
 }
 
-func newLineOutput(g *globals, clock event.Clock, fail func()) *lineOutput {
+func newLineOutput(g *globals, names *names, clock event.Clock, fail func()) *lineOutput {
 	buf := bufio.NewWriterSize(g.stdout, 64<<10)
 	own := event.NetNS(0)
-	names := newNames()
 	if ns, err := resolveOwn(); err == nil {
 		own = ns
 	}

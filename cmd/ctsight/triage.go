@@ -47,7 +47,7 @@ func (t *triageFlags) run(ctx context.Context, g *globals) error {
 	}
 	var focus event.NetNS
 	if g.netns != "" {
-		ns, err := resolveNetNS(g.netns)
+		ns, err := g.resolveNetNS(g.netns)
 		if err != nil {
 			return err
 		}
@@ -76,7 +76,7 @@ func (t *triageFlags) run(ctx context.Context, g *globals) error {
 	if err := p.Close(); err != nil {
 		return err
 	}
-	names := newNames()
+	names := g.namesNow()
 	o := view.TriageOptions{Color: g.color(), Names: names.view()}
 	if g.json() {
 		return view.WriteTriageJSON(g.stdout, doc, o)
