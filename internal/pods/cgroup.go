@@ -27,7 +27,7 @@ type Pod struct {
 	Runtime   string // containerd, crio, docker, podman, ...; "" when the path does not tell
 	Unit      string // unit of systemd
 	// In is the name of what it runs inside of: a node of kind is a container
-	// itself. Depth counts these layers: 1 is a container of this host, 0 is none.
+	// itself, and a pod of a user without privilege is in user@UID. Depth counts these layers: 1 is a container of this host, 0 is none.
 	In    string
 	Depth int
 	// Namespace and Name are those of Kubernetes. Only the runtime knows them.
@@ -124,6 +124,7 @@ func fromLine(line string) Pod {
 type walker struct {
 	pod  Pod
 	prev string // the segment before
+	user string // whose manager of systemd the path is below
 }
 
 func (w *walker) step(seg string) {
@@ -144,6 +145,9 @@ func (w *walker) step(seg string) {
 		w.enter(c)
 		return
 	}
+	if user, ok := cutBoth(seg, "user@", ".service"); ok {
+		w.user = "user@" + clean(user)
+	}
 	if unit := unitName(seg); unit != "" {
 		w.pod.Unit = unit
 	}
@@ -161,8 +165,12 @@ func (w *walker) enter(l Pod) {
 	case cur.Depth >= maxLayers:
 	default:
 		l.Depth = cur.Depth + 1
-		if cur.Depth > 0 {
+		switch {
+		case cur.Depth > 0:
 			l.In = cur.String()
+		case l.UID != "" && w.user != "":
+			// The user may make cgroups here, with the UID of any pod.
+			l.In, l.Depth = w.user, 2
 		}
 		w.pod = l
 	}

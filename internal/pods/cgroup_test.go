@@ -81,6 +81,8 @@ func TestFromCgroup(t *testing.T) {
 		{"machined", "0::/machine.slice/machine-qemu\\x2d1\\x2dvm.scope/libvirt/emulator\n", named("machine", "qemu-1-vm"), "machine:qemu-1-vm"},
 		{"lxc 4", "0::/lxc.payload.web/system.slice/nginx.service\n", named("lxc", "web"), "lxc:web"},
 		{"lxc 2", "3:memory:/lxc/web/init.scope\n", named("lxc", "web"), "lxc:web"},
+		{"kubelet of a user", "0::/user.slice/user-1000.slice/user@1000.service/user.slice/kubepods-pod" + und + ".slice/cri-containerd-" + idA + ".scope\n",
+			Pod{UID: uid, Container: idA, Runtime: "containerd", In: "user@1000", Depth: 2}, "user@1000/pod:" + uid + "/34dc0b5e626f"},
 		// Services.
 		{"service", "0::/system.slice/unbound.service\n", Pod{Unit: "unbound.service"}, "unbound.service"},
 		{"instance", "0::/system.slice/system-openvpn.slice/openvpn@a\\x2db.service\n", Pod{Unit: "openvpn@a-b.service"}, "openvpn@a-b.service"},

@@ -157,16 +157,21 @@ func TestCRINames(t *testing.T) {
 	}
 }
 
-// Whoever makes cgroups inside of a container does not get the name of another pod.
+// Whoever makes cgroups, inside of a container or below the manager of a user, does
+// not get the name of another pod.
 func TestCRINotForged(t *testing.T) {
 	socket := newSocket(t)
 	f := &fakeRuntime{boxes: []*cri.PodSandbox{box("a", uid, "kube-system", "victim")}}
 	f.serve(t, socket)
+	forged := "/kubepods/pod" + uid + "/" + idA + "\n"
 	p := newProc(t)
-	p.add(20, podNS, "0::/docker/"+idB+"/kubepods/pod"+uid+"/"+idA+"\n")
+	p.add(20, podNS, "0::/docker/"+idB+forged)
+	p.add(30, podNS+1, "0::/user.slice/user-1000.slice/user@1000.service"+forged)
 	c, _ := newCRI(t, socket, p.root)
 	c.Refresh(start)
-	wantName(t, NewIndex(p.root, c), podNS, start, "docker:0f99ad5f4516/"+podName)
+	x := NewIndex(p.root, c)
+	wantName(t, x, podNS, start, "docker:0f99ad5f4516/"+podName)
+	wantName(t, x, podNS+1, start, "user@1000/"+podName)
 }
 
 // verboseInfo is what containerd answers, shortened.
