@@ -10,8 +10,8 @@ import (
 )
 
 // decoder puts a tree of YAML into a struct. The library's own way tells no
-// columns, compares each key of a mapping with all others (100,000 of them take
-// minutes), and takes aliases, which nobody needs here and which can explode.
+// columns, compares each key of a mapping with all others (100,000 of them, a
+// megabyte, took it 106 s), and takes aliases, which can explode.
 type decoder struct {
 	file  string
 	dir   string // relative file names begin here
