@@ -35,8 +35,9 @@ type globals struct {
 	logFormat string
 	criSocket string
 
-	known *names
-	live  atomic.Bool // the screen is taken: no messages
+	known     *names
+	live      atomic.Bool   // the screen is taken: no messages
+	verbosity slog.LevelVar // of all messages; a reload may change it
 }
 
 func (g *globals) flags(f *pflag.FlagSet) {
@@ -63,23 +64,18 @@ func (g *globals) check() error {
 	if g.logFormat != "text" && g.logFormat != "json" {
 		return fmt.Errorf("%w: --log.format %q: text or json", errUsage, g.logFormat)
 	}
-	if _, err := g.level(); err != nil {
+	var l slog.Level
+	if err := l.UnmarshalText([]byte(g.logLevel)); err != nil {
 		return fmt.Errorf("%w: --log.level %q: debug, info, warn or error", errUsage, g.logLevel)
 	}
+	g.verbosity.Set(l)
 	return nil
 }
 
 func (g *globals) json() bool { return g.output == "json" }
 
-func (g *globals) level() (slog.Level, error) {
-	var l slog.Level
-	err := l.UnmarshalText([]byte(g.logLevel))
-	return l, err
-}
-
 func (g *globals) logger() *slog.Logger {
-	l, _ := g.level()
-	o := &slog.HandlerOptions{Level: l}
+	o := &slog.HandlerOptions{Level: &g.verbosity}
 	if g.logFormat == "json" {
 		return slog.New(slog.NewJSONHandler(g.stderr, o))
 	}
@@ -180,12 +176,19 @@ func (g *globals) open(ctx context.Context, cfg pipeline.Config) (*pipeline.Pipe
 	if err != nil {
 		return nil, err
 	}
+	g.tell(p, cfg.Invalid)
+	return p, nil
+}
+
+// tell logs what is traced and what is missing.
+func (g *globals) tell(p *pipeline.Pipeline, invalid bool) {
+	log := g.logger()
 	r := p.Report()
 	log.Debug("attached", "backend", r.Backend)
 	if p.Refused != nil {
 		log.Warn("no better backend works here, see ctsight doctor", "backend", r.Backend, "answer", oneLine(p.Refused))
 	}
-	if cfg.Invalid && (r.Backend == probe.Netfilter || r.Backend == probe.Netlink) {
+	if invalid && (r.Backend == probe.Netfilter || r.Backend == probe.Netlink) {
 		log.Warn("this backend does not tell of invalid packets", "backend", r.Backend)
 	}
 	for _, h := range r.Hooks {
@@ -193,7 +196,6 @@ func (g *globals) open(ctx context.Context, cfg pipeline.Config) (*pipeline.Pipe
 			log.Warn("hook not attached", "hook", h.Symbol, "lost", h.Lost, "answer", oneLine(h.Err))
 		}
 	}
-	return p, nil
 }
 
 // warn tells of problems that did not end the command.

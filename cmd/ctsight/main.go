@@ -18,6 +18,7 @@ import (
 	"github.com/ctsight/ctsight/internal/ctnl"
 	"github.com/ctsight/ctsight/internal/filter"
 	"github.com/ctsight/ctsight/internal/probe"
+	"github.com/ctsight/ctsight/internal/view"
 )
 
 // Exit codes of the contract.
@@ -40,10 +41,10 @@ func run(args []string, stdout, stderr io.Writer) int {
 	// A closed pipe is an error to return from, with everything detached, and
 	// not a signal to die of.
 	signal.Ignore(syscall.SIGPIPE)
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
-	defer stop()
 	cmd := newRoot(stdout, stderr)
 	cmd.SetArgs(args)
+	ctx, stop := signal.NotifyContext(context.Background(), ends(cmd, args)...)
+	defer stop()
 	err := cmd.ExecuteContext(ctx)
 	if err != nil && !errors.Is(err, syscall.EPIPE) {
 		fmt.Fprintf(stderr, "ctsight: %s\n", oneLine(err))
@@ -68,8 +69,20 @@ func newRoot(stdout, stderr io.Writer) *cobra.Command {
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return fmt.Errorf("%w: %w", errUsage, err) })
 	g.flags(root.PersistentFlags())
 	root.SetHelpCommand(newHelp(root))
-	root.AddCommand(newTrace(g), newTop(g), newTriage(g), newDrops(g), newDoctor(g), newDemo(g), newReasons(g))
+	root.AddCommand(newTrace(g), newTop(g), newTriage(g), newDrops(g), newDoctor(g), newServe(g), newDemo(g), newReasons(g))
 	return root
+}
+
+// reloads marks commands for which SIGHUP is not the end.
+const reloads = "reloads"
+
+// ends are the signals that end the command chosen by args.
+func ends(root *cobra.Command, args []string) []os.Signal {
+	signals := []os.Signal{os.Interrupt, syscall.SIGTERM}
+	if cmd, _, err := root.Find(args); err != nil || cmd.Annotations[reloads] == "" {
+		signals = append(signals, syscall.SIGHUP)
+	}
+	return signals
 }
 
 // noArgs is cobra.NoArgs with our exit code.
@@ -113,14 +126,5 @@ func exitCode(err error) int {
 	return exitFailed
 }
 
-// oneLine keeps an error on one line: joined errors and verifier logs have more.
-func oneLine(err error) string {
-	s := strings.TrimPrefix(err.Error(), "usage: ")
-	var parts []string
-	for _, l := range strings.Split(s, "\n") {
-		if l = strings.TrimSpace(l); l != "" {
-			parts = append(parts, l)
-		}
-	}
-	return strings.Join(parts, "; ")
-}
+// oneLine is an error as one line.
+func oneLine(err error) string { return strings.TrimPrefix(view.OneLine(err), "usage: ") }

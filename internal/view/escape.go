@@ -117,3 +117,14 @@ type outside string
 
 // MarshalJSON escapes as appendJSONString does.
 func (s outside) MarshalJSON() ([]byte, error) { return appendJSONString(nil, string(s)), nil }
+
+// OneLine keeps an error on one line: joined errors and verifier logs have more.
+func OneLine(err error) string {
+	var parts []string
+	for _, l := range strings.Split(err.Error(), "\n") {
+		if l = strings.TrimSpace(l); l != "" {
+			parts = append(parts, l)
+		}
+	}
+	return strings.Join(parts, "; ")
+}

@@ -1,0 +1,41 @@
+package serve
+
+import (
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+
+	"github.com/ctsight/ctsight/internal/agg"
+	"github.com/ctsight/ctsight/internal/config"
+	"github.com/ctsight/ctsight/internal/pipeline"
+	"github.com/ctsight/ctsight/internal/web"
+)
+
+// source is what the web server shows.
+type source struct {
+	*pipeline.Keeper
+	*server
+}
+
+// Top implements web.Source.
+func (s source) Top(by agg.Dim, c agg.Column, n int) (*agg.TopDoc, error) {
+	if !slices.Contains(dims, by) {
+		var kept []string
+		for _, d := range dims {
+			kept = append(kept, d.String())
+		}
+		return nil, web.RequestError(fmt.Sprintf("serve keeps no rows by %s, only by %s: use ctsight top", by, strings.Join(kept, ", ")))
+	}
+	return s.Keeper.Top(by, c, n)
+}
+
+func (s *server) newWeb(c *config.Config) (*web.Server, error) {
+	src := source{s.keeper, s}
+	return web.New(web.Options{
+		Listen: c.Web.Listen, ConfigFile: c.Web.ConfigFile, TelemetryPath: c.Web.TelemetryPath,
+		MaxConnections: c.Web.MaxConnections, EnableReload: c.Web.EnableReload,
+		Metrics: s.exporter.Handler(func(*http.Request) (*agg.Status, error) { return s.keeper.Status(), nil }),
+		Source:  src, Names: s.o.Names, Log: s.log,
+	})
+}

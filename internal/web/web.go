@@ -1,0 +1,194 @@
+// Package web is the HTTP server of `ctsight serve`: metrics, page, JSON API, and
+// what a supervisor asks. It holds the walls against clients that are slow, many or
+// hostile; what it shows comes from others as values.
+package web
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync/atomic"
+	"time"
+
+	toolkit "github.com/prometheus/exporter-toolkit/web"
+
+	"github.com/ctsight/ctsight/internal/agg"
+	"github.com/ctsight/ctsight/internal/view"
+)
+
+// Limits of a client. What is served is small and made beforehand: whoever takes
+// longer is not well, or does not mean it well.
+const (
+	headerTimeout  = 2 * time.Second
+	readTimeout    = 5 * time.Second
+	writeTimeout   = 10 * time.Second
+	idleTimeout    = 2 * time.Minute // more than anybody's scrape interval
+	maxHeader      = 16 << 10
+	maxBody        = 64 << 10
+	maxStreams     = 16 // of one HTTP/2 connection at a time
+	shutdownLimit  = 2 * time.Second
+	defaultMaxConn = 200
+)
+
+// Source is what the server shows. A RequestError is the client's fault, any other means that there is nothing to show now.
+type Source interface {
+	Status() *agg.Status
+	Top(by agg.Dim, sort agg.Column, n int) (*agg.TopDoc, error)
+	Ledger(ctx context.Context) (*agg.Doc, error)
+	// Ready says why nothing is traced, nil when all is well.
+	Ready() error
+	Reload(ctx context.Context) error
+}
+
+// RequestError is what a client must change.
+type RequestError string
+
+func (e RequestError) Error() string { return string(e) }
+
+// badRequest formats a RequestError.
+func badRequest(format string, args ...any) error { return RequestError(fmt.Sprintf(format, args...)) }
+
+// Options of a Server. Source, Metrics and Log are required.
+type Options struct {
+	Listen         []string // host:port, or unix:/path
+	ConfigFile     string   // of exporter-toolkit: TLS and passwords; "" for neither
+	TelemetryPath  string
+	MaxConnections int
+	EnableReload   bool
+	Metrics        http.Handler
+	Source         Source
+	Names          view.Names
+	// Page writes the document of "/", nil for none; Assets are what it refers to, by path.
+	Page   func(io.Writer, *agg.Status) error
+	Assets map[string]Asset
+	Log    *slog.Logger
+}
+
+// Asset is a file that never changes under its name.
+type Asset struct {
+	Type  string // of content
+	Bytes []byte
+}
+
+// Server listens from New on and answers from Serve on.
+type Server struct {
+	o         Options
+	gate      *gate
+	listeners []net.Listener
+	servers   []*http.Server
+	panics    atomic.Uint64
+}
+
+// New opens what is to be listened on, so that a port which is taken is known
+// before anything is attached.
+func New(o Options) (*Server, error) {
+	if o.ConfigFile != "" {
+		if err := toolkit.Validate(o.ConfigFile); err != nil {
+			return nil, configError(o.ConfigFile, err)
+		}
+	}
+	s := &Server{o: o, gate: newGate(cmp.Or(o.MaxConnections, defaultMaxConn))}
+	handler := s.handler()
+	for _, address := range o.Listen {
+		l, err := listen(address)
+		if err != nil {
+			return nil, errors.Join(err, s.close())
+		}
+		s.listeners = append(s.listeners, &gated{Listener: l, gate: s.gate})
+		s.servers = append(s.servers, s.server(handler)) // of its own: exporter-toolkit changes it
+	}
+	return s, nil
+}
+
+func (s *Server) server(h http.Handler) *http.Server {
+	return &http.Server{
+		Handler:           h,
+		ReadHeaderTimeout: headerTimeout,
+		ReadTimeout:       readTimeout,
+		WriteTimeout:      writeTimeout,
+		IdleTimeout:       idleTimeout,
+		MaxHeaderBytes:    maxHeader,
+		ConnState:         connState,
+		ConnContext:       connContext,
+		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: maxStreams},
+		// What net/http has to say is about clients, which may say anything.
+		ErrorLog: slog.NewLogLogger(s.o.Log.Handler(), slog.LevelDebug),
+	}
+}
+
+// Addrs are where it listens.
+func (s *Server) Addrs() (out []net.Addr) {
+	for _, l := range s.listeners {
+		out = append(out, l.Addr())
+	}
+	return out
+}
+
+// Serve answers until ctx ends; then those who are being answered have two seconds.
+func (s *Server) Serve(ctx context.Context) error {
+	ended := make(chan error, len(s.servers))
+	quiet := slog.New(levelled{s.o.Log.Handler()})
+	for i, srv := range s.servers {
+		go func() {
+			ended <- toolkit.Serve(s.listeners[i], srv, &toolkit.FlagConfig{WebConfigFile: &s.o.ConfigFile}, quiet)
+		}()
+		s.o.Log.Info("listening", "address", s.listeners[i].Addr().String())
+	}
+	var err error
+	left := len(s.servers)
+	select {
+	case <-ctx.Done():
+	case err = <-ended:
+		left--
+	}
+	stopErr := s.stop()
+	for range left {
+		err = errors.Join(err, over(<-ended))
+	}
+	return errors.Join(over(err), stopErr)
+}
+
+// over drops the error which says that we have closed the server.
+func over(err error) error {
+	if errors.Is(err, http.ErrServerClosed) || errors.Is(err, net.ErrClosed) {
+		return nil
+	}
+	return err
+}
+
+func (s *Server) stop() error {
+	s.gate.close()
+	ctx, cancel := context.WithTimeout(context.Background(), shutdownLimit)
+	defer cancel()
+	var err error
+	for _, srv := range s.servers {
+		if srv.Shutdown(ctx) != nil { // somebody takes too long
+			err = errors.Join(err, over(srv.Close()))
+		}
+	}
+	return err
+}
+
+func (s *Server) close() (err error) {
+	for _, l := range s.listeners {
+		err = errors.Join(err, l.Close())
+	}
+	return err
+}
+
+// levelled lowers what exporter-toolkit says at each start to debug.
+type levelled struct{ slog.Handler }
+
+func (l levelled) Handle(ctx context.Context, r slog.Record) error {
+	if r.Level == slog.LevelInfo {
+		if r.Level = slog.LevelDebug; !l.Enabled(ctx, r.Level) {
+			return nil
+		}
+	}
+	return l.Handler.Handle(ctx, r)
+}
