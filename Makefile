@@ -15,8 +15,11 @@ LAB_PACKAGES := qemu-system-x86 busybox-static bash iproute2 nftables conntrack 
 # and what it is compared with, beside conntrack.
 BENCH_PACKAGES := bpftrace
 GENERATE_PACKAGES := clang-14 llvm-14
+# Servers that tests run themselves: unpacked, not installed.
+TEST_PACKAGES := prometheus
+export PATH := $(CURDIR)/$(BIN)/debian:$(PATH)
 
-.PHONY: help demo build generate test test-vm bench lint fmt image clean deps-lab deps-bench deps-generate
+.PHONY: help demo build generate test test-vm bench lint fmt image clean deps-lab deps-bench deps-generate deps-test
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,13 +38,13 @@ $(BIN)/labvm: $(GO_SOURCES)
 generate: deps-generate ## compile bpf/ into internal/abi (clang 14); the result is committed
 	go generate ./gen.go
 
-test: build deps-lab deps-generate ## everything: vet, unit tests, generated code, all kernels
+test: build deps-lab deps-generate deps-test ## everything: vet, unit tests, generated code, all kernels
 	@./.ci/gotest ./...
 	@$(BIN)/labvm test -again -kernel $(KERNELS) -- '-test.skip=^TestLockdown$$'
 	@for mode in integrity confidentiality; do \
 		$(BIN)/labvm test -again -kernel 6.12 -append lockdown=$$mode -run '^TestLockdown$$' ./cmd/ctsight; done
 
-test-vm: build deps-lab ## only the tests that need a kernel; KERNELS=6.1 for one
+test-vm: build deps-lab deps-test ## only the tests that need a kernel; KERNELS=6.1 for one
 	@$(BIN)/labvm test -kernel $(KERNELS)
 
 bench: build deps-lab deps-bench ## instructions per connection under -icount, into docs/bench.md; fails over the gate
@@ -68,3 +71,6 @@ deps-bench:
 
 deps-generate:
 	@./.ci/deps $(GENERATE_PACKAGES)
+
+deps-test:
+	@./.ci/unpack $(BIN)/debian $(TEST_PACKAGES)
