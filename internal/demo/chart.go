@@ -8,6 +8,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/ctsight/ctsight/internal/svg"
 )
 
 // The drawing area, in units of the picture, and the room around the plot.
@@ -19,69 +21,24 @@ const (
 	plotH          = chartH - top - bottom
 )
 
-// scale places values between 0 (bottom) and 1 (top).
-type scale struct {
-	at    func(uint64) float64
-	ticks []uint64
-}
-
-// logScale goes from 10 to the power of ten above most; what is less than 10
-// lies on the bottom.
-func logScale(most uint64) scale {
-	decades := max(1, math.Ceil(math.Log10(float64(most)))-1)
-	s := scale{at: func(n uint64) float64 {
-		if n <= 10 {
-			return 0
-		}
-		return (math.Log10(float64(n)) - 1) / decades
-	}}
-	for i, n := 0.0, uint64(10); i <= decades; i, n = i+1, n*10 {
-		s.ticks = append(s.ticks, n)
-	}
-	return s
-}
-
-// linearScale goes from 0 to a round number above most.
-func linearScale(most uint64) scale {
-	step := niceStep(most)
-	end := (most + step/5 + step - 1) / step * step
-	s := scale{at: func(n uint64) float64 { return float64(n) / float64(end) }}
-	for n := uint64(0); n <= end; n += step {
-		s.ticks = append(s.ticks, n)
-	}
-	return s
-}
-
-// niceStep is 1, 2 or 5 times a power of ten, four to ten of them to most.
-func niceStep(most uint64) uint64 {
-	for p := uint64(1); ; p *= 10 {
-		for _, m := range []uint64{1, 2, 5} {
-			if most/(m*p) <= 5 {
-				return m * p
-			}
-		}
-	}
-}
-
 // chart draws one picture over the time line.
 type chart struct {
 	b      strings.Builder
 	length time.Duration
-	y      scale
+	y      svg.Scale
 }
 
-func newChart(length time.Duration, y scale) *chart {
+func newChart(length time.Duration, y svg.Scale) *chart {
 	return &chart{length: max(length, binWidth), y: y}
 }
 
-// f is a coordinate with one decimal, so that drawings are short.
-func f(x float64) string { return strconv.FormatFloat(math.Round(x*10)/10, 'f', -1, 64) }
+func f(x float64) string { return svg.Coord(x) }
 
 func (c *chart) x(t time.Duration) float64 {
 	return left + plotW*float64(min(t, c.length))/float64(c.length)
 }
 
-func (c *chart) py(n uint64) float64 { return top + plotH*(1-min(1, c.y.at(n))) }
+func (c *chart) py(n uint64) float64 { return top + plotH*(1-min(1, c.y.At(float64(n)))) }
 
 // acts marks the stretches of the time line.
 func (c *chart) acts(acts []Act) {
@@ -98,12 +55,12 @@ func (c *chart) acts(acts []Act) {
 
 // axis draws the lines of the scale with their numbers, and the seconds.
 func (c *chart) axis(unit string) {
-	for _, n := range c.y.ticks {
+	for _, n := range c.y.Ticks {
 		y := f(c.py(n))
 		fmt.Fprintf(&c.b, `<path class="grid" d="M%d %sH%d"/><text class="num" x="%d" y="%s" dy=".32em">%s</text>`,
 			left, y, left+plotW, left-6, y, html.EscapeString(itoa(n)+unit))
 	}
-	step := max(1, niceStep(uint64(c.length/time.Second)))
+	step := max(1, svg.Step(uint64(c.length/time.Second)))
 	for t := uint64(0); time.Duration(t)*time.Second <= c.length; t += step {
 		fmt.Fprintf(&c.b, `<text class="sec" x="%s" y="%d">%d s</text>`, f(c.x(time.Duration(t)*time.Second)), chartH-6, t)
 	}

@@ -332,24 +332,3 @@ func TestVerdict(t *testing.T) {
 		t.Errorf("residual %d: %s", d.Residual(), d.verdict())
 	}
 }
-
-func TestScales(t *testing.T) {
-	for _, tt := range []struct {
-		s    scale
-		at   uint64
-		want float64
-	}{
-		{logScale(10000), 10, 0}, {logScale(10000), 0, 0}, {logScale(10000), 10000, 1}, {logScale(10001), 100000, 1},
-		{logScale(1), 100, 1}, {linearScale(1000), 0, 0}, {linearScale(1), 0, 0},
-	} {
-		if got := tt.s.at(tt.at); got != tt.want {
-			t.Errorf("%d: %v, want %v", tt.at, got, tt.want)
-		}
-	}
-	for most := uint64(1); most < 1e7; most = most*3 + 1 {
-		s := linearScale(most)
-		if n := len(s.ticks); n < 2 || n > 8 || s.ticks[n-1] <= most-1 {
-			t.Errorf("%d: ticks %v", most, s.ticks)
-		}
-	}
-}

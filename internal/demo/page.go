@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strconv"
 	"time"
+
+	"github.com/ctsight/ctsight/internal/svg"
 )
 
 //go:embed page.html
@@ -138,7 +140,7 @@ func (d *Data) rateChart() template.HTML {
 	for _, n := range slices.Concat(rates, lost) {
 		most = max(most, n)
 	}
-	c := newChart(d.Length, logScale(most))
+	c := newChart(d.Length, svg.Log(10, float64(most)))
 	c.acts(d.Acts)
 	c.axis("/s")
 	c.area("new", rates)
@@ -153,7 +155,7 @@ func (d *Data) fillChart() template.HTML {
 	if d.Skipped == "" && d.Limit > 0 {
 		most = max(most, uint64(d.Limit))
 	}
-	c := newChart(d.Length, linearScale(most))
+	c := newChart(d.Length, svg.Linear(most))
 	c.acts(d.Acts)
 	c.axis("")
 	c.area("fill", fill)
