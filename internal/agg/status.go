@@ -35,6 +35,7 @@ type Status struct {
 	Total    TopRow   // rates of everything
 	Holders  []TopRow // sources by live entries, the first
 	Arrivals []TopRow // sources by new connections per second, the first
+	Losers   []TopRow // sources by packets lost, the first, none that lost nothing
 	Prefixes []TopRow // prefixes by new connections, where they are asked for
 	Live     uint64   // entries known to be live
 	Tracked  int      // sources with a row of their own

@@ -48,7 +48,7 @@ type Keeper struct {
 
 // ranks are the rows that Status shows of many, as of the last walk over all.
 type ranks struct {
-	holders, arrivals, prefixes []agg.TopRow
+	holders, arrivals, losers, prefixes []agg.TopRow
 }
 
 // NewKeeper returns a Keeper that does nothing until Run.

@@ -104,3 +104,21 @@ func TestScrapeIsFlat(t *testing.T) {
 		t.Errorf("a scrape takes %d us with 30 times the entries, %d us before", many/1000, few/1000)
 	}
 }
+
+// Whose packets were lost comes with the reasons, and of those that lost none nothing.
+func TestLosers(t *testing.T) {
+	k := fullKeeper(t, 100, 1000)
+	for n, lost := range map[int]int{3: 7, 5: 2} {
+		for range lost {
+			e := connection(k.w.start, 100, n)
+			e.Kind, e.Reason = event.Drop, event.TableFull
+			k.w.addAll([]event.Event{e})
+		}
+	}
+	k.rank()
+	l := k.Status().Losers
+	if len(l) != 2 || l[0].Src != netip.MustParseAddr("10.0.0.3") || l[0].Drops != 7 || l[1].Drops != 2 ||
+		len(l[0].Why) != 1 || l[0].Why[0] != (agg.WhyCount{Drop: true, Reason: event.TableFull, Count: 7}) {
+		t.Errorf("%+v", l)
+	}
+}

@@ -24,7 +24,7 @@ func (k *Keeper) Status() *agg.Status {
 	defer release()
 	k.mu.Lock()
 	s := &agg.Status{Start: k.start, At: time.Now().UTC(), Waiting: p == nil, History: k.past(),
-		Holders: k.ranks.holders, Arrivals: k.ranks.arrivals, Prefixes: k.ranks.prefixes}
+		Holders: k.ranks.holders, Arrivals: k.ranks.arrivals, Losers: k.ranks.losers, Prefixes: k.ranks.prefixes}
 	j, base := k.journal, k.base
 	k.mu.Unlock()
 	if p == nil {
@@ -139,7 +139,7 @@ func (k *Keeper) sample(ctx context.Context) {
 // rank walks over all rows, a few at a time: events wait no longer than for these.
 func (k *Keeper) rank() {
 	w := k.w
-	src := agg.Ranking{By: agg.BySrc, Columns: []agg.Column{agg.ColLive, agg.ColNewRate}, N: rankRows}
+	src := agg.Ranking{By: agg.BySrc, Columns: []agg.Column{agg.ColLive, agg.ColNewRate, agg.ColDrops}, N: rankRows}
 	prefix := agg.Ranking{By: agg.ByPrefix, Columns: []agg.Column{agg.ColNew}, N: k.cfg.Prefixes}
 	w.walk(&src)
 	if k.cfg.Prefixes > 0 {
@@ -147,7 +147,7 @@ func (k *Keeper) rank() {
 	}
 	w.lock()
 	at := w.now()
-	r := ranks{w.census.Ranked(&src, 0, at), w.census.Ranked(&src, 1, at), w.census.Ranked(&prefix, 0, at)}
+	r := ranks{w.census.Ranked(&src, 0, at), w.census.Ranked(&src, 1, at), w.census.Ranked(&src, 2, at), w.census.Ranked(&prefix, 0, at)}
 	w.mu.Unlock()
 	k.mu.Lock()
 	k.ranks = r
