@@ -17,6 +17,8 @@ BENCH_PACKAGES := bpftrace
 GENERATE_PACKAGES := clang-14 llvm-14
 # Servers that tests run themselves: unpacked, not installed.
 TEST_PACKAGES := prometheus
+# A browser that tests drive, and letters for it.
+BROWSER_PACKAGES := chromium fonts-dejavu-core
 export PATH := $(CURDIR)/$(BIN)/debian:$(PATH)
 
 .PHONY: help demo build generate test test-vm bench lint fmt image clean deps-lab deps-bench deps-generate deps-test
@@ -73,4 +75,5 @@ deps-generate:
 	@./.ci/deps $(GENERATE_PACKAGES)
 
 deps-test:
+	@./.ci/deps $(BROWSER_PACKAGES)
 	@./.ci/unpack $(BIN)/debian $(TEST_PACKAGES)
