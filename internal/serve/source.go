@@ -8,6 +8,7 @@ import (
 
 	"github.com/ctsight/ctsight/internal/agg"
 	"github.com/ctsight/ctsight/internal/config"
+	"github.com/ctsight/ctsight/internal/page"
 	"github.com/ctsight/ctsight/internal/pipeline"
 	"github.com/ctsight/ctsight/internal/web"
 )
@@ -37,5 +38,16 @@ func (s *server) newWeb(c *config.Config) (*web.Server, error) {
 		MaxConnections: c.Web.MaxConnections, EnableReload: c.Web.EnableReload,
 		Metrics: s.exporter.Handler(func(*http.Request) (*agg.Status, error) { return s.keeper.Status(), nil }),
 		Source:  src, Names: s.o.Names, Log: s.log,
+		Page:   page.New(page.Options{Names: s.o.Names, Version: s.o.Version, Metrics: c.Web.TelemetryPath}).Write,
+		Assets: assets(),
 	})
+}
+
+// assets are what the page refers to.
+func assets() map[string]web.Asset {
+	out := map[string]web.Asset{}
+	for _, f := range page.Files() {
+		out[f.Path] = web.Asset{Type: f.Type, Bytes: f.Body}
+	}
+	return out
 }

@@ -1,0 +1,229 @@
+// Package page writes the live page of `ctsight serve`: one document of HTML and SVG
+// made of a Status. It asks neither the kernel nor the clock; equal Status, equal
+// bytes. A script and a style sheet of our own go with it, nothing from elsewhere.
+package page
+
+import (
+	"io"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/ctsight/ctsight/internal/agg"
+	"github.com/ctsight/ctsight/internal/view"
+)
+
+// Options are what holds for every document.
+type Options struct {
+	Names   view.Names
+	Version string
+	Metrics string // path of the metrics, "" for /metrics
+}
+
+// Page writes documents.
+type Page struct {
+	o    Options
+	size atomic.Int64 // of the last one
+}
+
+// New returns a Page.
+func New(o Options) *Page {
+	if o.Metrics == "" {
+		o.Metrics = "/metrics"
+	}
+	return &Page{o: o}
+}
+
+// doc is a document that is being written.
+type doc struct {
+	*writer
+	o    *Options
+	s    *agg.Status
+	past *past
+	main *agg.TableState // the table that matters most, nil for none
+}
+
+// sourceRows is how many sources have a strip.
+const sourceRows = 10
+
+// Write writes the document of a Status. Its links are relative, so that it can be
+// served under any prefix.
+func (p *Page) Write(out io.Writer, s *agg.Status) error {
+	w := &writer{make([]byte, 0, p.size.Load()*5/4)}
+	d := &doc{w, &p.o, s, newPast(s.History, s.At, sourceRows), nil}
+	tables := nearest(s.Tables)
+	if len(tables) > 0 && tables[0].Err == "" {
+		d.main = &tables[0]
+	}
+	d.top()
+	d.put(`<main id="main" tabindex="-1" data-at="{}">`, clock(s.At))
+	d.state()
+	d.tiles()
+	if len(s.Findings) > 0 {
+		d.findings()
+	}
+	d.tables(tables)
+	d.rates()
+	d.sources()
+	d.drops()
+	d.lifetimes()
+	d.trust()
+	d.put("</main>\n")
+	d.bottom()
+	p.size.Store(int64(len(w.b)))
+	_, err := out.Write(w.b)
+	return err
+}
+
+func (d *doc) top() {
+	title := "ctsight"
+	switch {
+	case d.s.Waiting:
+		title = "ctsight: waiting"
+	case d.main != nil:
+		title = "ctsight: " + d.o.Names.TableText(d.main) + " " + fill(d.main)
+	}
+	d.put(`<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<title>{}</title>
+<link rel="stylesheet" href="{}">
+<link rel="icon" href="{}">
+<script src="{}" defer></script>
+<noscript><meta http-equiv="refresh" content="10"></noscript>
+</head>
+<body>
+<a class="skip" href="#main">Skip to the pictures</a>
+<header><h1>ctsight</h1><p id="state" role="status"><noscript>Every 10 s a new page.</noscript></p><button id="pause" type="button" hidden>Pause</button></header>
+`, title, relative(styleFile.Path), relative(iconFile.Path), relative(scriptFile.Path))
+}
+
+func relative(path string) string { return strings.TrimPrefix(path, "/") }
+
+// state says what is looked at, and what it can be trusted with.
+func (d *doc) state() {
+	s := d.s
+	d.put(`<p class="soft">{} UTC`, s.At.UTC().Format("2006-01-02 15:04:05"))
+	if s.Backend != "" {
+		d.put(`, backend {}`, view.Name(s.Backend))
+	}
+	if up := s.At.Sub(s.Start); up > 0 {
+		d.put(`, counts since {} ({})`, s.Start.UTC().Format("2006-01-02 15:04:05"), view.Span(up.Truncate(time.Second)))
+	}
+	d.put("</p>\n")
+	switch {
+	case s.Waiting:
+		d.put(`<p class="note lv2"><b>Waiting</b> for nf_conntrack to be loaded (<code>modprobe nf_conntrack</code>). Nothing is traced until then.</p>`)
+	case s.BestEffort:
+		d.put(`<p class="note"><b>Best effort:</b> backend {} cannot tell all destroys, nor the reason of every drop. What rests on them is marked so.</p>`, view.Name(s.Backend))
+	}
+}
+
+// tile is a number at the top.
+type tile struct {
+	to, class markup
+	name      string
+	value     string
+	under     string
+}
+
+// tiles are the answers to the first questions.
+func (d *doc) tiles() {
+	s := d.s
+	all := []tile{
+		{"tables", "", "fullest table", "–", "nothing is known of any"},
+		{"rates", "", "new connections/s", rate(s.Total.S1), "10 s " + rate(s.Total.S10) + ", 1 min " + rate(s.Total.M1)},
+		{"sources", "", "live entries", count(s.Live), plural(uint64(s.Tracked), "source", "sources")},
+		{"drops", "", "packets lost, 10 min", count(d.past.drops), count(dropped(s.Drops)) + " since the start"},
+		{"trust", "", "records lost", count(s.Loss.Lost), "of " + count(s.Loss.Seen)},
+	}
+	if t := d.main; t != nil {
+		all[0].value, all[0].under = fill(t), d.o.Names.TableText(t)+", "+t.Level.String()
+		all[0].class = levelClass[t.Level]
+	}
+	if d.past.drops > 0 {
+		all[3].class = "lv3"
+	}
+	if s.Loss.Lost > 0 || s.Loss.Residual() != 0 {
+		all[4].class = "lv2"
+	}
+	if open := d.open(); open > 0 {
+		all = append(all[:1], append([]tile{{"findings", "lv2", "open findings", count(open), ""}}, all[1:]...)...)
+	}
+	d.put(`<ul class="tiles">`)
+	for _, t := range all {
+		d.put(`<li class="{}"><a id="to-{}" href="#{}"><span>{}</span> <b>{}</b> <small>{}</small></a></li>`, t.class, t.to, t.to, t.name, t.value, t.under)
+	}
+	d.put("</ul>\n")
+}
+
+var levelClass = [...]markup{agg.LevelOK: "lv0", agg.LevelTrend: "lv1", agg.LevelAction: "lv2", agg.LevelCritical: "lv3"}
+
+// begin opens a section with its figure, whose caption follows.
+func (d *doc) begin(id markup, title string) {
+	d.put(`<section id="{}" aria-labelledby="{}-h"><h2 id="{}-h">{}</h2><figure><figcaption>`, id, id, id, title)
+}
+
+// numbers opens the table of a figure's numbers; columns with a # are numbers.
+func (d *doc) numbers(id markup, columns ...string) {
+	d.put(`<details id="{}-n"><summary id="{}-s">Numbers</summary>`, id, id)
+	d.list(id, columns...)
+}
+
+// list opens a table.
+func (d *doc) list(id markup, columns ...string) {
+	d.put(`<div class="wide" id="{}-w" tabindex="0" role="region" aria-labelledby="{}-h"><table><thead><tr>`, id, id)
+	for _, c := range columns {
+		if c, number := strings.CutPrefix(c, "#"); number {
+			d.put(`<th class="n" scope="col">{}</th>`, c)
+		} else {
+			d.put(`<th scope="col">{}</th>`, c)
+		}
+	}
+	d.put(`</tr></thead><tbody>`)
+}
+
+// row writes one: counts and rates stand at the right, words at the left.
+func (d *doc) row(cells ...any) {
+	d.put(`<tr>`)
+	for _, c := range cells {
+		switch c := c.(type) {
+		case uint64:
+			d.put(`<td class="n">{}</td>`, c)
+		case number:
+			d.put(`<td class="n">{}</td>`, string(c))
+		case portion:
+			d.put(`<td class="bar"><svg class="bar lost" width="100%" height="10" viewBox="0 0 100 10" preserveAspectRatio="none" aria-hidden="true"><rect class="part" width="{}" height="10"/></svg></td>`,
+				100*float64(c.part)/float64(max(1, c.of)))
+		default:
+			d.put(`<td>{}</td>`, c)
+		}
+	}
+	d.put(`</tr>`)
+}
+
+// number is a cell that is no plain count, portion one with a bar.
+type (
+	number  string
+	portion struct{ part, of uint64 }
+)
+
+const (
+	endList    = `</tbody></table></div>`
+	endNumbers = endList + `</details>`
+	endFigure  = `</figure></section>` + "\n"
+)
+
+func (d *doc) bottom() {
+	d.put(`<footer><nav aria-label="More"><a href="{}">metrics</a>`, relative(d.o.Metrics))
+	for _, x := range []markup{"top", "drops", "findings", "table"} {
+		d.put(` <a href="api/v1/{}">api/v1/{}</a>`, x, x)
+	}
+	d.put(`</nav><p class="soft">ctsight {}. Times are UTC. With the script: <kbd>space</kbd> or <kbd>p</kbd> pauses, <kbd>r</kbd> refreshes, <kbd>Tab</kbd> walks. What each picture shows: <code>docs/page.md</code>; what the words mean: <code>ctsight help reasons</code>.</p></footer>
+</body>
+</html>
+`, view.Name(d.o.Version))
+}

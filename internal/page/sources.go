@@ -1,0 +1,85 @@
+package page
+
+import (
+	"github.com/ctsight/ctsight/internal/agg"
+	"github.com/ctsight/ctsight/internal/event"
+	"github.com/ctsight/ctsight/internal/view"
+)
+
+// sources are who opens connections, from when to when, and who holds the table.
+func (d *doc) sources() {
+	d.begin("sources", "Sources")
+	say := plain((*doc).sourcesSay, d)
+	d.put(`{}</figcaption>`, say)
+	if d.past.n == 0 {
+		d.nothing()
+		return
+	}
+	if rows := d.sourceStrips(); len(rows) > 0 {
+		l := newLadder(highest(rows))
+		d.legend("h", &l, "new connections a second")
+		p := &plot{writer: d.writer, id: "source", past: d.past, h: rowH * len(rows)}
+		p.begin("New connections per source and second over ten minutes", say)
+		p.inside()
+		p.strips(rows, &l)
+		p.outside()
+		p.names(rows)
+		p.end()
+	}
+	d.put(`<details id="sources-n" open><summary id="sources-s">Who holds the table</summary>`)
+	d.list("sources", "source", "netns", "#live", "#share", "#new/s", "#peak/s in 10 ms", "#new", "#destinations", "#ports", "#answered", "#refused", "#no answer", "#evicted", "#lost")
+	for i := range d.s.Holders {
+		d.holder(&d.s.Holders[i])
+	}
+	d.put(endNumbers + endFigure)
+}
+
+func (d *doc) holder(r *agg.TopRow) {
+	d.row(view.AddrText(r.Src), d.netns(r.NetNS, r.Zone), r.Live, number(percent(r.Live, d.s.Live)), number(rate(r.S1)), number(rate(r.Peak10ms)), r.New, r.DistinctDsts, r.DistinctDports,
+		r.Answered, r.Refused, r.Unanswered, r.Evicted, r.Drops)
+}
+
+func (d *doc) netns(ns event.NetNS, zone uint16) string {
+	name := d.o.Names.NetNSText(ns)
+	if zone != 0 {
+		name += " zone " + count(uint64(zone))
+	}
+	return name
+}
+
+func (d *doc) sourcesSay() {
+	p := d.past
+	if len(p.sources) == 0 {
+		d.put(`Nobody opened a connection in the last {}.`, d.window())
+	} else {
+		s := &p.sources[0]
+		at, most := s.most()
+		d.put(`{} opened {} of {} connections in {} ({}), {} of them in the second to {}.`, view.AddrText(s.key.src), s.total, max(p.new, s.total), d.window(), percent(s.total, max(p.new, s.total)),
+			rate(most), clock(p.end(at)))
+	}
+	if len(d.s.Holders) > 0 && d.s.Live > 0 {
+		h := &d.s.Holders[0]
+		d.put(` {} holds {} of {} live entries ({}).`, view.AddrText(h.Src), h.Live, d.s.Live, percent(h.Live, d.s.Live))
+	}
+}
+
+func (d *doc) sourceStrips() (rows []strip) {
+	for i := range d.past.sources {
+		s := &d.past.sources[i]
+		at, most := s.most()
+		rows = append(rows, strip{view.AddrText(s.key.src), count(s.total) + ", most " + rate(most) + "/s at " + clock(d.past.end(at)) + ", " + d.o.Names.NetNSText(s.key.netns), "h", s.per})
+	}
+	if o := &d.past.others; o.total > 0 {
+		rows = append(rows, strip{"all others", "about " + count(o.total), "h", o.per})
+	}
+	return rows
+}
+
+func highest(rows []strip) (most float64) {
+	for i := range rows {
+		for _, n := range rows[i].per {
+			most = max(most, n)
+		}
+	}
+	return most
+}

@@ -1,0 +1,338 @@
+package page
+
+import (
+	"cmp"
+	"math"
+	"slices"
+
+	"github.com/ctsight/ctsight/internal/agg"
+	"github.com/ctsight/ctsight/internal/svg"
+	"github.com/ctsight/ctsight/internal/view"
+)
+
+const (
+	gauges    = 8   // tables with a gauge
+	listed    = 32  // tables with a line of numbers
+	poolFrom  = 0.5 // of a NAT port pool in use, to be shown
+	poolRows  = 4
+	aheadTime = 300 // seconds of the future
+)
+
+// nearest are the tables, the one nearest to its limit first, what is not known
+// last.
+func nearest(all []agg.TableState) []agg.TableState {
+	out := slices.Clone(all)
+	slices.SortStableFunc(out, func(a, b agg.TableState) int {
+		if (a.Err == "") != (b.Err == "") {
+			return cmp.Compare(len(a.Err), len(b.Err))
+		}
+		return cmp.Or(cmp.Compare(b.Fill(), a.Fill()), cmp.Compare(b.Entries, a.Entries), cmp.Compare(a.NetNS, b.NetNS))
+	})
+	return out
+}
+
+func fill(t *agg.TableState) string {
+	switch {
+	case t.Err != "":
+		return "–"
+	case t.Max == 0:
+		return "no limit"
+	}
+	return percent(t.Entries, t.Max)
+}
+
+func forecastText(t *agg.TableState) string {
+	if t.Err != "" || t.Max == 0 {
+		return "–"
+	}
+	return view.ForecastText(t.Forecast, t.TimeToFull, t.FullLow, t.FullHigh)
+}
+
+func (d *doc) tables(all []agg.TableState) {
+	d.begin("tables", "Tables")
+	d.tablesSay(all)
+	d.put(`</figcaption><ul class="gauges"><li class="scale"><span></span><svg class="marks" width="100%" height="16" aria-hidden="true">`)
+	for _, at := range []int{70, 85, 95} {
+		d.put(`<text x="{}%" y="12">{}</text>`, at, at)
+	}
+	d.put(`</svg><span class="soft">% full</span></li>`)
+	for i := range all[:min(gauges, len(all))] {
+		d.gauge(&all[i])
+	}
+	if rest := all[min(gauges, len(all)):]; len(rest) > 0 {
+		d.put(`<li class="rest"><span>and {}</span><span>{}</span></li>`, plural(uint64(len(rest)), "table", "tables"), restText(rest))
+	}
+	d.pools()
+	d.put(`</ul>`)
+	if d.main != nil && d.past.n > 0 {
+		d.fillPlot(d.main)
+	}
+	d.numbers("tables", "netns", "#number", "#entries", "#limit", "#fill", "level", "full in (from..to)", "#new/s", "#known", "note")
+	for i := range all[:min(listed, len(all))] {
+		t := &all[i]
+		if t.Err != "" {
+			d.row(d.o.Names.TableText(t), number(t.NetNS.String()), number("–"), number("–"), number("–"), "–", "–", number("–"), number("–"), view.Text(t.Err))
+			continue
+		}
+		d.row(d.o.Names.TableText(t), number(t.NetNS.String()), t.Entries, t.Max, number(fill(t)), t.Level.String(), forecastText(t), number(rate(t.NewRate)), t.Known, seeded(t))
+	}
+	if rest := all[min(listed, len(all)):]; len(rest) > 0 {
+		d.row(plural(uint64(len(rest)), "more", "more"), "", "", "", "", "", "", "", "", restText(rest))
+	}
+	d.put(endNumbers + endFigure)
+}
+
+func seeded(t *agg.TableState) string {
+	if t.Seeded {
+		return ""
+	}
+	return "entries from before the start are not known"
+}
+
+// restText sums up tables that are not shown.
+func restText(rest []agg.TableState) string {
+	var entries, limit uint64
+	blind := uint64(0)
+	for i := range rest {
+		entries, limit = entries+rest[i].Entries, limit+rest[i].Max
+		if rest[i].Err != "" {
+			blind++
+		}
+	}
+	text := plural(entries, "entry", "entries") + " of " + count(limit)
+	if rest[0].Err == "" {
+		text += ", the fullest " + fill(&rest[0])
+	}
+	if blind > 0 {
+		text += ", " + count(blind) + " not known"
+	}
+	return text
+}
+
+func (d *doc) tablesSay(all []agg.TableState) {
+	t := d.main
+	if t == nil {
+		d.put(`Nothing is known of any table`)
+		if len(all) > 0 {
+			d.put(`: {}`, view.Text(all[0].Err))
+		}
+		d.put(`.`)
+		return
+	}
+	name := d.o.Names.TableText(t)
+	if t.Max == 0 {
+		d.put(`<b>{}</b> holds {} and has no limit.`, name, plural(t.Entries, "entry", "entries"))
+		return
+	}
+	d.put(`<b>{}</b> is <b>{}</b> full: {} of {} entries`, name, fill(t), t.Entries, t.Max)
+	switch t.Level {
+	case agg.LevelTrend:
+		d.put(`, over 70 %: look for the trend`)
+	case agg.LevelAction:
+		d.put(`, over 85 %: act`)
+	case agg.LevelCritical:
+		d.put(`, over 95 %: critical`)
+	}
+	switch {
+	case t.Forecast && t.TimeToFull != nil && *t.TimeToFull <= 0:
+		d.put(`. It is full now.`)
+	case t.Forecast && t.TimeToFull != nil:
+		d.put(`. If arrivals go on like this it is full in <b>{}</b>.`, forecastText(t))
+	case t.Forecast:
+		d.put(`. If arrivals go on like this it will not fill.`)
+	default:
+		d.put(`. When it will be full is not known yet.`)
+	}
+}
+
+// gauge is one table.
+func (d *doc) gauge(t *agg.TableState) {
+	level := levelClass[min(t.Level, agg.LevelCritical)]
+	d.put(`<li class="{}"><b class="name">{}</b>`, level, d.o.Names.TableText(t))
+	if t.Err != "" {
+		d.put(`<span class="err">{}</span></li>`, view.Text(t.Err))
+		return
+	}
+	d.bar(t.Fill(), t.Max > 0)
+	d.put(`<b class="pct">{}</b><span class="word">{}</span><span class="of">{} of {}</span>`, fill(t), word(t), t.Entries, limit(t.Max))
+	d.put(`<span class="full">{}</span></li>`, fullText(t.Forecast, t.Max > 0, t.TimeToFull, t.FullLow, t.FullHigh))
+}
+
+func word(t *agg.TableState) string {
+	if t.Max == 0 {
+		return ""
+	}
+	return t.Level.String()
+}
+
+func limit(n uint64) string {
+	if n == 0 {
+		return "no limit"
+	}
+	return count(n)
+}
+
+// fullText is a forecast in words.
+func fullText(known, limited bool, full, low, high *float64) string {
+	switch {
+	case !limited:
+		return ""
+	case !known:
+		return "forecast not known yet"
+	case full == nil && low == nil:
+		return "will not fill"
+	case full == nil:
+		return "will hardly fill, at the earliest in " + view.ForecastText(true, low, low, low)
+	}
+	return "full in " + view.ForecastText(true, full, low, high)
+}
+
+// bar shows a share of 1 with the marks of the levels.
+func (d *doc) bar(share float64, limited bool) {
+	d.put(`<svg class="bar" width="100%" height="18" viewBox="0 0 100 18" preserveAspectRatio="none" aria-hidden="true"><rect class="rest" width="100" height="18"/>`)
+	if limited {
+		d.put(`<rect class="part" width="{}" height="18"/><path class="mark" d="M70 0v18M85 0v18M95 0v18"/>`, 100*min(1, share))
+	}
+	d.put(`</svg>`)
+}
+
+// pools are the NAT port pools that are half full, the fullest.
+func (d *doc) pools() {
+	all := slices.DeleteFunc(slices.Clone(d.s.Pools), func(p agg.PoolState) bool { return p.Fill() <= poolFrom })
+	slices.SortStableFunc(all, func(a, b agg.PoolState) int { return cmp.Compare(b.Fill(), a.Fill()) })
+	for i := range all[:min(poolRows, len(all))] {
+		p := &all[i]
+		level := agg.LevelOf(p.Fill())
+		d.put(`<li class="{}"><span class="name">NAT ports {}</span>`, levelClass[level], view.PoolText(&p.Key))
+		d.bar(p.Fill(), true)
+		d.put(`<b class="pct">{}</b><span class="word">{}</span><span class="of">{} of {}</span><span class="full">{}</span></li>`, percent(p.InUse, p.Capacity), level.String(),
+			p.InUse, p.Capacity, fullText(p.Forecast, true, p.TimeToFull, p.FullLow, p.FullHigh))
+	}
+}
+
+// fillPlot draws the past of one table, its limit, and when it will be full.
+func (d *doc) fillPlot(t *agg.TableState) {
+	entries, limits := d.levels(t)
+	top := float64(t.Entries)
+	for i := range entries {
+		top = max(top, entries[i], limits[i])
+	}
+	top = max(1, top, float64(t.Max))
+	p := &plot{writer: d.writer, id: "fill", past: d.past, ahead: aheadTime, h: 160}
+	y := func(n float64) float64 { return float64(p.h) * (1 - n/top) }
+	p.begin("Entries of "+d.o.Names.TableText(t)+" over time", plain(func(d *doc) { d.tablesSay(nil) }, d))
+	p.inside()
+	p.put(`<rect class="future" x="{}" width="{}" height="{}"/>`, seconds, aheadTime, p.h)
+	p.area("area fill", func(i int) float64 { return entries[i] / top })
+	if t.Max > 0 {
+		for _, share := range []float64{0.70, 0.85, 0.95} {
+			p.line("level", y(share*float64(t.Max)))
+		}
+		p.limits(limits, y)
+		p.line("limit", y(float64(t.Max)))
+		p.fan(t, y)
+	}
+	p.outside()
+	p.unit("entries")
+	if t.Max > 0 {
+		for _, n := range []uint64{0, t.Max / 2, t.Max} {
+			p.label(y(float64(n)), short(n))
+		}
+		for _, share := range []int{70, 85, 95} {
+			p.put(`<text class="num right" x="100%" dx="4" y="{}" dy=".32em">{} %</text>`, head+y(float64(share)*float64(t.Max)/100), share)
+		}
+	} else {
+		for _, n := range svg.Linear(uint64(top)).Ticks {
+			if float64(n) <= top {
+				p.label(y(float64(n)), short(n))
+			}
+		}
+	}
+	p.put(`<text class="now" x="{}%" y="{}">now</text>`, 100*float64(seconds)/float64(p.span()), head-5)
+	p.end()
+}
+
+// levels are entries and limit of a table per second, NaN where nothing is known. A
+// sample stands for its second, and for one that is missing before it.
+func (d *doc) levels(t *agg.TableState) (entries, limits []float64) {
+	entries, limits = make([]float64, seconds), make([]float64, seconds)
+	for i := range entries {
+		entries[i], limits[i] = math.NaN(), math.NaN()
+	}
+	list := d.past.stretches(d.s.History)
+	for i := range list {
+		x := &list[i]
+		j := slices.IndexFunc(x.Tables, func(s agg.TableSample) bool { return s.NetNS == t.NetNS })
+		for k := max(0, x.until-1, x.from); j >= 0 && k <= x.until; k++ {
+			entries[k], limits[k] = float64(x.Tables[j].Entries), float64(x.Tables[j].Max)
+		}
+	}
+	return entries, limits
+}
+
+// limits draws where the limit was another than it is now.
+func (p *plot) limits(limits []float64, y func(float64) float64) {
+	now := limits[seconds-1]
+	p.put(`<path class="limit was" d="`)
+	for i, n := range limits {
+		if n > 0 && n != now {
+			p.put(`M{} {}h1`, i, y(n))
+		}
+	}
+	p.put(`"/>`)
+}
+
+// fan draws straight lines from now to when the table will be full, at the earliest,
+// as expected, at the latest.
+func (p *plot) fan(t *agg.TableState, y func(float64) float64) {
+	if !t.Forecast || t.FullLow == nil && t.TimeToFull == nil {
+		return
+	}
+	at := func(s *float64) (x, py float64) { return p.ends(t, s, y) }
+	low, high := t.FullLow, t.FullHigh
+	if low == nil {
+		low = t.TimeToFull
+	}
+	x0, y0 := at(low)
+	x1, y1 := at(high)
+	p.put(`<path class="fan" d="M{} {}L{} {}`, seconds, y(float64(t.Entries)), x0, y0)
+	if edge := float64(p.span()); x0 < edge { // along the limit
+		p.put(`H{}`, x1)
+	}
+	p.put(`L{} {}z"/>`, x1, y1)
+	if t.TimeToFull != nil {
+		x, py := at(t.TimeToFull)
+		p.put(`<path class="expected" d="M{} {}L{} {}"/>`, seconds, y(float64(t.Entries)), x, py)
+	}
+}
+
+// ends is where a line from now, at today's entries, to the limit in s seconds leaves
+// the plot; nil never rises.
+func (p *plot) ends(t *agg.TableState, s *float64, y func(float64) float64) (x, py float64) {
+	from, to, ahead := float64(t.Entries), float64(t.Max), float64(p.ahead)
+	switch {
+	case s == nil || math.IsNaN(*s):
+		return float64(p.span()), y(from)
+	case *s <= 0:
+		return seconds, y(to)
+	case *s <= ahead:
+		return seconds + *s, y(to)
+	}
+	return float64(p.span()), y(from + (to-from)*ahead / *s)
+}
+
+// short writes a number of the axis in few characters: 65.5k.
+func short(n uint64) string {
+	unit := ""
+	f := float64(n)
+	for _, u := range []string{"k", "M", "G", "T", "P", "E"} {
+		if f < 10000 && (f < 1000 || math.Mod(f, 100) != 0) || f < 1000 {
+			break
+		}
+		f, unit = f/1000, u
+	}
+	if unit == "" {
+		return count(n)
+	}
+	return svg.Coord(f) + unit
+}

@@ -1,0 +1,43 @@
+package view
+
+import (
+	"net/netip"
+	"time"
+
+	"github.com/ctsight/ctsight/internal/agg"
+	"github.com/ctsight/ctsight/internal/event"
+)
+
+// What other writers than those in here show in the same words. Nothing of what
+// these return needs more than the escapes of the writer's own language.
+
+// Name makes a name from outside safe to show, and cuts it.
+func Name(s string) string { return safeName(s) }
+
+// Text makes a sentence from outside safe to show.
+func Text(s string) string { return safeText(s) }
+
+// NetNSText is the name of a namespace, its number where it has none.
+func (n *Names) NetNSText(ns event.NetNS) string { return n.TableText(&agg.TableState{NetNS: ns}) }
+
+// TableText is the name of a table's namespace, its number where it has none.
+func (n *Names) TableText(t *agg.TableState) string {
+	if name := tableName(t, n); name != "" {
+		return safeName(name)
+	}
+	return t.NetNS.String()
+}
+
+// PoolText says whose ports they are, and towards which destination.
+func PoolText(k *agg.Key) string { return addrText(k.Src) + " > " + endpointText(k) }
+
+// AddrText is an address, ? where it is not known.
+func AddrText(a netip.Addr) string { return addrText(a) }
+
+// ForecastText is the time to full with its bounds, never, or unknown.
+func ForecastText(known bool, full, from, to *float64) string {
+	return forecastText(known, full, from, to)
+}
+
+// Span writes a time that people wait for: 870ms, 12.3s, 4m10s, 3h05m, 2d04h.
+func Span(d time.Duration) string { return span(d) }
