@@ -17,7 +17,7 @@ import (
 const (
 	dir     = "../../../deploy/prometheus/"
 	runbook = "../../../docs/runbook.md"
-	url     = "https://github.com/ctsight/ctsight/blob/main/docs/runbook.md#"
+	link    = "https://github.com/ctsight/ctsight/blob/main/docs/runbook.md#"
 )
 
 // rule is one of a file of rules, an alert or a record.
@@ -90,7 +90,7 @@ func TestAlertsCanBeActedUpon(t *testing.T) {
 		if a["summary"] == "" || !strings.Contains(a["description"], "First step") {
 			t.Errorf("%s: summary %q, description %q", r.Alert, a["summary"], a["description"])
 		}
-		anchor, ok := strings.CutPrefix(a["runbook_url"], url)
+		anchor, ok := strings.CutPrefix(a["runbook_url"], link)
 		if !ok || anchor != strings.ToLower(r.Alert) {
 			t.Errorf("%s: runbook_url %s", r.Alert, a["runbook_url"])
 		}
