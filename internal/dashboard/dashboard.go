@@ -34,10 +34,16 @@ type Range struct {
 
 // Link leads out of the dashboard.
 type Link struct {
-	Title       string `json:"title"`
-	Type        string `json:"type"`
-	URL         string `json:"url"`
-	TargetBlank bool   `json:"targetBlank"`
+	AsDropdown  bool     `json:"asDropdown"`
+	Icon        string   `json:"icon"`
+	IncludeVars bool     `json:"includeVars"`
+	KeepTime    bool     `json:"keepTime"`
+	Tags        []string `json:"tags"`
+	Tooltip     string   `json:"tooltip"`
+	Title       string   `json:"title"`
+	Type        string   `json:"type"`
+	URL         string   `json:"url"`
+	TargetBlank bool     `json:"targetBlank"`
 }
 
 // List is how Grafana wraps variables and annotations.
@@ -101,13 +107,14 @@ func New() *Dashboard {
 		UID: "ctsight", Title: "ctsight: conntrack",
 		Description: "How full the connection tracking tables are, who fills them, what is lost to which cause, and whether that can be believed. Made by internal/dashboard.",
 		Tags:        []string{"conntrack", "ctsight"}, SchemaVersion: 39, Editable: true, GraphTooltip: 1, Refresh: "30s", Timezone: "browser",
-		Time: Range{From: "now-1h", To: "now"},
-		Links: []Link{
-			{Title: "Runbook", Type: "link", URL: "https://github.com/ctsight/ctsight/blob/main/docs/runbook.md", TargetBlank: true},
-			{Title: "Metrics", Type: "link", URL: "https://github.com/ctsight/ctsight/blob/main/docs/metrics.md", TargetBlank: true},
-		},
+		Time:        Range{From: "now-1h", To: "now"},
+		Links:       []Link{docs("Runbook", "runbook.md"), docs("Metrics", "metrics.md")},
 		Annotations: annotations(), Templating: variables(), Panels: place(rows()),
 	}
+}
+
+func docs(title, file string) Link {
+	return Link{Title: title, Type: "link", Icon: "doc", URL: "https://github.com/ctsight/ctsight/blob/main/docs/" + file, TargetBlank: true, Tags: []string{}}
 }
 
 // JSON is the file. It is the same each time.

@@ -1,12 +1,16 @@
 package dashboard
 
 import (
+	"bytes"
+	"errors"
 	"flag"
 	"os"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/grafana/grafana-foundation-sdk/go/cog/plugins"
+	grafana "github.com/grafana/grafana-foundation-sdk/go/dashboard"
 )
 
 const path = "../../deploy/grafana/ctsight.json"
@@ -28,7 +32,7 @@ func TestFileIsWhatTheCodeMakes(t *testing.T) {
 		t.Fatalf("%v (run with -update)", err)
 	}
 	if diff := cmp.Diff(string(want), string(got)); diff != "" {
-		t.Errorf("%s (-want +got, run with -update):\n%s", path, diff)
+		t.Errorf("%s (-want +got; run with -update):\n%s", path, diff)
 	}
 }
 
@@ -82,5 +86,27 @@ func TestVariablesAreUsed(t *testing.T) {
 		if n := strings.Count(string(data), "$"+name) + strings.Count(string(data), "${"+name); n < 2 {
 			t.Errorf("variable %s is used %d times", name, n)
 		}
+	}
+}
+
+// Grafana's own model of dashboards and panels takes each field, and misses none.
+func TestGrafanaTakesIt(t *testing.T) {
+	plugins.RegisterDefaultPlugins()
+	data, err := JSON()
+	if err != nil {
+		t.Fatal(err)
+	}
+	strict := func(data []byte) string {
+		var d grafana.Dashboard
+		if err := errors.Join(d.UnmarshalJSONStrict(data), d.Validate()); err != nil {
+			return strings.TrimSpace(err.Error()) // no mistakes are an error of no words
+		}
+		return ""
+	}
+	if wrong := strict(data); wrong != "" {
+		t.Error(wrong)
+	}
+	if strict(bytes.Replace(data, []byte(`"drawStyle"`), []byte(`"drawstyle"`), 1)) == "" {
+		t.Error("a field that it does not know is nothing to it")
 	}
 }

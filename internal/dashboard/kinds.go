@@ -162,15 +162,16 @@ func (c *chart) overrides() []map[string]any {
 func (c *chart) options() map[string]any {
 	switch c.kind {
 	case "stat":
-		return map[string]any{"colorMode": "background", "graphMode": "none", "textMode": "value", "justifyMode": "center",
+		return map[string]any{"colorMode": "background", "graphMode": "none", "textMode": "value", "justifyMode": "center", "orientation": "auto",
+			"wideLayout": true, "showPercentChange": false, "percentChangeColorMode": "standard",
 			"reduceOptions": map[string]any{"calcs": []string{"lastNotNull"}, "fields": "", "values": false}}
 	case "heatmap":
-		return map[string]any{"calculate": false, "cellGap": 0, "yAxis": map[string]any{"unit": c.unit, "axisPlacement": "left"},
-			"color":   map[string]any{"mode": "scheme", "scheme": "Cividis", "scale": "exponential", "exponent": 0.5, "steps": 64, "reverse": false},
+		return map[string]any{"calculate": false, "cellGap": 0, "showValue": "never", "exemplars": map[string]any{"color": "rgba(255,0,255,0.7)"}, "yAxis": map[string]any{"unit": c.unit, "axisPlacement": "left"},
+			"color":   map[string]any{"mode": "scheme", "fill": "dark-orange", "scheme": "Cividis", "scale": "exponential", "exponent": 0.5, "steps": 64, "reverse": false},
 			"legend":  map[string]any{"show": true},
 			"tooltip": map[string]any{"mode": "single", "yHistogram": true}, "filterValues": map[string]any{"le": 1e-9}}
 	case "state-timeline":
-		return map[string]any{"mergeValues": true, "showValue": "never", "rowHeight": 0.9, "legend": map[string]any{"showLegend": false},
+		return map[string]any{"mergeValues": true, "showValue": "never", "rowHeight": 0.9, "legend": map[string]any{"displayMode": "list", "placement": "bottom", "showLegend": false, "calcs": []string{}},
 			"tooltip": map[string]any{"mode": "single", "sort": "none"}}
 	}
 	return map[string]any{"legend": map[string]any{"displayMode": "list", "placement": "bottom", "showLegend": true, "calcs": []string{}},
