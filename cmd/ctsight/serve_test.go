@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"syscall"
 	"testing"
@@ -98,6 +99,25 @@ func TestServeReload(t *testing.T) {
 		t.Errorf("/-/reload: %s", r.Status)
 	}
 	eventually(t, "the reload over HTTP", good)
+}
+
+// The page is there, and all that it refers to.
+func TestServePage(t *testing.T) {
+	lab.NeedRoot(t)
+	s := sidecar.Start(t, ctsight(t)).Tracing(t)
+	doc := string(s.Get(t, "/"))
+	for _, want := range []string{"<h1>ctsight</h1>", "New connections", "counts since"} {
+		if !strings.Contains(doc, want) {
+			t.Errorf("does not say %q", want)
+		}
+	}
+	links := regexp.MustCompile(`(?:src|href)="([^"#h][^"]*)"`).FindAllStringSubmatch(doc, -1)
+	for _, l := range links {
+		s.Get(t, "/"+l[1])
+	}
+	if len(links) < 8 {
+		t.Errorf("links %q", links)
+	}
 }
 
 // systemd is told of the start, of reloads, that it is alive, and of the end.

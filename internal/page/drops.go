@@ -47,7 +47,7 @@ func (d *doc) dropsSay() {
 	}
 	if len(d.s.Losers) > 0 && since > 0 {
 		l := &d.s.Losers[0]
-		d.put(` Hit most: {}, {}.`, view.AddrText(l.Src), plural(l.Drops, "packet", "packets"))
+		d.put(` Hit most since the start: {}, {}.`, view.AddrText(l.Src), plural(l.Drops, "packet", "packets"))
 	}
 	if d.past.evicted > 0 {
 		d.put(` {} for others' packets in the last {}.`, plural(d.past.evicted, "entry was evicted", "entries were evicted"), d.window())
@@ -74,14 +74,25 @@ func worst(all []series[event.Reason]) *series[event.Reason] {
 	return nil
 }
 
+// reasonRows is how many reasons have a strip; the others share one.
+const reasonRows = 5
+
 func (d *doc) reasonStrips() (rows []strip) {
+	var others series[event.Reason]
 	for i := range d.past.reasons {
 		s := &d.past.reasons[i]
-		if s.key.IsRuleset() {
+		switch {
+		case s.key.IsRuleset():
+			continue
+		case len(rows) == reasonRows:
+			others.plus(s)
 			continue
 		}
 		at, most := s.most()
 		rows = append(rows, strip{s.key.String(), count(s.total) + ", most " + rate(most) + "/s at " + clock(d.past.end(at)), "d", s.per})
+	}
+	if others.total > 0 {
+		rows = append(rows, strip{"other reasons", count(others.total), "d", others.per})
 	}
 	return rows
 }
@@ -100,7 +111,7 @@ func (d *doc) reasons() {
 		if i := r.Reason.Info(); i != nil {
 			kernel, do = i.Kernel, i.Do
 		}
-		d.row(r.Reason.String(), d.recent(r.Reason), r.Count, d.newest(r.Reason), kernel, do)
+		d.row(r.Reason.String(), d.recent(r.Reason), r.Count, prose(d.newest(r.Reason)), prose(kernel), prose(do))
 	}
 	d.put(endNumbers)
 }
@@ -132,19 +143,19 @@ func (d *doc) losers() {
 	}
 	reasons := d.reasonColumns()
 	d.put(`<details id="losers-n" open><summary id="losers-s">By source</summary>`)
-	columns := []string{"source", "netns", "#lost", ""}
+	columns := []string{"source", "#lost", ""}
 	for _, r := range reasons {
 		columns = append(columns, "#"+r.String())
 	}
-	d.list("losers", append(columns, "#other reasons", "#evicted", "#evicted others")...)
+	d.list("losers", append(columns, "#other reasons", "#evicted", "#evicted others", "netns")...)
 	for i := range d.s.Losers {
 		l := &d.s.Losers[i]
-		cells := []any{view.AddrText(l.Src), d.netns(l.NetNS, l.Zone), l.Drops, portion{l.Drops, d.s.Losers[0].Drops}}
+		cells := []any{view.AddrText(l.Src), l.Drops, portion{l.Drops, d.s.Losers[0].Drops}}
 		by, other := lostBy(l, reasons)
 		for _, n := range by {
 			cells = append(cells, n)
 		}
-		d.row(append(cells, other, l.Evicted, l.Evictor)...)
+		d.row(append(cells, other, l.Evicted, l.Evictor, d.netns(l.NetNS, l.Zone))...)
 	}
 	d.put(endNumbers)
 }

@@ -2,6 +2,7 @@ package page
 
 // For the tests that see the page from outside.
 var (
-	TestGateway = gateway
-	TestNames   = names
+	Gateway = gateway
+	Hostile = hostile
+	Names   = names
 )

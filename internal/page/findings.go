@@ -71,7 +71,7 @@ func (d *doc) finding(f *agg.Finding) {
 		d.put(`{}, `, f.Source.String())
 	}
 	if f.NetNS != 0 {
-		d.put(`netns {}, `, d.o.Names.NetNSText(f.NetNS))
+		d.put(`netns {}, `, d.netnsName(f.NetNS))
 	}
-	d.put(`{} to {} UTC</span><br>{}</li>`, f.First.UTC().Format("01-02 15:04:05"), clock(f.Last), view.Text(f.Why))
+	d.put(`{} to {} UTC</span><br>{}</li>`, f.First.UTC().Format("01-02 15:04:05"), clock(f.Last), sentence(f.Why))
 }

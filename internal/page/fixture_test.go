@@ -24,7 +24,7 @@ var names = view.Names{NetNS: func(ns event.NetNS) string { return map[event.Net
 // gateway is a night on a NAT gateway: a scan fills its table, packets are lost, and
 // for three seconds records of ours too.
 func gateway() *agg.Status {
-	s := &agg.Status{Start: now.Add(-26 * time.Hour), At: now, Backend: "fentry", Live: 61200, Tracked: 4210,
+	s := &agg.Status{Start: now.Add(-26 * time.Hour), At: now, Backend: "fentry", Live: 78673, Tracked: 4210,
 		Total: agg.TopRow{Rates: agg.Rates{S1: 1480, S10: 1402.5, M1: 1110}},
 		Drops: []agg.ReasonCount{{Reason: event.TableFull, Count: 3120}, {Reason: event.ClashSameFlow, Count: 14}, {Reason: event.RulesetNew, Count: 55}},
 		Examples: []agg.DropExample{{Reason: event.TableFull, Src: netip.MustParseAddr("198.51.100.23"),
@@ -34,7 +34,7 @@ func gateway() *agg.Status {
 		Difference: []agg.CounterDifference{{Counter: agg.CounterDrop}, {Counter: agg.CounterEarlyDrop}, {Counter: agg.CounterEntries}},
 		Hooks:      []agg.HookState{{Symbol: "__nf_conntrack_confirm", Backend: "fentry"}, {Symbol: "nf_ct_gc_expired", Lost: "the cause of some timeouts"}},
 		Findings: []agg.Finding{
-			{ID: "1", Class: "table_filling", State: "confirmed", Severity: "page", NetNS: gw, First: now.Add(-4 * time.Minute), Last: now, Why: "gw holds 61,000 of 65,536 entries and will be full in 48 s."},
+			{ID: "1", Class: "table_filling", State: "confirmed", Severity: "page", NetNS: gw, First: now.Add(-4 * time.Minute), Last: now, Why: "gw holds 54,753 of 65,536 entries and will be full in 102 s."},
 			{ID: "2", Class: "scan", State: "confirmed", Severity: "feed", Source: netip.MustParsePrefix(scan + "/32"), NetNS: gw, First: now.Add(-5 * time.Minute), Last: now,
 				Why: "41,000 connections to 41,000 destinations, port 23, none answered."},
 			{ID: "3", Class: "rate_burst", State: "cleared", Severity: "info", First: now.Add(-9 * time.Hour), Last: now.Add(-9*time.Hour + time.Minute), Why: "12,000/s in 10 ms, every minute."},
@@ -59,7 +59,7 @@ func gateway() *agg.Status {
 	full, low, high := 102.0, 61.0, 260.0
 	s.Tables = []agg.TableState{
 		{NetNS: gw + 8, Name: "lab", Entries: 120, Max: 262144, Forecast: true, Seeded: true, Known: 120},
-		{NetNS: gw, Name: "gw", Entries: 61000, Max: 65536, Level: agg.LevelAction, Known: 61000, Seeded: true, Forecast: true, TimeToFull: &full, FullLow: &low, FullHigh: &high, NewRate: 1480},
+		{NetNS: gw, Name: "gw", Entries: 54753, Max: 65536, Level: agg.LevelTrend, Known: 54753, Seeded: true, Forecast: true, TimeToFull: &full, FullLow: &low, FullHigh: &high, NewRate: 1480},
 		{NetNS: web0, Entries: 23800, Max: 32768, Level: agg.LevelTrend, Known: 23790, NewRate: 12},
 		{NetNS: gw + 9, Name: "gone", Err: "netns gone: no such file"},
 	}
@@ -75,7 +75,7 @@ func gateway() *agg.Status {
 func secondOf(i int) agg.Sample {
 	wave := uint64((i*37)%61 + (i*17)%23)
 	x := agg.Sample{At: now.Add(time.Duration(i-seconds+1)*time.Second - 300*time.Millisecond), New: 180 + 2*wave, Peak: float64(900 + 40*wave), Seen: 400,
-		Tables: []agg.TableSample{{NetNS: gw, Entries: uint64(24000 + 4*i), Max: 65536}, {NetNS: web0, Entries: 23800, Max: 32768}}}
+		Tables: []agg.TableSample{{NetNS: gw, Entries: uint64(16000 + 2*i), Max: 65536}, {NetNS: web0, Entries: 23800, Max: 32768}}}
 	add := func(src string, ns event.NetNS, n uint64) {
 		if n > 0 {
 			x.Sources = append(x.Sources, agg.SourceCount{NetNS: ns, Src: netip.MustParseAddr(src), New: n})
@@ -90,7 +90,7 @@ func secondOf(i int) agg.Sample {
 		n := uint64(min(900, (i-340)*5))
 		add(scan, gw, n)
 		x.New, x.Peak = x.New+n, x.Peak+4*float64(n)
-		x.Tables[0].Entries += min(39600, uint64(i-340)*152)
+		x.Tables[0].Entries += uint64(i-340) * 145
 	}
 	if i > 560 {
 		x.Drops = []agg.ReasonCount{{Reason: event.TableFull, Count: wave}}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/ctsight/ctsight/internal/agg"
+	"github.com/ctsight/ctsight/internal/event"
 	"github.com/ctsight/ctsight/internal/view"
 )
 
@@ -41,6 +42,16 @@ type doc struct {
 	s    *agg.Status
 	past *past
 	main *agg.TableState // the table that matters most, nil for none
+}
+
+// netnsName is what the tables are called, and namespaces without one.
+func (d *doc) netnsName(ns event.NetNS) string {
+	for i := range d.s.Tables {
+		if d.s.Tables[i].NetNS == ns {
+			return d.o.Names.TableText(&d.s.Tables[i])
+		}
+	}
+	return d.o.Names.NetNSText(ns)
 }
 
 // sourceRows is how many sources have a strip.
@@ -135,7 +146,7 @@ func (d *doc) tiles() {
 	s := d.s
 	all := []tile{
 		{"tables", "", "fullest table", "–", "nothing is known of any"},
-		{"rates", "", "new connections/s", rate(s.Total.S1), "10 s " + rate(s.Total.S10) + ", 1 min " + rate(s.Total.M1)},
+		{"rates", "", "new connections/s", rate(s.Total.S1), rate(s.Total.S10) + " over 10 s"},
 		{"sources", "", "live entries", count(s.Live), plural(uint64(s.Tracked), "source", "sources")},
 		{"drops", "", "packets lost, 10 min", count(d.past.drops), count(dropped(s.Drops)) + " since the start"},
 		{"trust", "", "records lost", count(s.Loss.Lost), "of " + count(s.Loss.Seen)},
@@ -195,6 +206,8 @@ func (d *doc) row(cells ...any) {
 			d.put(`<td class="n">{}</td>`, c)
 		case number:
 			d.put(`<td class="n">{}</td>`, string(c))
+		case prose:
+			d.put(`<td class="t">{}</td>`, string(c))
 		case portion:
 			d.put(`<td class="bar"><svg class="bar lost" width="100%" height="10" viewBox="0 0 100 10" preserveAspectRatio="none" aria-hidden="true"><rect class="part" width="{}" height="10"/></svg></td>`,
 				100*float64(c.part)/float64(max(1, c.of)))
@@ -205,9 +218,11 @@ func (d *doc) row(cells ...any) {
 	d.put(`</tr>`)
 }
 
-// number is a cell that is no plain count, portion one with a bar.
+// number is a cell that is no plain count, prose one whose lines are broken, portion
+// one with a bar.
 type (
 	number  string
+	prose   string
 	portion struct{ part, of uint64 }
 )
 
@@ -222,7 +237,7 @@ func (d *doc) bottom() {
 	for _, x := range []markup{"top", "drops", "findings", "table"} {
 		d.put(` <a href="api/v1/{}">api/v1/{}</a>`, x, x)
 	}
-	d.put(`</nav><p class="soft">ctsight {}. Times are UTC. With the script: <kbd>space</kbd> or <kbd>p</kbd> pauses, <kbd>r</kbd> refreshes, <kbd>Tab</kbd> walks. What each picture shows: <code>docs/page.md</code>; what the words mean: <code>ctsight help reasons</code>.</p></footer>
+	d.put(`</nav><p class="soft">ctsight {}. Times are UTC. With the script: <kbd>space</kbd> or <kbd>p</kbd> pauses, <kbd>r</kbd> refreshes, <kbd>Tab</kbd> walks. What each picture shows: <a href="https://github.com/ctsight/ctsight/blob/main/docs/page.md">docs/page.md</a>; what the words mean: <code>ctsight help reasons</code>.</p></footer>
 </body>
 </html>
 `, view.Name(d.o.Version))

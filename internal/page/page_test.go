@@ -3,9 +3,19 @@ package page
 import (
 	"flag"
 	"io"
+	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
+	"time"
+	"unicode"
+
+	"golang.org/x/net/html"
+
+	"github.com/ctsight/ctsight/internal/agg"
+	"github.com/ctsight/ctsight/internal/event"
 )
 
 var update = flag.Bool("update", false, "rewrite the golden files")
@@ -26,18 +36,189 @@ func TestGolden(t *testing.T) {
 	if got != string(want) {
 		t.Errorf("%s differs: look at it, then go test ./internal/page -update", file)
 	}
+}
+
+// wants fails for each text that is not there.
+func wants(t *testing.T, doc string, texts ...string) {
+	t.Helper()
+	seen := stripped([]byte(doc))
+	for _, x := range texts {
+		if !strings.Contains(seen, x) {
+			t.Errorf("does not say %q", x)
+		}
+	}
+}
+
+func TestStates(t *testing.T) {
+	t.Run("waiting", func(t *testing.T) {
+		got := write(t, &agg.Status{Start: now, At: now, Waiting: true})
+		wants(t, got, "Waiting for nf_conntrack to be loaded (modprobe nf_conntrack)", "Nothing is known of any table", "No entry whose insert was seen has ended yet")
+		if strings.Contains(got, "backend") {
+			t.Error("names a backend")
+		}
+	})
+	t.Run("the first second", func(t *testing.T) {
+		s := &agg.Status{Start: now.Add(-time.Second), At: now, Backend: "fentry", Tables: []agg.TableState{{NetNS: 1, Max: 100}}}
+		wants(t, write(t, s), "nothing is known of it yet", "1 is 0.0 % full: 0 of 100 entries", "When it will be full is not known yet", "Conntrack lost no packet since the start")
+	})
+	t.Run("best effort", func(t *testing.T) {
+		s := gateway()
+		s.Backend, s.BestEffort = "netfilter", true
+		wants(t, write(t, s), "Best effort: backend netfilter", "Best effort: this backend does not tell all ends")
+	})
+	t.Run("no limit", func(t *testing.T) {
+		s := gateway()
+		s.Tables = []agg.TableState{{NetNS: gw, Name: "gw", Entries: 54753, Known: 54753, Seeded: true}}
+		got := write(t, s)
+		wants(t, got, "gw holds 54,753 entries and has no limit")
+		if strings.Contains(got, "NaN") || strings.Contains(got, "Inf") {
+			t.Error("divides by the limit")
+		}
+	})
+	t.Run("a mistake of ours", func(t *testing.T) {
+		s := gateway()
+		s.Loss.Seen += 3
+		s.Difference[0].Difference = -2
+		wants(t, write(t, s), "+3 records are not explained", "1 of the kernel's counters differ", "−2")
+	})
+}
+
+// Of many namespaces the fullest have a gauge and the rest is summed.
+func TestManyTables(t *testing.T) {
+	s := gateway()
+	s.Tables, s.Pools = nil, nil
+	for i := range 31 {
+		s.Tables = append(s.Tables, agg.TableState{NetNS: event.NetNS(100 + i), Entries: uint64(i), Max: 100})
+	}
+	got := write(t, s)
+	if n := strings.Count(got, `class="pct"`); n != gauges {
+		t.Errorf("%d gauges", n)
+	}
+	// 0 to 22: 253 entries.
+	wants(t, got, "130 is 30.0 % full", "and 23 tables", "253 entries of 2,300, the fullest 22.0 %")
+	for i := range 5000 {
+		s.Tables = append(s.Tables, agg.TableState{NetNS: event.NetNS(1000 + i), Err: "gone"})
+	}
+	got = write(t, s)
+	wants(t, got, "and 5,023 tables", "5,000 not known")
 	if len(got) > 150_000 {
 		t.Errorf("%d bytes", len(got))
 	}
 }
 
-func BenchmarkWrite(b *testing.B) {
+// A table that is less full but fills faster is not overlooked.
+func TestSooner(t *testing.T) {
 	s := gateway()
-	p := New(Options{Names: names})
-	b.ReportAllocs()
-	for b.Loop() {
-		if err := p.Write(io.Discard, s); err != nil {
-			b.Fatal(err)
+	soon := 30.0
+	s.Tables[2].Forecast, s.Tables[2].TimeToFull = true, &soon
+	wants(t, write(t, s), "default/web-0 (72.6 %) is full sooner: in 30s")
+}
+
+const attack = "\x1b[2J</title></svg><script>alert(1)</script>\u202e\"' onload=x\x00"
+
+// hostile has what an attacker may choose, everywhere.
+func hostile() *agg.Status {
+	s := gateway()
+	s.Backend = attack
+	long := strings.Repeat("<b>", 1400)
+	s.Tables[0].Name, s.Tables[1].Name, s.Tables[3].Err = long, attack, attack
+	s.Loss.ByStage[0].Stage = attack
+	s.Hooks[1].Symbol, s.Hooks[1].Lost = attack, attack
+	s.Pools[0].Src = netip.MustParseAddr("fe80::1").WithZone(attack)
+	s.Holders[2].Src, s.Losers[2].Src = s.Pools[0].Src, s.Pools[0].Src
+	s.History[599].Sources[0].Src = s.Pools[0].Src
+	s.Examples[0].Dst = netip.Addr{}
+	for i := range s.Findings {
+		f := &s.Findings[i]
+		f.Class, f.State, f.Severity, f.Why = attack, attack, attack, attack+long
+	}
+	s.Drops = append(s.Drops, agg.ReasonCount{Reason: 250, Count: 1 << 62})
+	s.History[300].New, s.History[300].Peak = 1<<63, 1e300
+	return s
+}
+
+// What is from outside stays text: the document has our elements only, no script but
+// ours, no inline style or handler, nothing that turns or hides text.
+func TestHostile(t *testing.T) {
+	elements := strings.Fields("html head meta title link script noscript body a header h1 p button main ul li span b small section h2 figure figcaption svg desc " +
+		"path rect text div details summary table thead tbody tr th td code kbd footer nav br")
+	got := write(t, hostile())
+	for _, r := range got {
+		if r != '\n' && !unicode.IsPrint(r) {
+			t.Errorf("%q is shown", r)
 		}
+	}
+	z := html.NewTokenizer(strings.NewReader(got))
+	scripts := 0
+	for z.Next() != html.ErrorToken {
+		tok := z.Token()
+		if tok.Type != html.StartTagToken && tok.Type != html.SelfClosingTagToken {
+			continue
+		}
+		if !slices.Contains(elements, tok.Data) {
+			t.Errorf("element %s", tok.Data)
+		}
+		if tok.Data == "script" {
+			scripts++
+		}
+		for _, a := range tok.Attr {
+			if a.Key == "style" || strings.HasPrefix(a.Key, "on") {
+				t.Errorf("%s has %s=%q", tok.Data, a.Key, a.Val)
+			}
+		}
+	}
+	if z.Err() != io.EOF || scripts != 1 {
+		t.Errorf("%d scripts, %v", scripts, z.Err())
+	}
+	if len(got) > 150_000 {
+		t.Errorf("%d bytes", len(got))
+	}
+}
+
+// busiest is as much as a page can be: every source busy, each second other.
+func busiest() *agg.Status {
+	s := gateway()
+	for i := range s.History {
+		x := &s.History[i]
+		x.Sources, x.Drops, x.Lost = nil, nil, uint64(i%2)
+		for k := range 16 {
+			x.Sources = append(x.Sources, agg.SourceCount{NetNS: gw, Src: netip.AddrFrom16([16]byte{0x20, 1, 15: byte(k)}), New: uint64(1 + (i*(k+3)*7919)%997)})
+			x.Drops = append(x.Drops, agg.ReasonCount{Reason: event.Reason(1 + k), Count: uint64((i * (k + 5) * 7907) % 499)})
+		}
+	}
+	return s
+}
+
+func TestSize(t *testing.T) {
+	if got := len(write(t, gateway())); got > 75_000 {
+		t.Errorf("%d bytes", got)
+	}
+	if got := len(write(t, busiest())); got > 150_000 {
+		t.Errorf("%d bytes at worst", got)
+	}
+	if len(script) > 4096 {
+		t.Errorf("the script has %d bytes", len(script))
+	}
+}
+
+// Rendering again is the same, and does not change what it is made of.
+func TestDeterministic(t *testing.T) {
+	s := gateway()
+	if write(t, s) != write(t, s) || write(t, s) != write(t, gateway()) {
+		t.Error("differs")
+	}
+}
+
+func BenchmarkWrite(b *testing.B) {
+	for name, s := range map[string]*agg.Status{"night": gateway(), "busiest": busiest()} {
+		b.Run(name, func(b *testing.B) {
+			p := New(Options{Names: names})
+			b.ReportAllocs()
+			for b.Loop() {
+				if err := p.Write(io.Discard, s); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
 	}
 }

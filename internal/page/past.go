@@ -61,6 +61,17 @@ func (s *series[K]) most() (at int, n float64) {
 	return at, n
 }
 
+// plus adds another.
+func (s *series[K]) plus(o *series[K]) {
+	s.total += o.total
+	if s.per == nil {
+		s.per = make([]float64, seconds)
+	}
+	for i, n := range o.per {
+		s.per[i] += n
+	}
+}
+
 // slot returns the place of the second that ends at t, below 0 before the window.
 func (p *past) slot(t time.Time) int {
 	return seconds - 1 - int(math.Round(p.edge.Sub(t).Seconds()))

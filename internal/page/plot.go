@@ -20,8 +20,9 @@ type plot struct {
 
 const (
 	head   = 16 // pixels above the inside, for the unit
-	ribbon = 7
-	foot   = ribbon + 26 // below: ribbon and times
+	ribbon = 7  // high
+	under  = 10 // pixels between the inside and the ribbon
+	foot   = under + ribbon + 23
 )
 
 func (p *plot) span() int { return seconds + p.ahead }
@@ -78,17 +79,17 @@ func (p *plot) eachTick(fn func(x float64, text string, second bool)) {
 // ribbon marks the seconds of which records are missing, and those of which nothing
 // is known.
 func (p *plot) ribbon() {
-	y := head + p.h + 3
+	y := head + p.h + under
 	p.put(`<text class="unit left" x="-6" y="{}">loss</text>`, y+ribbon)
 	p.put(`<svg class="ribbon" y="{}" width="100%" height="{}" viewBox="0 0 {} {}" preserveAspectRatio="none"><path class="whole" d="`, y, ribbon, p.span(), ribbon)
-	p.runs(ribbon, func(i int) bool { return p.past.s[i].known && !p.past.s[i].lost })
+	p.runs(2, ribbon-4, func(i int) bool { return p.past.s[i].known && !p.past.s[i].lost })
 	p.put(`"/><path class="lost" d="`)
-	p.runs(ribbon, func(i int) bool { return p.past.s[i].lost })
+	p.runs(0, ribbon, func(i int) bool { return p.past.s[i].lost })
 	p.put(`"/></svg>`)
 }
 
 // runs writes a path of boxes over the seconds for which in is true.
-func (p *plot) runs(h int, in func(i int) bool) {
+func (p *plot) runs(y, h int, in func(i int) bool) {
 	for i := 0; i < seconds; i++ {
 		if !in(i) {
 			continue
@@ -97,7 +98,7 @@ func (p *plot) runs(h int, in func(i int) bool) {
 		for i < seconds && in(i) {
 			i++
 		}
-		p.put(`M{} 0h{}v{}h{}z`, from, i-from, h, from-i)
+		p.put(`M{} {}h{}v{}h{}z`, from, y, i-from, h, from-i)
 	}
 }
 

@@ -27,7 +27,7 @@ func (d *doc) sources() {
 		p.end()
 	}
 	d.put(`<details id="sources-n" open><summary id="sources-s">Who holds the table</summary>`)
-	d.list("sources", "source", "netns", "#live", "#share", "#new/s", "#peak/s in 10 ms", "#new", "#destinations", "#ports", "#answered", "#refused", "#no answer", "#evicted", "#lost")
+	d.list("sources", "source", "#live", "#share", "#new/s", "#peak/s", "#new", "#dsts", "#ports", "#answered", "#refused", "#silent", "#evicted", "#lost", "netns")
 	for i := range d.s.Holders {
 		d.holder(&d.s.Holders[i])
 	}
@@ -35,12 +35,12 @@ func (d *doc) sources() {
 }
 
 func (d *doc) holder(r *agg.TopRow) {
-	d.row(view.AddrText(r.Src), d.netns(r.NetNS, r.Zone), r.Live, number(percent(r.Live, d.s.Live)), number(rate(r.S1)), number(rate(r.Peak10ms)), r.New, r.DistinctDsts, r.DistinctDports,
-		r.Answered, r.Refused, r.Unanswered, r.Evicted, r.Drops)
+	d.row(view.AddrText(r.Src), r.Live, number(percent(r.Live, d.s.Live)), number(rate(r.S1)), number(rate(r.Peak10ms)), r.New, r.DistinctDsts, r.DistinctDports,
+		r.Answered, r.Refused, r.Unanswered, r.Evicted, r.Drops, d.netns(r.NetNS, r.Zone))
 }
 
 func (d *doc) netns(ns event.NetNS, zone uint16) string {
-	name := d.o.Names.NetNSText(ns)
+	name := d.netnsName(ns)
 	if zone != 0 {
 		name += " zone " + count(uint64(zone))
 	}
@@ -67,7 +67,7 @@ func (d *doc) sourceStrips() (rows []strip) {
 	for i := range d.past.sources {
 		s := &d.past.sources[i]
 		at, most := s.most()
-		rows = append(rows, strip{view.AddrText(s.key.src), count(s.total) + ", most " + rate(most) + "/s at " + clock(d.past.end(at)) + ", " + d.o.Names.NetNSText(s.key.netns), "h", s.per})
+		rows = append(rows, strip{view.AddrText(s.key.src), count(s.total) + ", most " + rate(most) + "/s at " + clock(d.past.end(at)) + ", " + d.netnsName(s.key.netns), "h", s.per})
 	}
 	if o := &d.past.others; o.total > 0 {
 		rows = append(rows, strip{"all others", "about " + count(o.total), "h", o.per})

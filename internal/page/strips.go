@@ -7,7 +7,7 @@ import "math"
 // colour.
 
 const (
-	rowLabel = 17 // pixels above each strip, for its name
+	rowLabel = 19 // pixels above each strip, for its name
 	rowCell  = 16
 	rowH     = rowLabel + rowCell + 3
 	levels   = 6

@@ -71,13 +71,13 @@ func (d *doc) tables(all []agg.TableState) {
 	for i := range all[:min(listed, len(all))] {
 		t := &all[i]
 		if t.Err != "" {
-			d.row(d.o.Names.TableText(t), number(t.NetNS.String()), number("–"), number("–"), number("–"), "–", "–", number("–"), number("–"), view.Text(t.Err))
+			d.row(d.o.Names.TableText(t), number(t.NetNS.String()), number("–"), number("–"), number("–"), "–", "–", number("–"), number("–"), prose(sentence(t.Err)))
 			continue
 		}
-		d.row(d.o.Names.TableText(t), number(t.NetNS.String()), t.Entries, t.Max, number(fill(t)), t.Level.String(), forecastText(t), number(rate(t.NewRate)), t.Known, seeded(t))
+		d.row(d.o.Names.TableText(t), number(t.NetNS.String()), t.Entries, t.Max, number(fill(t)), t.Level.String(), forecastText(t), number(rate(t.NewRate)), t.Known, prose(seeded(t)))
 	}
 	if rest := all[min(listed, len(all)):]; len(rest) > 0 {
-		d.row(plural(uint64(len(rest)), "more", "more"), "", "", "", "", "", "", "", "", restText(rest))
+		d.row(plural(uint64(len(rest)), "more", "more"), "", "", "", "", "", "", "", "", prose(restText(rest)))
 	}
 	d.put(endNumbers + endFigure)
 }
@@ -114,7 +114,7 @@ func (d *doc) tablesSay(all []agg.TableState) {
 	if t == nil {
 		d.put(`Nothing is known of any table`)
 		if len(all) > 0 {
-			d.put(`: {}`, view.Text(all[0].Err))
+			d.put(`: {}`, sentence(all[0].Err))
 		}
 		d.put(`.`)
 		return
@@ -143,6 +143,23 @@ func (d *doc) tablesSay(all []agg.TableState) {
 	default:
 		d.put(`. When it will be full is not known yet.`)
 	}
+	if u := sooner(all, t); u != nil {
+		d.put(` <b>{}</b> ({}) is full sooner: in {}.`, d.o.Names.TableText(u), fill(u), forecastText(u))
+	}
+}
+
+// sooner is the table that will be full before t, the fullest.
+func sooner(all []agg.TableState, t *agg.TableState) (first *agg.TableState) {
+	best := math.Inf(1)
+	if t.Forecast && t.TimeToFull != nil {
+		best = *t.TimeToFull
+	}
+	for i := range all {
+		if u := &all[i]; u.Err == "" && u.Forecast && u.TimeToFull != nil && *u.TimeToFull < best {
+			best, first = *u.TimeToFull, u
+		}
+	}
+	return first
 }
 
 // gauge is one table.
@@ -150,7 +167,7 @@ func (d *doc) gauge(t *agg.TableState) {
 	level := levelClass[min(t.Level, agg.LevelCritical)]
 	d.put(`<li class="{}"><b class="name">{}</b>`, level, d.o.Names.TableText(t))
 	if t.Err != "" {
-		d.put(`<span class="err">{}</span></li>`, view.Text(t.Err))
+		d.put(`<span class="err">{}</span></li>`, sentence(t.Err))
 		return
 	}
 	d.bar(t.Fill(), t.Max > 0)
@@ -218,6 +235,11 @@ func (d *doc) fillPlot(t *agg.TableState) {
 		top = max(top, entries[i], limits[i])
 	}
 	top = max(1, top, float64(t.Max))
+	d.put(`<p class="legend"><span><svg width="22" height="12" aria-hidden="true"><rect class="area fill" width="22" height="12"/></svg> entries of {}</span> <span><svg width="22" height="12" aria-hidden="true"><path class="limit" d="M0 6h22"/></svg> limit</span>`, d.netnsName(t.NetNS))
+	if t.Forecast && t.FullLow != nil {
+		d.put(` <span><svg width="22" height="12" aria-hidden="true"><rect class="fan" width="22" height="12"/><path class="expected" d="M0 6h22"/></svg> straight to when it is full: expected, and between the bounds</span>`)
+	}
+	d.put(`</p>`)
 	p := &plot{writer: d.writer, id: "fill", past: d.past, ahead: aheadTime, h: 160}
 	y := func(n float64) float64 { return float64(p.h) * (1 - n/top) }
 	p.begin("Entries of "+d.o.Names.TableText(t)+" over time", plain(func(d *doc) { d.tablesSay(nil) }, d))

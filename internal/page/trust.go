@@ -11,6 +11,7 @@ func (d *doc) trust() {
 	d.trustSay()
 	d.put(`</figcaption>`)
 	l := &d.s.Loss
+	d.put(`<div class="side">`)
 	d.list("trust", "our records", "#since the start")
 	d.row("seen in the kernel", l.Seen)
 	d.row("delivered one by one", l.Delivered)
@@ -35,11 +36,11 @@ func (d *doc) trust() {
 	if missing := d.missing(); len(missing) > 0 {
 		d.list("hooks", "hook not attached", "what is missing without it")
 		for _, h := range missing {
-			d.row(view.Name(h.Symbol), view.Text(h.Lost))
+			d.row(view.Name(h.Symbol), prose(sentence(h.Lost)))
 		}
 		d.put(endList)
 	}
-	d.put(endFigure)
+	d.put(`</div>` + endFigure)
 }
 
 func (d *doc) missing() (out []agg.HookState) {

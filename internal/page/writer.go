@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/ctsight/ctsight/internal/svg"
+	"github.com/ctsight/ctsight/internal/view"
 )
 
 // markup is HTML that is written as it is. A constant becomes it by itself, a
@@ -92,19 +93,20 @@ func rate(r float64) string {
 	switch {
 	case math.IsNaN(r) || r < 0:
 		return "–"
-	case r == 0:
-		return "0"
-	case r < 9.95:
+	case r < 9.95 && r != math.Trunc(r):
 		return strconv.FormatFloat(r, 'f', 1, 64)
 	}
 	return count(uint64(math.Round(min(r, 1e18))))
 }
 
 // percent of a whole with one digit behind the point, which is cut and not
-// rounded: what is not full is never 100.0 %.
+// rounded: what is not full is never 100.0 %, nor what is something 0.0 %.
 func percent(n, of uint64) string {
-	if of == 0 {
+	switch {
+	case of == 0:
 		return "–"
+	case 0 < n && 1000*float64(n) < float64(of):
+		return "<0.1 %"
 	}
 	return strconv.FormatFloat(math.Floor(1000*float64(n)/float64(of))/10, 'f', 1, 64) + " %"
 }
@@ -115,6 +117,17 @@ func plural(n uint64, one, many string) string {
 		return "1 " + one
 	}
 	return count(n) + " " + many
+}
+
+// maxSentence is the most bytes of a sentence from outside.
+const maxSentence = 500
+
+// sentence makes one from outside safe to show, and cuts it.
+func sentence(s string) string {
+	if len(s) <= maxSentence {
+		return view.Text(s)
+	}
+	return view.Text(strings.ToValidUTF8(s[:maxSentence], "")) + "…"
 }
 
 // clock is a time of the day, UTC.

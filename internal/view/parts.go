@@ -29,10 +29,14 @@ func (n *Names) TableText(t *agg.TableState) string {
 }
 
 // PoolText says whose ports they are, and towards which destination.
-func PoolText(k *agg.Key) string { return addrText(k.Src) + " > " + endpointText(k) }
+func PoolText(k *agg.Key) string {
+	dst := *k
+	dst.Dst = k.Dst.WithZone("")
+	return AddrText(k.Src) + " > " + endpointText(&dst)
+}
 
-// AddrText is an address, ? where it is not known.
-func AddrText(a netip.Addr) string { return addrText(a) }
+// AddrText is an address without its zone, ? where it is not known.
+func AddrText(a netip.Addr) string { return addrText(a.WithZone("")) }
 
 // ForecastText is the time to full with its bounds, never, or unknown.
 func ForecastText(known bool, full, from, to *float64) string {
