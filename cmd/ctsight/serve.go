@@ -39,6 +39,7 @@ Once it traces, it gives up the privileges that it needs no more.`,
 	f.String("web.config.file", "", "file of exporter-toolkit with TLS and passwords (default none)")
 	f.String("web.telemetry-path", d.Web.TelemetryPath, "path of the metrics")
 	f.Int("metrics.top-prefixes", d.Metrics.TopPrefixes, "series of their own for so many source prefixes, which makes addresses labels")
+	f.StringArray("remote-write.url", nil, "receiver of Prometheus remote write, may be repeated; how to log in is for the file (default none)")
 	return cmd
 }
 

@@ -23,11 +23,12 @@ const reuse = 100 * time.Millisecond
 // other, share one call of status and one rendering per format; only the peaks
 // are each client's own (Options.Peaks). The request that status is given is that
 // of the first of them, and its context does not end when that client goes.
-func (x *Exporter) Handler(status func(*http.Request) (*agg.Status, error)) http.Handler {
-	return &handler{x: x, status: status, now: time.Now}
+func (x *Exporter) Handler(status func(*http.Request) (*agg.Status, error)) *Handler {
+	return &Handler{x: x, status: status, now: time.Now}
 }
 
-type handler struct {
+// Handler is an http.Handler of scrapes.
+type Handler struct {
 	x      *Exporter
 	status func(*http.Request) (*agg.Status, error)
 	now    func() time.Time
@@ -52,7 +53,7 @@ type pageKey struct {
 }
 
 // ServeHTTP implements http.Handler.
-func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	round := h.join(r)
 	mfs, err := round.gather()
 	if err != nil && len(mfs) == 0 {
@@ -73,6 +74,16 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	send(w, k, shared, shared.end(tail))
 }
 
+// Gather returns what a scrape by who sent r would get. Others may read it too:
+// nobody may change it.
+func (h *Handler) Gather(r *http.Request) ([]*dto.MetricFamily, error) {
+	mfs, err := h.join(r).gather()
+	if mf := find(newPeak, mfs); mf != nil {
+		mfs = append(without(newPeak, mfs), h.peaks(mf, r))
+	}
+	return mfs, err
+}
+
 func send(w http.ResponseWriter, k pageKey, shared *page, end []byte) {
 	head := w.Header()
 	head.Set("Content-Type", string(k.format))
@@ -87,7 +98,7 @@ func send(w http.ResponseWriter, k pageKey, shared *page, end []byte) {
 }
 
 // join returns the round that is under way or not yet too old, else a new one.
-func (h *handler) join(r *http.Request) *round {
+func (h *Handler) join(r *http.Request) *round {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if c := h.current; c != nil {
@@ -99,7 +110,7 @@ func (h *handler) join(r *http.Request) *round {
 	return h.current
 }
 
-func (h *handler) newRound(r *http.Request) *round {
+func (h *Handler) newRound(r *http.Request) *round {
 	c := &round{pages: map[pageKey]func() (*page, error){}}
 	c.gather = sync.OnceValues(func() ([]*dto.MetricFamily, error) {
 		defer func() { c.ended.Store(new(h.now())) }() // also when status panics: the next round tries again
@@ -115,7 +126,7 @@ func (h *handler) newRound(r *http.Request) *round {
 }
 
 // log tells of an error when it is another than the last.
-func (h *handler) log(err error) {
+func (h *Handler) log(err error) {
 	text := ""
 	if err != nil {
 		text = err.Error()
@@ -144,7 +155,7 @@ func (c *round) page(k pageKey, mfs []*dto.MetricFamily) (*page, error) {
 }
 
 // tail is what each client has of its own: the peaks, and the end of the document.
-func (h *handler) tail(f expfmt.Format, mfs []*dto.MetricFamily, r *http.Request) ([]byte, error) {
+func (h *Handler) tail(f expfmt.Format, mfs []*dto.MetricFamily, r *http.Request) ([]byte, error) {
 	var own []*dto.MetricFamily
 	if mf := find(newPeak, mfs); mf != nil {
 		own = append(own, h.peaks(mf, r))
@@ -157,7 +168,7 @@ func (h *handler) tail(f expfmt.Format, mfs []*dto.MetricFamily, r *http.Request
 }
 
 // peaks is the family of peaks with the client's own numbers.
-func (h *handler) peaks(mf *dto.MetricFamily, r *http.Request) *dto.MetricFamily {
+func (h *Handler) peaks(mf *dto.MetricFamily, r *http.Request) *dto.MetricFamily {
 	if h.x.opts.Peaks == nil {
 		return mf
 	}

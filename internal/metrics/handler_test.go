@@ -149,7 +149,7 @@ func TestThousandAtOnce(t *testing.T) {
 	release := make(chan struct{})
 	x := New(Options{Peaks: func(*http.Request) agg.Peaks { return agg.Peaks{In1s: float64(peaks.Add(1))} }})
 	h := x.Handler(func(*http.Request) (*agg.Status, error) { calls.Add(1); <-release; return s, nil })
-	h.(*handler).now = func() time.Time { return start } // no time passes, however slow the machine is
+	h.now = func() time.Time { return start } // no time passes, however slow the machine is
 	var waiting, done sync.WaitGroup
 	seen := sync.Map{}
 	waiting.Add(1000)
@@ -176,7 +176,7 @@ func TestThousandAtOnce(t *testing.T) {
 	if n != 100 {
 		t.Errorf("%d different peaks for 100 clients", n)
 	}
-	if pages := len(h.(*handler).current.pages); pages != 4 {
+	if pages := len(h.current.pages); pages != 4 {
 		t.Errorf("%d renderings of 4 formats", pages)
 	}
 }
@@ -184,7 +184,7 @@ func TestThousandAtOnce(t *testing.T) {
 func TestReuse(t *testing.T) {
 	calls, now := 0, start
 	h := New(Options{}).Handler(func(*http.Request) (*agg.Status, error) { calls++; return ordinary(1), nil })
-	h.(*handler).now = func() time.Time { return now }
+	h.now = func() time.Time { return now }
 	for _, tt := range []struct {
 		after time.Duration
 		calls int
@@ -215,7 +215,7 @@ func TestErrors(t *testing.T) {
 		}
 		return ordinary(1), nil
 	})
-	h.(*handler).now = func() time.Time { return now }
+	h.now = func() time.Time { return now }
 	if w := scrape(h); w.Code != 503 || w.Body.String() != "not yet: wait a second\n" {
 		t.Errorf("%d %q", w.Code, w.Body)
 	}
@@ -233,7 +233,7 @@ func TestPanicIsNotForEver(t *testing.T) {
 		}
 		return ordinary(1), nil
 	})
-	h.(*handler).now = func() time.Time { return now }
+	h.now = func() time.Time { return now }
 	func() {
 		defer func() { _ = recover() }()
 		scrape(h)
@@ -271,9 +271,34 @@ func TestSharedIsWhole(t *testing.T) {
 
 func BenchmarkScrapeShared(b *testing.B) {
 	h := New(Options{TopPrefixes: 100}).Handler(always(worst()))
-	h.(*handler).now = func() time.Time { return start }
+	h.now = func() time.Time { return start }
 	b.ReportAllocs()
 	for b.Loop() {
 		scrape(h, "Accept-Encoding", "gzip")
+	}
+}
+
+// Who asks for families gets what a scrape gets, with peaks of its own, and leaves
+// the shared ones as they are.
+func TestHandlerGather(t *testing.T) {
+	h := New(Options{Peaks: func(r *http.Request) agg.Peaks {
+		return agg.Peaks{In1s: map[string]float64{"a": 1, "b": 2}[r.RemoteAddr]}
+	}}).Handler(always(ordinary(2)))
+	h.now = func() time.Time { return start }
+	for _, client := range []string{"a", "b", "a"} {
+		r := &http.Request{RemoteAddr: client}
+		mfs, err := h.Gather(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, want := value(t, mfs, newPeak, "1s"), map[string]float64{"a": 1, "b": 2}[client]; got != want {
+			t.Errorf("peak of %s is %v, want %v", client, got, want)
+		}
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, r)
+		text := decode(t, expfmt.NewFormat(expfmt.TypeTextPlain), w.Body.Bytes())
+		if got, want := Series(text), Series(mfs); got != want {
+			t.Errorf("%d series in a scrape, %d gathered", got, want)
+		}
 	}
 }

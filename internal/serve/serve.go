@@ -8,6 +8,7 @@ import (
 	"errors"
 	"log/slog"
 	"math"
+	"net/http"
 	"os"
 	"runtime/debug"
 	"sync"
@@ -21,6 +22,7 @@ import (
 	"github.com/ctsight/ctsight/internal/metrics"
 	"github.com/ctsight/ctsight/internal/notify"
 	"github.com/ctsight/ctsight/internal/pipeline"
+	"github.com/ctsight/ctsight/internal/remotewrite"
 	"github.com/ctsight/ctsight/internal/sandbox"
 	"github.com/ctsight/ctsight/internal/view"
 	"github.com/ctsight/ctsight/internal/web"
@@ -52,6 +54,8 @@ type server struct {
 	cfg      *config.Reloader
 	keeper   *pipeline.Keeper
 	exporter *metrics.Exporter
+	scrapes  *metrics.Handler
+	remote   *remotewrite.Sender
 	web      *web.Server
 	ready    chan struct{} // closed when it traces, or waits for the module
 
@@ -80,12 +84,17 @@ func newServer(o Options) (s *server, err error) {
 		return nil, err
 	}
 	s.keeper = pipeline.NewKeeper(clock, s.keeperConfig(c))
+	if s.remote, err = s.newRemote(c); err != nil {
+		return nil, err
+	}
 	s.exporter = metrics.New(metrics.Options{
 		TopPrefixes: c.Metrics.TopPrefixes, NetNS: o.Names.NetNS, Log: o.Log,
 		Peaks: newClientPeaks(s.keeper.Peaks, time.Now).of,
-		Extra: []prometheus.Collector{reloads{s.cfg.State}},
+		Extra: []prometheus.Collector{reloads{s.cfg.State}, s.remote},
 	})
+	s.scrapes = s.exporter.Handler(func(*http.Request) (*agg.Status, error) { return s.keeper.Status(), nil })
 	s.cfg.AddHook(s.reach)
+	s.cfg.AddHook(s.remote.Hook)
 	s.cfg.AddHook(s.live)
 	s.web, err = s.newWeb(c)
 	return s, err
@@ -105,7 +114,7 @@ func (s *server) keeperConfig(c *config.Config) pipeline.KeeperConfig {
 func (s *server) run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	parts := []func(context.Context) error{s.web.Serve, s.keeper.Run, s.hangups, s.starting, s.watchdog}
+	parts := []func(context.Context) error{s.web.Serve, s.keeper.Run, s.push, s.hangups, s.starting, s.watchdog}
 	ended := make(chan error, len(parts))
 	for _, part := range parts {
 		go func() { ended <- part(ctx) }()

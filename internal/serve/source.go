@@ -2,7 +2,6 @@ package serve
 
 import (
 	"fmt"
-	"net/http"
 	"slices"
 	"strings"
 
@@ -36,7 +35,7 @@ func (s *server) newWeb(c *config.Config) (*web.Server, error) {
 	return web.New(web.Options{
 		Listen: c.Web.Listen, ConfigFile: c.Web.ConfigFile, TelemetryPath: c.Web.TelemetryPath,
 		MaxConnections: c.Web.MaxConnections, EnableReload: c.Web.EnableReload,
-		Metrics: s.exporter.Handler(func(*http.Request) (*agg.Status, error) { return s.keeper.Status(), nil }),
+		Metrics: s.scrapes,
 		Source:  src, Names: s.o.Names, Log: s.log,
 		Page:   page.New(page.Options{Names: s.o.Names, Version: s.o.Version, Metrics: c.Web.TelemetryPath}).Write,
 		Assets: assets(),
