@@ -3,6 +3,7 @@ package page
 import (
 	"bytes"
 	"net/netip"
+	"strings"
 	"testing"
 	"time"
 
@@ -139,6 +140,9 @@ func write(t testing.TB, s *agg.Status) string {
 	var b bytes.Buffer
 	if err := New(Options{Names: names, Version: "1.2.3"}).Write(&b, s); err != nil {
 		t.Fatal(err)
+	}
+	if i := strings.Index(b.String(), "NaN"); i >= 0 {
+		t.Errorf("draws at no place: %q", b.String()[max(0, i-80):i+3])
 	}
 	return b.String()
 }

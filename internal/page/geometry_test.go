@@ -160,6 +160,14 @@ func TestPastAddsUp(t *testing.T) {
 	})
 }
 
+// When no samples are taken any more the time goes on without them.
+func TestHangs(t *testing.T) {
+	p := newPast([]agg.Sample{{At: now.Add(-30 * time.Second), New: 5}}, now, 1)
+	if !p.s[569].known || p.n != 1 || p.edge != now {
+		t.Errorf("%d known, edge %v", p.n, p.edge)
+	}
+}
+
 // cells reads the strip with this bottom back: the level of each second, -1 for none.
 func cells(t *testing.T, doc string, class string, bottom int) (out [seconds]int) {
 	t.Helper()

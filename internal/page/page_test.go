@@ -61,6 +61,11 @@ func TestStates(t *testing.T) {
 		s := &agg.Status{Start: now.Add(-time.Second), At: now, Backend: "fentry", Tables: []agg.TableState{{NetNS: 1, Max: 100}}}
 		wants(t, write(t, s), "nothing is known of it yet", "1 is 0.0 % full: 0 of 100 entries", "When it will be full is not known yet", "Conntrack lost no packet since the start")
 	})
+	t.Run("three seconds", func(t *testing.T) {
+		s := gateway()
+		s.History = s.History[597:]
+		wants(t, write(t, s), "in 3 seconds")
+	})
 	t.Run("best effort", func(t *testing.T) {
 		s := gateway()
 		s.Backend, s.BestEffort = "netfilter", true

@@ -110,8 +110,8 @@ func (p *past) stretches(all []agg.Sample) []stretch {
 // newPast sorts samples, oldest first, into seconds; rows bounds the sources.
 func newPast(all []agg.Sample, now time.Time, rows int) *past {
 	p := &past{edge: now}
-	if len(all) > 0 {
-		p.edge = all[len(all)-1].At
+	if n := len(all); n > 0 && now.Sub(all[n-1].At) < 2*time.Second { // else no more are taken, which is to be seen
+		p.edge = all[n-1].At
 	}
 	list := p.stretches(all)
 	for i := range list {

@@ -104,7 +104,11 @@ func (p *plot) runs(y, h int, in func(i int) bool) {
 
 // label writes a number at the left of the axis.
 func (p *plot) label(y float64, text string) {
-	p.put(`<text class="num left" x="-6" y="{}" dy=".32em">{}</text>`, head+y, text)
+	dy := markup(".32em")
+	if int(y) == p.h { // the ribbon's name is below
+		dy = "0"
+	}
+	p.put(`<text class="num left" x="-6" y="{}" dy="{}">{}</text>`, head+y, dy, text)
 }
 
 // unit names what the numbers at the left are.

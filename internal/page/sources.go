@@ -26,8 +26,12 @@ func (d *doc) sources() {
 		p.names(rows)
 		p.end()
 	}
+	if len(d.s.Holders) == 0 {
+		d.put(endFigure)
+		return
+	}
 	d.put(`<details id="sources-n" open><summary id="sources-s">Who holds the table</summary>`)
-	d.list("sources", "source", "#live", "#share", "#new/s", "#peak/s", "#new", "#dsts", "#ports", "#answered", "#refused", "#silent", "#evicted", "#lost", "netns")
+	d.list("sources", "source", "#live", "#share", "#new/s", "#peak/s", "#new", "#dsts", "#ports", "#answered", "#refused", "#silent", "#lost", "netns")
 	for i := range d.s.Holders {
 		d.holder(&d.s.Holders[i])
 	}
@@ -36,7 +40,7 @@ func (d *doc) sources() {
 
 func (d *doc) holder(r *agg.TopRow) {
 	d.row(view.AddrText(r.Src), r.Live, number(percent(r.Live, d.s.Live)), number(rate(r.S1)), number(rate(r.Peak10ms)), r.New, r.DistinctDsts, r.DistinctDports,
-		r.Answered, r.Refused, r.Unanswered, r.Evicted, r.Drops, d.netns(r.NetNS, r.Zone))
+		r.Answered, r.Refused, r.Unanswered, r.Drops, d.netns(r.NetNS, r.Zone))
 }
 
 func (d *doc) netns(ns event.NetNS, zone uint16) string {

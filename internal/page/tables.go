@@ -230,11 +230,12 @@ func (d *doc) pools() {
 // fillPlot draws the past of one table, its limit, and when it will be full.
 func (d *doc) fillPlot(t *agg.TableState) {
 	entries, limits := d.levels(t)
-	top := float64(t.Entries)
+	top := max(1, float64(t.Entries), float64(t.Max))
 	for i := range entries {
-		top = max(top, entries[i], limits[i])
+		if !math.IsNaN(entries[i]) {
+			top = max(top, entries[i], limits[i])
+		}
 	}
-	top = max(1, top, float64(t.Max))
 	d.put(`<p class="legend"><span><svg width="22" height="12" aria-hidden="true"><rect class="area fill" width="22" height="12"/></svg> entries of {}</span> <span><svg width="22" height="12" aria-hidden="true"><path class="limit" d="M0 6h22"/></svg> limit</span>`, d.netnsName(t.NetNS))
 	if t.Forecast && t.FullLow != nil {
 		d.put(` <span><svg width="22" height="12" aria-hidden="true"><rect class="fan" width="22" height="12"/><path class="expected" d="M0 6h22"/></svg> straight to when it is full: expected, and between the bounds</span>`)
