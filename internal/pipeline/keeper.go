@@ -43,6 +43,8 @@ type Keeper struct {
 	last    total     // as of the last sample
 	beat    time.Time // when the last sample was taken
 
+	arrivals arrivals // the sampler's
+
 	account balances
 }
 

@@ -128,8 +128,7 @@ func (k *Keeper) sample(ctx context.Context) {
 			return
 		case at := <-tick.C:
 			if !at.Before(next) {
-				k.rank()
-				next = at.Add(rankShare * time.Since(at))
+				next = at.Add(rankShare * k.rank())
 			}
 			k.takeSample(at)
 		}
@@ -137,13 +136,14 @@ func (k *Keeper) sample(ctx context.Context) {
 }
 
 // rank walks over all rows, a few at a time: events wait no longer than for these.
-func (k *Keeper) rank() {
+// It returns how long they waited for all of them.
+func (k *Keeper) rank() (cost time.Duration) {
 	w := k.w
 	src := agg.Ranking{By: agg.BySrc, Columns: []agg.Column{agg.ColLive, agg.ColNewRate, agg.ColDrops}, N: rankRows}
 	prefix := agg.Ranking{By: agg.ByPrefix, Columns: []agg.Column{agg.ColNew}, N: k.cfg.Prefixes}
-	w.walk(&src)
+	cost = w.walk(&src)
 	if k.cfg.Prefixes > 0 {
-		w.walk(&prefix)
+		cost += w.walk(&prefix)
 	}
 	w.lock()
 	at := w.now()
@@ -152,14 +152,18 @@ func (k *Keeper) rank() {
 	k.mu.Lock()
 	k.ranks = r
 	k.mu.Unlock()
+	return cost
 }
 
-func (w *Watch) walk(r *agg.Ranking) {
+func (w *Watch) walk(r *agg.Ranking) (cost time.Duration) {
 	for more := true; more; {
 		w.lock()
+		begin := time.Now() // what it waits for others is not its cost
 		more = w.census.Rank(r, rankStep, w.now())
+		cost += time.Since(begin)
 		w.mu.Unlock()
 	}
+	return cost
 }
 
 // takeSample adds the second that ends at a time to the past.
@@ -172,11 +176,7 @@ func (k *Keeper) takeSample(at time.Time) {
 			out.Tables = append(out.Tables, agg.TableSample{NetNS: t.NetNS, Entries: t.Entries, Max: t.Max})
 		}
 	}
-	for _, r := range s.Arrivals {
-		if n := uint64(r.S1 + 0.5); n > 0 {
-			out.Sources = append(out.Sources, agg.SourceCount{NetNS: r.NetNS, Src: r.Src, New: n})
-		}
-	}
+	out.Sources = k.arrived(s.Arrivals)
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.last.gain(&out, sums)
