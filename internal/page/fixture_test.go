@@ -25,7 +25,7 @@ var names = view.Names{NetNS: func(ns event.NetNS) string { return map[event.Net
 // gateway is a night on a NAT gateway: a scan fills its table, packets are lost, and
 // for three seconds records of ours too.
 func gateway() *agg.Status {
-	s := &agg.Status{Start: now.Add(-26 * time.Hour), At: now, Backend: "fentry", Live: 78673, Tracked: 4210,
+	s := &agg.Status{Start: now.Add(-26 * time.Hour), At: now, Backend: "fentry", Live: 78671, Tracked: 4210,
 		Total: agg.TopRow{Rates: agg.Rates{S1: 1480, S10: 1402.5, M1: 1110}},
 		Drops: []agg.ReasonCount{{Reason: event.TableFull, Count: 3120}, {Reason: event.ClashSameFlow, Count: 14}, {Reason: event.RulesetNew, Count: 55}},
 		Examples: []agg.DropExample{{Reason: event.TableFull, Src: netip.MustParseAddr("198.51.100.23"),

@@ -74,7 +74,7 @@ func TestForecastWords(t *testing.T) {
 		want            string
 	}{
 		{false, true, nil, nil, nil, "forecast not known yet"}, {true, false, nil, nil, nil, ""}, {true, true, nil, nil, nil, "will not fill"},
-		{true, true, nil, new(90.0), nil, "will hardly fill, at the earliest in 1m30s"}, {true, true, new(102.0), new(61.0), nil, "full in 1m42s (1m01s..never)"},
+		{true, true, nil, new(90.0), nil, "unlikely, not before 1m30s"}, {true, true, new(102.0), new(61.0), nil, "full in 1m42s (1m01s..never)"},
 		{true, true, new(5.0), new(5.0), new(5.0), "full in 5s"}, {true, true, new(math.Inf(1)), new(60.0), nil, "full in >999d (1m00s..never)"},
 	} {
 		if got := fullText(tt.known, tt.limited, tt.full, tt.low, tt.high); got != tt.want {

@@ -147,7 +147,7 @@ func (d *doc) tiles() {
 	all := []tile{
 		{"tables", "", "fullest table", "–", "nothing is known of any"},
 		{"rates", "", "new connections/s", rate(s.Total.S1), rate(s.Total.S10) + " over 10 s"},
-		{"sources", "", "live entries", count(s.Live), plural(uint64(s.Tracked), "source", "sources")},
+		{"sources", "", "live entries", count(d.live()), plural(uint64(s.Tracked), "source", "sources")},
 		{"drops", "", "packets lost, 10 min", count(d.past.drops), count(dropped(s.Drops)) + " since the start"},
 		{"trust", "", "records lost", count(s.Loss.Lost), "of " + count(s.Loss.Seen)},
 	}
@@ -169,6 +169,18 @@ func (d *doc) tiles() {
 		d.put(`<li class="{}"><a id="to-{}" href="#{}"><span>{}</span> <b>{}</b> <small>{}</small></a></li>`, t.class, t.to, t.to, t.name, t.value, t.under)
 	}
 	d.put("</ul>\n")
+}
+
+// live are the entries of all tables. A backend that is not told of all ends does not
+// know them; the kernel does.
+func (d *doc) live() (n uint64) {
+	if !d.s.BestEffort {
+		return d.s.Live
+	}
+	for i := range d.s.Tables {
+		n += d.s.Tables[i].Entries
+	}
+	return n
 }
 
 var levelClass = [...]markup{agg.LevelOK: "lv0", agg.LevelTrend: "lv1", agg.LevelAction: "lv2", agg.LevelCritical: "lv3"}

@@ -69,7 +69,14 @@ func TestStates(t *testing.T) {
 	t.Run("best effort", func(t *testing.T) {
 		s := gateway()
 		s.Backend, s.BestEffort = "netfilter", true
-		wants(t, write(t, s), "Best effort: backend netfilter", "Best effort: this backend does not tell all ends")
+		got := write(t, s)
+		wants(t, got, "Best effort: backend netfilter", "Best effort: this backend does not tell all ends", "Best effort: entries whose end was not told")
+		if strings.Contains(stripped([]byte(got)), "203.0.113.66 holds") {
+			t.Error("tells who holds how much")
+		}
+		if !strings.Contains(got, "<span>live entries</span> <b>78,673</b>") { // 54,753 + 23,800 + 120: what the kernel counts
+			t.Error("tells what it does not know")
+		}
 	})
 	t.Run("no limit", func(t *testing.T) {
 		s := gateway()

@@ -31,6 +31,9 @@ func (d *doc) sources() {
 		return
 	}
 	d.put(`<details id="sources-n" open><summary id="sources-s">Who holds the table</summary>`)
+	if d.s.BestEffort {
+		d.put(`<p class="soft">Best effort: entries whose end was not told count as live.</p>`)
+	}
 	d.list("sources", "source", "#live", "#share", "#new/s", "#peak/s", "#new", "#dsts", "#ports", "#answered", "#refused", "#silent", "#lost", "netns")
 	for i := range d.s.Holders {
 		d.holder(&d.s.Holders[i])
@@ -39,8 +42,16 @@ func (d *doc) sources() {
 }
 
 func (d *doc) holder(r *agg.TopRow) {
-	d.row(view.AddrText(r.Src), r.Live, number(percent(r.Live, d.s.Live)), number(rate(r.S1)), number(rate(r.Peak10ms)), r.New, r.DistinctDsts, r.DistinctDports,
+	d.row(view.AddrText(r.Src), r.Live, number(d.held(r)), number(rate(r.S1)), number(rate(r.Peak10ms)), r.New, r.DistinctDsts, r.DistinctDports,
 		r.Answered, r.Refused, r.Unanswered, r.Drops, d.netns(r.NetNS, r.Zone))
+}
+
+// held is a source's share of the live entries, where they are known.
+func (d *doc) held(r *agg.TopRow) string {
+	if d.s.BestEffort {
+		return "–"
+	}
+	return percent(r.Live, d.s.Live)
 }
 
 func (d *doc) netns(ns event.NetNS, zone uint16) string {
@@ -61,7 +72,7 @@ func (d *doc) sourcesSay() {
 		d.put(`{} opened {} of {} connections in {} ({}), {} of them in the second to {}.`, view.AddrText(s.key.src), s.total, max(p.new, s.total), d.window(), percent(s.total, max(p.new, s.total)),
 			rate(most), clock(p.end(at)))
 	}
-	if len(d.s.Holders) > 0 && d.s.Live > 0 {
+	if len(d.s.Holders) > 0 && d.s.Live > 0 && !d.s.BestEffort {
 		h := &d.s.Holders[0]
 		d.put(` {} holds {} of {} live entries ({}).`, view.AddrText(h.Src), h.Live, d.s.Live, percent(h.Live, d.s.Live))
 	}

@@ -138,6 +138,8 @@ func (d *doc) tablesSay(all []agg.TableState) {
 		d.put(`. It is full now.`)
 	case t.Forecast && t.TimeToFull != nil:
 		d.put(`. If arrivals go on like this it is full in <b>{}</b>.`, forecastText(t))
+	case t.Forecast && t.FullLow != nil:
+		d.put(`. If arrivals go on like this it is unlikely to fill, and not before {}.`, view.ForecastText(true, t.FullLow, t.FullLow, t.FullLow))
 	case t.Forecast:
 		d.put(`. If arrivals go on like this it will not fill.`)
 	default:
@@ -199,7 +201,7 @@ func fullText(known, limited bool, full, low, high *float64) string {
 	case full == nil && low == nil:
 		return "will not fill"
 	case full == nil:
-		return "will hardly fill, at the earliest in " + view.ForecastText(true, low, low, low)
+		return "unlikely, not before " + view.ForecastText(true, low, low, low)
 	}
 	return "full in " + view.ForecastText(true, full, low, high)
 }
