@@ -92,7 +92,7 @@ type Log struct {
 func Default() *Config {
 	return &Config{
 		Backend: "auto",
-		Web:     Web{Listen: []string{":9781"}, TelemetryPath: "/metrics", MaxConnections: 200, EnableReload: true},
+		Web:     Web{Listen: []string{":9781"}, TelemetryPath: "/metrics", MaxConnections: 100, EnableReload: true},
 		Limits:  Limits{Sources: 1 << 18, Live: 1 << 22},
 		Sandbox: Sandbox{Capabilities: "drop", Landlock: "auto"},
 		Log:     Log{Level: "info", Format: "text"},

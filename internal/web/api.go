@@ -1,14 +1,14 @@
 package web
 
 import (
-	"bytes"
 	"cmp"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/ctsight/ctsight/internal/agg"
 	"github.com/ctsight/ctsight/internal/view"
@@ -26,10 +26,18 @@ type query struct {
 	top  int
 }
 
-func parse(v url.Values) (q query, err error) {
-	for name := range v {
-		if name != "by" && name != "sort" && name != "top" {
-			return q, badRequest("no parameter %q: by, sort, top", name)
+// parse reads a query whose parameters are among those that are taken, once each.
+func parse(raw string, taken ...string) (q query, err error) {
+	v, err := url.ParseQuery(raw)
+	if err != nil {
+		return q, badRequest("%s", err)
+	}
+	for name, all := range v {
+		if !slices.Contains(taken, name) {
+			return q, badRequest("no parameter %q here: %s", name, cmp.Or(strings.Join(taken, ", "), "there are none"))
+		}
+		if len(all) > 1 {
+			return q, badRequest("%s is given twice", name)
 		}
 	}
 	by, okBy := agg.ParseDim(cmp.Or(v.Get("by"), agg.BySrc.String()))
@@ -58,66 +66,47 @@ func words[T interface {
 	return s
 }
 
-// answer writes what one of the writers makes, whole or not at all.
-func answer(w http.ResponseWriter, contentType string, write func(io.Writer) error) {
-	var b bytes.Buffer
-	err := write(&b)
-	var bad RequestError
-	switch {
-	case errors.As(err, &bad):
-		fail(w, http.StatusBadRequest, err.Error())
-	case err != nil:
-		fail(w, http.StatusServiceUnavailable, err.Error())
-	default:
-		send(w, contentType, &b)
+func (s *Server) top(out io.Writer, r *http.Request) error {
+	q, err := parse(r.URL.RawQuery, "by", "sort", "top")
+	if err != nil {
+		return err
 	}
+	doc, err := s.o.Source.Top(q.by, q.sort, q.top)
+	if err != nil {
+		return err
+	}
+	return view.WriteTopJSON(out, doc, view.TopOptions{Sort: q.sort, Names: s.o.Names})
 }
 
-const jsonType = "application/json"
-
-func (s *Server) top(w http.ResponseWriter, r *http.Request) {
-	answer(w, jsonType, func(out io.Writer) error {
-		q, err := parse(r.URL.Query())
-		if err != nil {
-			return err
-		}
-		doc, err := s.o.Source.Top(q.by, q.sort, q.top)
-		if err != nil {
-			return err
-		}
-		return view.WriteTopJSON(out, doc, view.TopOptions{Sort: q.sort, Names: s.o.Names})
-	})
+func (s *Server) drops(out io.Writer, r *http.Request) error {
+	q, err := parse(r.URL.RawQuery, "top")
+	if err != nil {
+		return err
+	}
+	doc, err := s.o.Source.Ledger(r.Context())
+	if err != nil {
+		return err
+	}
+	return view.WriteLedgerJSON(out, doc, view.LedgerOptions{Top: q.top, Names: s.o.Names})
 }
 
-func (s *Server) drops(w http.ResponseWriter, r *http.Request) {
-	answer(w, jsonType, func(out io.Writer) error {
-		q, err := parse(r.URL.Query())
-		if err != nil {
-			return err
-		}
-		doc, err := s.o.Source.Ledger(r.Context())
-		if err != nil {
-			return err
-		}
-		return view.WriteLedgerJSON(out, doc, view.LedgerOptions{Top: q.top, Names: s.o.Names})
-	})
-}
-
-func (s *Server) table(w http.ResponseWriter, _ *http.Request) {
-	answer(w, jsonType, func(out io.Writer) error {
-		return view.WriteTableJSON(out, s.o.Source.Status(), view.TopOptions{Names: s.o.Names})
-	})
+func (s *Server) table(out io.Writer, r *http.Request) error {
+	if _, err := parse(r.URL.RawQuery); err != nil {
+		return err
+	}
+	return view.WriteTableJSON(out, s.o.Source.Status(), view.TopOptions{Names: s.o.Names})
 }
 
 // findings are one JSON object per line.
-func (s *Server) findings(w http.ResponseWriter, _ *http.Request) {
-	answer(w, "application/jsonl", func(out io.Writer) error {
-		all := s.o.Source.Status().Findings
-		for i := range all {
-			if err := view.WriteFindingJSON(out, &all[i], view.FindingOptions{Names: s.o.Names}); err != nil {
-				return err
-			}
+func (s *Server) findings(out io.Writer, r *http.Request) error {
+	if _, err := parse(r.URL.RawQuery); err != nil {
+		return err
+	}
+	all := s.o.Source.Status().Findings
+	for i := range all {
+		if err := view.WriteFindingJSON(out, &all[i], view.FindingOptions{Names: s.o.Names}); err != nil {
+			return err
 		}
-		return nil
-	})
+	}
+	return nil
 }

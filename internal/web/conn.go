@@ -6,51 +6,84 @@ import (
 	"crypto/tls"
 	"net"
 	"net/http"
+	"runtime"
 	"sync/atomic"
 	"time"
 )
 
-// conn is a connection that its gate knows.
+// conn is a connection that its gate knows. It notes how long its client lets us
+// wait: that, and not how long we take ourselves when there is much to do, is what
+// a client may be sent away for.
 type conn struct {
 	net.Conn
-	gate  *gate
-	wrote atomic.Int64 // when the client last took something, Unix ns
+	gate *gate
 
-	preface bool // of HTTP/2 is there; the hook's
+	read, write wait
+	waited      atomic.Int64 // ns in Reads that have ended
 
 	// The gate's.
-	place  place
-	served bool // had a whole header
-	since  time.Time
-	at     *list.Element
+	place place
+	at    *list.Element
+}
+
+// wait is when what has not ended yet began, Unix ns; 0 if nothing has.
+type wait struct{ since atomic.Int64 }
+
+func (w *wait) begin() { w.since.Store(time.Now().UnixNano()) }
+
+// end returns how long it took, in ns.
+func (w *wait) end() int64 { return time.Now().UnixNano() - w.since.Swap(0) }
+
+// lasts returns for how long, 0 if nothing is waited for.
+func (w *wait) lasts(now time.Time) time.Duration {
+	if since := w.since.Load(); since != 0 {
+		return time.Duration(now.UnixNano() - since)
+	}
+	return 0
+}
+
+// Read reads; there is one at a time.
+func (c *conn) Read(b []byte) (int, error) {
+	c.read.begin()
+	n, err := c.Conn.Read(b)
+	c.waited.Add(c.read.end())
+	return n, err
 }
 
 // piece is how much is written at once, so that progress is seen.
 const piece = 16 << 10
 
-// Write writes in pieces.
+// Write writes in pieces; there is one at a time.
 func (c *conn) Write(b []byte) (n int, err error) {
+	defer c.write.end()
 	for {
+		c.write.begin()
 		m, err := c.Conn.Write(b[:min(len(b), piece)])
 		n += m
-		if m > 0 {
-			c.wrote.Store(time.Now().UnixNano())
-		}
 		if b = b[m:]; err != nil || len(b) == 0 {
 			return n, err
 		}
 	}
 }
 
+// owes says how long the header of the first request has been waited for.
+func (c *conn) owes(now time.Time) time.Duration {
+	return time.Duration(c.waited.Load()) + c.read.lasts(now)
+}
+
 // Close gives the place back.
 func (c *conn) Close() error {
-	c.gate.leave(c)
+	c.gate.move(c, gone)
 	return c.Conn.Close()
 }
 
-// CloseWrite is what net/http asks for when it refuses a request, so that the
-// answer arrives before the reset.
+// CloseWrite is what net/http calls when it has refused a request, and then it
+// sleeps for half a second, so that the answer arrives before the reset. Only a few
+// may do that at a time: of the rest the goroutine ends here, as if it returned.
 func (c *conn) CloseWrite() error {
+	if !c.gate.linger(c) {
+		runtime.Goexit()
+	}
 	if w, ok := c.Conn.(interface{ CloseWrite() error }); ok {
 		return w.CloseWrite()
 	}
@@ -66,25 +99,12 @@ func ours(c net.Conn) *conn {
 	return own
 }
 
-// connState is the hook of http.Server. With HTTP/2 a connection is active once
-// when its preface is there and from then on while it has streams; with HTTP/1
-// from the first byte, so there the handler says when, see begin.
+// connState is the hook of http.Server that tells of the end of an answer.
+// StateActive would tell of the first byte of a request, which is all that a slow
+// attacker sends; that its header is whole is for the handler to say, see begin.
 func connState(c net.Conn, s http.ConnState) {
-	own := ours(c)
-	if own == nil {
-		return
-	}
-	switch s {
-	case http.StateIdle:
-		own.gate.end(own)
-	case http.StateActive:
-		if t, ok := c.(*tls.Conn); !ok || t.ConnectionState().NegotiatedProtocol != "h2" {
-			return
-		}
-		if own.preface {
-			own.gate.begin(own)
-		}
-		own.preface = true
+	if own := ours(c); own != nil && s == http.StateIdle {
+		own.gate.move(own, idle)
 	}
 }
 
@@ -95,10 +115,9 @@ func connContext(ctx context.Context, c net.Conn) context.Context {
 	return context.WithValue(ctx, connKey{}, ours(c))
 }
 
-// begin says that the header of a request is whole. Not of HTTP/2, whose handler
-// may start when its stream is gone again and nothing would end it.
+// begin says that the header of a request is whole.
 func begin(r *http.Request) {
-	if c, _ := r.Context().Value(connKey{}).(*conn); c != nil && r.ProtoMajor == 1 {
-		c.gate.begin(c)
+	if c, _ := r.Context().Value(connKey{}).(*conn); c != nil {
+		c.gate.move(c, busy)
 	}
 }

@@ -1,54 +1,47 @@
 package web
 
 import (
+	"cmp"
 	"container/list"
 	"net"
 	"sync"
-	"sync/atomic"
 	"time"
 )
 
-// The places of connections. What a client has sent decides whether its
-// connection may be closed to make room:
-//
-//	fresh  no whole header yet; may go once it has had headerGrace
-//	idle   an answer was given, the next request is not there; may go
-//	busy   a request is being answered; may go when its client takes nothing
-//
-// net/http's own StateActive begins with the first byte, which is all that a
-// slow attacker sends, so a handler's start is what makes a connection busy.
+// place says what a client has sent, which decides whether its connection may be
+// closed when others wait.
 type place uint8
 
 const (
-	fresh place = iota
-	idle
-	busy
+	leaving place = iota // was refused, and waits half a second
+	fresh                // no whole header yet; may go when it owes that for grace
+	idle                 // an answer was given, the next request is not there; may go when many are
+	busy                 // is being answered; may go when it takes nothing for grace
 	gone
 )
 
 const (
-	// headerGrace is what a new connection has for its header when others
-	// wait: a healthy client sends it with the end of the handshake. It bounds
-	// a flood to limit/headerGrace connections per second.
-	headerGrace = 100 * time.Millisecond
-	// stallGrace is how long an answer may make no progress when others wait.
-	stallGrace = time.Second
+	// grace is what a client has for a step of its own when others wait: a healthy
+	// one sends its header with the end of the handshake, and takes what it asked
+	// for. A flood of whoever does not is held to limit/grace connections per second.
+	grace = 125 * time.Millisecond
 	// recheck is how often one who waits looks for graces that have passed.
 	recheck = 10 * time.Millisecond
 )
 
 // gate holds the number of connections at a limit. Whoever comes when it is
-// reached takes the place of the oldest that does no harm to close; is there
-// none, he waits, and those behind him stay in the kernel's queue.
+// reached takes the place of one that it does little harm to close; is there none, he
+// waits, and those behind him stay in the kernel's queue.
 type gate struct {
 	max int
 
 	mu      sync.Mutex
 	room    sync.Cond
-	in      [gone]list.List // of *conn, by since
+	in      [gone]list.List // of *conn, the longest in their place first
 	n       int
+	closing int // that have no place any more, but a descriptor
 	shut    bool
-	evicted atomic.Uint64
+	evicted uint64 // to make room
 }
 
 func newGate(limit int) *gate {
@@ -62,10 +55,9 @@ func (g *gate) admit(c *conn) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for !g.shut && g.n >= g.max {
-		if v := g.victim(time.Now()); v != nil {
-			g.put(v, gone)
-			g.evicted.Add(1)
-			go v.Conn.Close() // may wait for a write lock of the descriptor
+		if v := g.victim(time.Now()); v != nil && g.closing <= g.max/8 {
+			g.evict(v)
+			g.evicted++
 			continue
 		}
 		t := time.AfterFunc(recheck, g.room.Broadcast)
@@ -76,85 +68,79 @@ func (g *gate) admit(c *conn) bool {
 		return false
 	}
 	g.n++
-	c.since, c.place = time.Now(), fresh
+	c.place = fresh
 	c.at = g.in[fresh].PushBack(c)
 	return true
 }
 
-// victim returns whom to close, nil if nobody.
+// victim returns whom to close, nil if nobody. Those who were answered keep half of
+// the places, so that a flood of others does not cost a scraper its connection; the
+// other half turns over once in a grace.
 func (g *gate) victim(now time.Time) *conn {
-	f, i := oldest(&g.in[fresh]), oldest(&g.in[idle])
-	if f != nil && now.Sub(f.since) < headerGrace {
-		f = nil
-	}
-	switch {
-	case f != nil && (i == nil || f.since.Before(i.since)):
-		return f
-	case i != nil:
-		return i
-	}
-	for e := g.in[busy].Front(); e != nil; e = e.Next() {
-		c := e.Value.(*conn)
-		if now.Sub(c.since) >= stallGrace && now.UnixNano()-c.wrote.Load() >= int64(stallGrace) {
+	return cmp.Or(
+		g.first(fresh, func(c *conn) bool { return c.owes(now) >= grace }),
+		g.first(busy, func(c *conn) bool { return c.write.lasts(now) >= grace }),
+		g.first(idle, func(*conn) bool { return g.in[idle].Len() > g.max/2 }),
+	)
+}
+
+// first returns who has been in a place the longest, of those who may go.
+func (g *gate) first(p place, may func(*conn) bool) *conn {
+	for e := g.in[p].Front(); e != nil; e = e.Next() {
+		if c := e.Value.(*conn); may(c) {
 			return c
 		}
 	}
 	return nil
 }
 
-func oldest(l *list.List) *conn {
-	if e := l.Front(); e != nil {
-		return e.Value.(*conn)
-	}
-	return nil
+// move says what a client has done. Those that have left do not come back.
+func (g *gate) move(c *conn, to place) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.put(c, to)
 }
 
-// put moves a connection; those that have left do not come back.
+// linger says whether a connection may wait until its client has read why it was
+// refused.
+func (g *gate) linger(c *conn) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.in[leaving].Len() > g.max/8 {
+		return false
+	}
+	g.put(c, leaving)
+	return true
+}
+
+// put is move with the lock held.
 func (g *gate) put(c *conn, to place) {
 	if c.place == gone || c.place == to {
 		return
 	}
 	g.in[c.place].Remove(c.at)
-	c.place, c.since = to, time.Now()
+	c.place = to
 	if to == gone {
 		g.n--
 	} else {
 		c.at = g.in[to].PushBack(c)
 	}
-	if to != busy {
+	if to == idle || to == gone {
 		g.room.Signal()
 	}
 }
 
-// begin says that a whole header is there.
-func (g *gate) begin(c *conn) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	c.served = true
-	g.put(c, busy)
-}
-
-// end says that the answer is out. HTTP/2 also says so before its first
-// request: such a connection keeps its age.
-func (g *gate) end(c *conn) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if c.served {
-		g.put(c, idle)
-	}
-}
-
-func (g *gate) leave(c *conn) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
+// evict closes a connection, which waits for the goroutine that reads it.
+func (g *gate) evict(c *conn) {
 	g.put(c, gone)
-}
-
-// open is the number of connections.
-func (g *gate) open() int {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return g.n
+	g.closing++
+	go func() {
+		_ = c.Conn.Close()
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		g.closing--
+		g.room.Signal()
+	}()
 }
 
 // close lets nobody in any more and closes all that are not being answered:
@@ -165,9 +151,8 @@ func (g *gate) close() {
 	g.shut = true
 	g.room.Broadcast()
 	for _, p := range []place{fresh, idle} {
-		for c := oldest(&g.in[p]); c != nil; c = oldest(&g.in[p]) {
-			g.put(c, gone)
-			go c.Conn.Close()
+		for e := g.in[p].Front(); e != nil; e = g.in[p].Front() {
+			g.evict(e.Value.(*conn))
 		}
 	}
 }

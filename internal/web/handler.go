@@ -2,12 +2,16 @@ package web
 
 import (
 	"bytes"
+	"errors"
+	"io"
 	"net/http"
 	"runtime/debug"
 	"strconv"
 	"time"
 
 	"github.com/klauspost/compress/gzhttp"
+
+	"github.com/ctsight/ctsight/internal/view"
 )
 
 // atOnce is how many pages and API answers are made at a time: each takes a
@@ -19,26 +23,26 @@ func (s *Server) handler() http.Handler {
 	mux := http.NewServeMux()
 	get := func(path string, h http.Handler) { mux.Handle(path, only(h, http.MethodGet, http.MethodHead)) }
 	few := limited(atOnce)
-	made := func(h http.HandlerFunc) http.Handler { return gzhttp.GzipHandler(few(now(h))) }
+	made := func(contentType string, m maker) http.Handler { return few(gzhttp.GzipHandler(m.handler(contentType))) }
 	get(s.o.TelemetryPath, s.o.Metrics)
 	if s.o.Page != nil {
-		get("/{$}", made(s.page))
+		get("/{$}", made("text/html; charset=utf-8", s.page))
 	}
 	get("/static/", http.HandlerFunc(s.static))
-	get("/api/v1/top", made(s.top))
-	get("/api/v1/drops", made(s.drops))
-	get("/api/v1/findings", made(s.findings))
-	get("/api/v1/table", made(s.table))
-	get("/-/healthy", now(s.healthy))
-	get("/-/ready", now(s.ready))
-	// No page of somebody else's may have a browser do it.
-	mux.Handle("/-/reload", only(http.NewCrossOriginProtection().Handler(now(s.reload)), http.MethodPost, http.MethodPut))
-	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) { fail(w, http.StatusNotFound, "no such page: see /") })
-	return s.guard(mux)
+	get("/api/v1/top", made("application/json", s.top))
+	get("/api/v1/drops", made("application/json", s.drops))
+	get("/api/v1/findings", made("application/jsonl", s.findings))
+	get("/api/v1/table", made("application/json", s.table))
+	get("/-/healthy", http.HandlerFunc(s.healthy))
+	get("/-/ready", http.HandlerFunc(s.ready))
+	mux.Handle("/-/reload", only(sameOrigin(limited(1)(http.HandlerFunc(s.reload))), http.MethodPost, http.MethodPut))
+	mux.Handle("/", failing(http.StatusNotFound, "no such page: see /"))
+	return s.door.inside(mux)
 }
 
-// guard is what holds for every request.
+// guard is what holds for every request, also those that exporter-toolkit refuses.
 func (s *Server) guard(h http.Handler) http.Handler {
+	h = s.door.outside(h)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		begin(r)
 		defer s.survive(w, r)
@@ -46,7 +50,10 @@ func (s *Server) guard(h http.Handler) http.Handler {
 		head.Set("X-Content-Type-Options", "nosniff")
 		head.Set("Referrer-Policy", "no-referrer")
 		head.Set("Content-Security-Policy", policy)
-		r.Body = http.MaxBytesReader(w, r.Body, maxBody)
+		head.Set("Cache-Control", "no-store") // true now only
+		if r.ContentLength != 0 {             // nobody reads a body, but net/http would wait for its end
+			_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(grace))
+		}
 		h.ServeHTTP(w, r)
 	})
 }
@@ -61,10 +68,6 @@ func (s *Server) survive(w http.ResponseWriter, r *http.Request) {
 	if v == nil {
 		return
 	}
-	if v == http.ErrAbortHandler {
-		panic(v) // net/http's own way to end an answer
-	}
-	s.panics.Add(1)
 	s.o.Log.Error("a request failed by a mistake in ctsight, please report it", "path", r.URL.Path, "panic", v, "stack", string(debug.Stack()))
 	fail(w, http.StatusInternalServerError, "a mistake in ctsight, see its log")
 }
@@ -82,7 +85,15 @@ func only(h http.Handler, methods ...string) http.Handler {
 	})
 }
 
-// limited lets so many requests in at a time, and sends the rest away.
+// sameOrigin lets no page of somebody else's have a browser do it.
+func sameOrigin(h http.Handler) http.Handler {
+	p := http.NewCrossOriginProtection()
+	p.SetDenyHandler(failing(http.StatusForbidden, "a page of another origin may not ask for this"))
+	return p.Handler(h)
+}
+
+// limited lets so many requests in at a time, and sends the rest away at once:
+// whoever waited would hold the place of a connection.
 func limited(n int) func(http.Handler) http.Handler {
 	places := make(chan struct{}, n)
 	return func(h http.Handler) http.Handler {
@@ -91,44 +102,51 @@ func limited(n int) func(http.Handler) http.Handler {
 			case places <- struct{}{}:
 				defer func() { <-places }()
 				h.ServeHTTP(w, r)
-			case <-time.After(time.Second):
+			default:
 				w.Header().Set("Retry-After", "1")
 				fail(w, http.StatusServiceUnavailable, "too many requests at once: try again")
-			case <-r.Context().Done():
 			}
 		})
 	}
-}
-
-// now marks what is true now only.
-func now(h http.HandlerFunc) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		w.Header().Set("Cache-Control", "no-store")
-		h(w, r)
-	})
 }
 
 // fail answers with one line of JSON.
 func fail(w http.ResponseWriter, code int, text string) {
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(code)
-	_, _ = w.Write([]byte(`{"error":` + strconv.QuoteToASCII(text) + "}\n"))
+	_ = view.WriteErrorJSON(w, text) // the client is gone: nobody to tell
 }
 
-// send answers with what was made in whole.
-func send(w http.ResponseWriter, contentType string, b *bytes.Buffer) {
-	w.Header().Set("Content-Type", contentType)
-	w.Header().Set("Content-Length", strconv.Itoa(b.Len()))
-	_, _ = b.WriteTo(w) // the client is gone: nobody to tell
+// failing always fails.
+func failing(code int, text string) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fail(w, code, text) })
 }
 
-func (s *Server) page(w http.ResponseWriter, _ *http.Request) {
-	var b bytes.Buffer
-	if err := s.o.Page(&b, s.o.Source.Status()); err != nil {
-		fail(w, http.StatusInternalServerError, err.Error())
-		return
-	}
-	send(w, "text/html; charset=utf-8", &b)
+// maker writes an answer, whole or not at all.
+type maker func(io.Writer, *http.Request) error
+
+// handler answers with what is made once that is whole.
+func (m maker) handler(contentType string) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		var b bytes.Buffer
+		var bad RequestError
+		switch err := m(&b, r); {
+		case errors.As(err, &bad):
+			fail(w, http.StatusBadRequest, err.Error())
+		case err != nil:
+			fail(w, http.StatusServiceUnavailable, err.Error())
+		default:
+			w.Header().Set("Content-Type", contentType)
+			w.Header().Set("Content-Length", strconv.Itoa(b.Len()))
+			// Not for long: it holds a place. What the kernel has taken is sent all the same.
+			_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(takeTimeout))
+			_, _ = b.WriteTo(w) // the client is gone: nobody to tell
+		}
+	})
+}
+
+func (s *Server) page(out io.Writer, _ *http.Request) error {
+	return s.o.Page(out, s.o.Source.Status())
 }
 
 // static serves what has its hash in its name, for ever.
