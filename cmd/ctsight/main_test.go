@@ -25,6 +25,10 @@ func TestMain(m *testing.M) {
 		main()
 		return
 	}
+	if a := os.Getenv(asAttacker); a != "" {
+		attackAs(a)
+		return
+	}
 	os.Exit(m.Run())
 }
 
