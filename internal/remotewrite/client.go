@@ -94,6 +94,7 @@ const (
 // answer is what came of a message.
 type answer struct {
 	verdict verdict
+	status  int // of HTTP; 0 without an answer
 	written remote.WriteResponseStats
 	told    bool // the receiver said how much it has written
 	wait    time.Duration
@@ -113,8 +114,7 @@ func (w wire) MarshalToSizedBufferVT(b []byte) (int, error) { return copy(b, w),
 func (c *client) write(ctx context.Context, kind remote.WriteMessageType, message []byte) answer {
 	c.door.status, c.door.told = 0, false
 	stats, err := c.api.Write(ctx, kind, wire(message))
-	a := answer{written: stats, told: c.door.told, err: plain(err)}
-	status := c.door.status
+	a := answer{status: c.door.status, written: stats, told: c.door.told, err: plain(err)}
 	var later interface {
 		error
 		RetryAfter() time.Duration
@@ -122,7 +122,7 @@ func (c *client) write(ctx context.Context, kind remote.WriteMessageType, messag
 	switch {
 	case errors.As(err, &later):
 		a.verdict, a.wait = again, min(max(0, later.RetryAfter()), maxRetryAfter)
-	case kind == remote.WriteV2MessageType && !a.told && (status/100 == 2 || status == http.StatusUnsupportedMediaType):
+	case kind == remote.WriteV2MessageType && !a.told && (a.status/100 == 2 || a.status == http.StatusUnsupportedMediaType):
 		a.verdict = unknown
 	case err != nil:
 		a.verdict = refused

@@ -3,6 +3,7 @@ package remotewrite
 import (
 	"context"
 	"math/rand/v2"
+	"net/http"
 	"time"
 
 	"github.com/prometheus/client_golang/exp/api/remote"
@@ -31,15 +32,18 @@ func (r *receiver) send(ctx, out context.Context) {
 	}
 }
 
-// attempt sends a batch once, or twice when it turns out which version of the
-// protocol to speak. Not done means that the batch waits again, and for how long.
+// attempt sends a batch once, or twice when it turns out what the receiver does not
+// know. Not done means that the batch waits again, and for how long.
 func (r *receiver) attempt(ctx context.Context, b *batch) (wait time.Duration, done bool) {
-	a := r.write(ctx, b)
+	natives := r.natives.Load()
+	a := r.write(ctx, b, natives)
 	if a.verdict == unknown {
 		r.once("remote write: the receiver does not speak version 2, it gets version 1: no native histograms, no created timestamps", nil)
-		r.kind = remote.WriteV1MessageType
-		r.natives.Store(false)
-		a = r.write(ctx, b)
+		r.kind, natives = remote.WriteV1MessageType, false
+		a = r.write(ctx, b, false)
+	}
+	if natives && b.natives > 0 {
+		a, natives = r.doubt(ctx, b, a)
 	}
 	if a.verdict == again {
 		r.failing(a.err, "tried again")
@@ -48,7 +52,8 @@ func (r *receiver) attempt(ctx context.Context, b *batch) (wait time.Duration, d
 		r.kind = remote.WriteV2MessageType // it may come back as a newer one
 		return a.wait, false
 	}
-	sent, failed := r.count(b, a)
+	r.natives.Store(r.kind == remote.WriteV2MessageType && r.doubts < sure)
+	sent, failed := b.count(a, natives)
 	if failed > 0 {
 		r.failing(a.err, "dropped")
 	}
@@ -59,19 +64,48 @@ func (r *receiver) attempt(ctx context.Context, b *batch) (wait time.Duration, d
 	return 0, true
 }
 
-func (r *receiver) write(ctx context.Context, b *batch) answer {
-	message, err := b.encode(r.kind, r.natives.Load())
+func (r *receiver) write(ctx context.Context, b *batch, natives bool) answer {
+	message, err := b.encode(r.kind, natives)
 	if err != nil {
 		return answer{verdict: refused, err: err}
 	}
 	return r.settings.Load().write(ctx, r.kind, message)
 }
 
-// count says what became of the samples of a batch: the headers know, and a receiver
-// that takes no native histograms is not sent any more of them.
-func (r *receiver) count(b *batch, a answer) (sent, failed int) {
+// sure is after how many messages in a row that were taken without native histograms
+// only it is certain that it was because of them.
+const sure = 2
+
+// doubt finds out whether a receiver takes no native histograms. One that says so
+// properly has written all but them. Prometheus 3.5 without the feature
+// native-histograms answers 500 and writes nothing: it would be asked for ever.
+func (r *receiver) doubt(ctx context.Context, b *batch, a answer) (answer, bool) {
+	switch {
+	case a.verdict == taken:
+		r.doubts = 0
+		return a, true
+	case a.verdict == refused && a.told && a.written.Samples == b.floats && a.written.Histograms == 0:
+		a.verdict, r.doubts = taken, sure
+	case a.status == http.StatusInternalServerError:
+		without := r.write(ctx, b, false)
+		if without.verdict != taken {
+			return a, true
+		}
+		without.err, a = a.err, without
+		r.doubts++
+	default:
+		return a, true
+	}
+	if r.doubts == sure {
+		r.once("remote write: the receiver takes no native histograms, it gets classic ones only", a.err)
+	}
+	return a, false
+}
+
+// count says what became of the samples of a batch: the headers of version 2 know.
+func (b *batch) count(a answer, natives bool) (sent, failed int) {
 	offered := b.floats
-	if r.natives.Load() {
+	if natives {
 		offered += b.natives
 	}
 	switch {
@@ -80,12 +114,6 @@ func (r *receiver) count(b *batch, a answer) (sent, failed int) {
 	case a.verdict == taken:
 		sent = offered
 	}
-	if a.told && a.verdict == refused && a.written.Samples == b.floats && a.written.Histograms == 0 && offered > b.floats {
-		r.once("remote write: the receiver takes no native histograms, it gets classic ones only", a.err)
-		r.classic = true
-		offered = sent
-	}
-	r.natives.Store(r.kind == remote.WriteV2MessageType && !r.classic)
 	return sent, offered - sent
 }
 

@@ -265,6 +265,11 @@ func start(t testing.TB, change func(*limits), cfgs ...config.RemoteWrite) *benc
 		change(&b.limits)
 	}
 	b.reload(t, cfgs...)
+	b.run(t)
+	return b
+}
+
+func (b *bench) run(t testing.TB) {
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- b.Run(ctx) }()
@@ -283,7 +288,6 @@ func start(t testing.TB, change func(*limits), cfgs ...config.RemoteWrite) *benc
 			t.Log(b.log.buf.String())
 		}
 	})
-	return b
 }
 
 func (b *bench) reload(t testing.TB, cfgs ...config.RemoteWrite) {

@@ -32,7 +32,7 @@ type receiver struct {
 
 	// Of the loop that sends.
 	kind    remote.WriteMessageType
-	classic bool     // it refused native histograms
+	doubts  int      // that it takes native histograms
 	calm    Account  // as it was when all was well
 	trouble *Account // likewise, while it is not; else nil
 	said    map[string]bool

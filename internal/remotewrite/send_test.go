@@ -217,27 +217,49 @@ func TestVersion1(t *testing.T) {
 }
 
 // A receiver without native histograms gets the classic ones, and that is no loss
-// but of what was under way.
+// but of what was under way. It says so with 400, or as Prometheus 3.5 does.
 func TestNoNatives(t *testing.T) {
-	s := newStore(t)
 	refuse := says(400, "X-Prometheus-Remote-Write-Samples-Written", "5", "X-Prometheus-Remote-Write-Histograms-Written", "0")
-	s.next(refuse, refuse)
+	fail := says(500)
+	for what, answers := range map[string][]func(http.ResponseWriter, *http.Request) bool{
+		"400": {refuse}, "500": {fail, nil, fail, nil},
+	} {
+		t.Run(what, func(t *testing.T) {
+			s := newStore(t)
+			s.next(answers...)
+			b := start(t, nil)
+			b.src.set("c0")
+			b.src.native = true
+			b.reload(t, to(s.URL))
+			eventually(t, "ten messages", func() bool { return len(s.requests()) >= 10 })
+			b.stop()
+			if a := b.account(t); a.Failed != 0 || a.Dropped == 0 || a.Sent+a.Dropped != a.Gathered {
+				t.Errorf("account %+v", a)
+			}
+			for k, ps := range s.points(t) {
+				if ps[0].native != nil {
+					t.Errorf("%s is a native histogram", k)
+				}
+			}
+			if said := b.log.lines("WARN"); len(said) != 1 || !strings.Contains(said[0], "native histograms") {
+				t.Errorf("said %q", said)
+			}
+		})
+	}
+}
+
+// One that fails in passing gets native histograms again.
+func TestNativesAfterFailure(t *testing.T) {
+	s := newStore(t)
+	s.next(says(500), nil, nil, says(500), says(500), says(500), says(500))
 	b := start(t, nil)
-	b.src.set("c0")
 	b.src.native = true
 	b.reload(t, to(s.URL))
 	eventually(t, "ten messages", func() bool { return len(s.requests()) >= 10 })
 	b.stop()
-	if a := b.account(t); a.Failed != 0 || a.Dropped == 0 || a.Sent+a.Dropped != a.Gathered {
-		t.Errorf("account %+v", a)
-	}
-	for k, ps := range s.points(t) {
-		if ps[0].native != nil {
-			t.Errorf("%s is a native histogram", k)
-		}
-	}
-	if said := b.log.lines("native"); len(said) != 1 {
-		t.Errorf("said %q", said)
+	all := s.points(t)[`__name__="h_seconds",instance="gw1",job="ctsight"`]
+	if n := len(s.requests()); len(all) != n-1 { // the first came through the second time
+		t.Errorf("%d native histograms in %d messages", len(all), n)
 	}
 }
 
