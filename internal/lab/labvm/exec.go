@@ -28,7 +28,7 @@ func runExec(ctx context.Context, args []string, stdout, stderr io.Writer) (int,
 	if fs.NArg() == 0 {
 		return codeUsage, errors.New("no command: labvm -kernel all -- uname -a")
 	}
-	spec := vm.Spec{Files: g.add, Env: g.env, Command: fs.Args()}
+	spec := vm.Spec{Files: g.add, Env: g.env, Command: fs.Args(), Systemd: g.systemd}
 	if *withBinary {
 		tmp, err := os.MkdirTemp("", "labvm-")
 		if err != nil {

@@ -61,6 +61,7 @@ type guestFlags struct {
 	env     envFlag
 	opts    vm.Options
 	verbose bool
+	systemd bool
 	append  string
 }
 
@@ -74,6 +75,7 @@ func (g *guestFlags) register(fs *flag.FlagSet, timeout time.Duration) {
 	fs.IntVar(&g.opts.MemoryMB, "mem", 2048, "memory of the guest in MB")
 	fs.DurationVar(&g.opts.Timeout, "timeout", timeout, "limit for one guest, boot included")
 	fs.BoolVar(&g.verbose, "v", false, "show more: kernel messages, times, output of tests that pass")
+	fs.BoolVar(&g.systemd, "systemd", false, "a Debian with systemd as guest, in place of a few tools")
 	fs.StringVar(&g.append, "append", "", "more kernel arguments")
 }
 

@@ -241,7 +241,7 @@ func (t *testRun) boot(ctx context.Context, k vm.Kernel, pkgs []pkg, files []vm.
 		return tally{failed: len(pkgs)}, nil, err
 	}
 	const script = "/lab/tests"
-	spec := vm.Spec{Env: t.env, Command: []string{script},
+	spec := vm.Spec{Env: t.env, Command: []string{script}, Systemd: t.systemd,
 		Files: append(slices.Clone(files), vm.File{Content: []byte(t.script(pkgs)), Mode: 0o755, Guest: script})}
 	rep := newRunReport(t.stdout, k.Name, pkgs, t.verbose)
 	o := t.options(t.stderr)

@@ -11,10 +11,13 @@ import (
 	"strings"
 )
 
-// guestInit is the guest's first process.
+// guestInit is the guest's first process, guestReport what it runs in the end.
 //
 //go:embed init.sh
 var guestInit []byte
+
+//go:embed report.sh
+var guestReport []byte
 
 // File is something to put into the guest: a file or a whole directory of this machine, or
 // the bytes of Content.
@@ -32,6 +35,9 @@ type Spec struct {
 	Env     []string // "NAME=value"
 	Dir     string
 	Command []string
+	// Systemd makes the guest a Debian in which systemd runs the command as a service,
+	// in place of a few tools.
+	Systemd bool
 }
 
 // BuildInitramfs writes an initramfs and returns its path; the caller removes it. Tools and
@@ -45,7 +51,11 @@ func BuildInitramfs(ctx context.Context, img Image, spec Spec) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	tools, err := toolsLayer(ctx, cache)
+	base := toolsLayer
+	if spec.Systemd {
+		base = debianLayer
+	}
+	tools, err := base(ctx, cache)
 	if err != nil {
 		return "", err
 	}
@@ -85,10 +95,13 @@ func concat(w io.Writer, paths ...string) error {
 
 // write archives the part of the guest that differs from run to run.
 func (s Spec) write(c *cpioWriter, kernel string) error {
-	if err := c.bytes("init", 0o755, guestInit); err != nil {
-		return err
+	first := guestInit
+	if s.Systemd {
+		first = systemdInit
 	}
-	if err := c.bytes("lab/run", 0o755, []byte(s.script(kernel))); err != nil {
+	err := errors.Join(c.bytes("init", 0o755, first), c.bytes("lab/report", 0o755, guestReport),
+		c.bytes("lab/run", 0o755, []byte(s.script(kernel))))
+	if err != nil {
 		return err
 	}
 	for _, f := range s.Files {
