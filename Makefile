@@ -14,6 +14,8 @@ GO_SOURCES := $(shell find cmd internal -name '*.go' -o -name '*.o') go.mod go.s
 LAB_PACKAGES := qemu-system-x86 busybox-static bash iproute2 nftables conntrack iptables ipvsadm kmod jq xz-utils cpio debian-archive-keyring hping3 nmap
 # and what it is compared with, beside conntrack.
 BENCH_PACKAGES := bpftrace
+# What checks units and packages.
+PACKAGE_PACKAGES := systemd rpm
 GENERATE_PACKAGES := clang-14 llvm-14
 # Servers that tests run themselves: unpacked, not installed.
 TEST_PACKAGES := prometheus
@@ -21,7 +23,7 @@ TEST_PACKAGES := prometheus
 BROWSER_PACKAGES := chromium fonts-dejavu-core
 export PATH := $(CURDIR)/$(BIN)/debian:$(PATH)
 
-.PHONY: help demo build generate test test-vm bench lint fmt image clean deps-lab deps-bench deps-generate deps-test
+.PHONY: help demo build generate test test-vm bench lint fmt package image clean deps-lab deps-bench deps-generate deps-test deps-package
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -59,6 +61,9 @@ fmt: ## gofmt and clang-format
 	@gofmt -w cmd internal gen.go
 	@if command -v clang-format >/dev/null; then clang-format -i bpf/*.c bpf/*.h; fi
 
+package: build ## Debian and RPM packages, in bin/packages
+	@./deploy/package.sh
+
 image: build ## container image with nothing but the binary
 	docker build -t ctsight:dev .
 
@@ -70,6 +75,9 @@ deps-lab:
 
 deps-bench:
 	@./.ci/deps $(BENCH_PACKAGES)
+
+deps-package:
+	@./.ci/deps $(PACKAGE_PACKAGES)
 
 deps-generate:
 	@./.ci/deps $(GENERATE_PACKAGES)
