@@ -90,7 +90,7 @@ func TestViews(t *testing.T) {
 	for name, v := range map[string]browser.View{
 		"light": {Width: 1280, Height: 900}, "dark": {Width: 1280, Height: 900, Dark: true},
 		"middle": {Width: 800, Height: 900}, "narrow": {Width: 360, Height: 740}, "narrowest": {Width: 320, Height: 600, Dark: true},
-		"noscript": {Width: 1280, Height: 900, NoScript: true},
+		"noscript": {Width: 1280, Height: 900, NoScript: true}, "print": {Width: 760, Height: 1000, Dark: true, Print: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			p := b.Open(s.url(), v)
@@ -101,8 +101,9 @@ func TestViews(t *testing.T) {
 			if n := p.Eval("document.querySelectorAll('main section').length"); n != 7. {
 				t.Errorf("%v sections", n)
 			}
-			if c := p.Eval("getComputedStyle(document.body).backgroundColor"); (c == "rgb(255, 255, 255)") == v.Dark {
-				t.Errorf("background %v, dark %v", c, v.Dark)
+			light := v.Print || !v.Dark
+			if bg, level := p.Eval(`getComputedStyle(document.body).backgroundColor`), p.Eval(`getComputedStyle(document.body).getPropertyValue("--lv1")`); (bg == "rgb(255, 255, 255)") != light || (level == "#8a6a00") != light {
+				t.Errorf("background %v, level %v", bg, level)
 			}
 			if hidden := p.Eval("document.getElementById('pause').hidden"); hidden != v.NoScript {
 				t.Errorf("button hidden: %v", hidden)

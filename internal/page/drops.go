@@ -34,7 +34,7 @@ func (d *doc) dropsSay() {
 	since := dropped(d.s.Drops)
 	switch {
 	case since == 0:
-		d.put(`Conntrack lost no packet since the start.`)
+		d.put(`Conntrack lost no packet since the start{}.`, map[bool]markup{true: ", as far as this backend can tell"}[d.s.BestEffort])
 	case d.past.drops == 0:
 		d.put(`Conntrack lost no packet in the last {}; {} since the start.`, d.window(), since)
 	default:
@@ -105,7 +105,7 @@ func (d *doc) reasons() {
 	}
 	slices.SortStableFunc(all, func(a, b agg.ReasonCount) int { return cmp.Compare(b.Count, a.Count) })
 	d.put(`<details id="reasons-n" open><summary id="reasons-s">By reason</summary>`)
-	d.list("reasons", "reason", "#last 10 min", "#since the start", "the newest", "the kernel", "first step")
+	d.list("reasons", "By reason", "reason", "#last 10 min", "#since the start", "the newest", "the kernel", "first step")
 	for _, r := range all {
 		kernel, do := "", ""
 		if i := r.Reason.Info(); i != nil {
@@ -147,7 +147,7 @@ func (d *doc) losers() {
 	for _, r := range reasons {
 		columns = append(columns, "#"+r.String())
 	}
-	d.list("losers", append(columns, "#other reasons", "#evicted", "#evicted others", "netns")...)
+	d.list("losers", "By source", append(columns, "#other reasons", "#evicted", "#evicted others", "netns")...)
 	for i := range d.s.Losers {
 		l := &d.s.Losers[i]
 		cells := []any{view.AddrText(l.Src), l.Drops, portion{l.Drops, d.s.Losers[0].Drops}}

@@ -157,7 +157,11 @@ func (d *doc) lifeBars(r *lived, middle int) {
 }
 
 func (d *doc) lifetimesSay(rows []lived) {
-	if len(rows) == 0 {
+	switch {
+	case len(rows) == 0 && d.s.BestEffort:
+		d.put(`No end of an entry was told yet; this backend does not tell all ends.`)
+		return
+	case len(rows) == 0:
 		d.put(`No entry whose insert was seen has ended yet.`)
 		return
 	}

@@ -193,12 +193,12 @@ func (d *doc) begin(id markup, title string) {
 // numbers opens the table of a figure's numbers; columns with a # are numbers.
 func (d *doc) numbers(id markup, columns ...string) {
 	d.put(`<details id="{}-n"><summary id="{}-s">Numbers</summary>`, id, id)
-	d.list(id, columns...)
+	d.list(id, "Numbers", columns...)
 }
 
-// list opens a table.
-func (d *doc) list(id markup, columns ...string) {
-	d.put(`<div class="wide" id="{}-w" tabindex="0" role="region" aria-labelledby="{}-h"><table><thead><tr>`, id, id)
+// list opens a table, which can be walked to and scrolled.
+func (d *doc) list(id markup, name string, columns ...string) {
+	d.put(`<div class="wide" id="{}-w" tabindex="0" role="region" aria-label="{}"><table><thead><tr>`, id, name)
 	for _, c := range columns {
 		if c, number := strings.CutPrefix(c, "#"); number {
 			d.put(`<th class="n" scope="col">{}</th>`, c)

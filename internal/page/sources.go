@@ -34,7 +34,7 @@ func (d *doc) sources() {
 	if d.s.BestEffort {
 		d.put(`<p class="soft">Best effort: entries whose end was not told count as live.</p>`)
 	}
-	d.list("sources", "source", "#live", "#share", "#new/s", "#peak/s", "#new", "#dsts", "#ports", "#answered", "#refused", "#silent", "#lost", "netns")
+	d.list("sources", "Who holds the table", "source", "#live", "#share", "#new/s", "#peak/s", "#new", "#dsts", "#ports", "#answered", "#refused", "#silent", "#lost", "netns")
 	for i := range d.s.Holders {
 		d.holder(&d.s.Holders[i])
 	}

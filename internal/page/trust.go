@@ -12,7 +12,7 @@ func (d *doc) trust() {
 	d.put(`</figcaption>`)
 	l := &d.s.Loss
 	d.put(`<div class="side">`)
-	d.list("trust", "our records", "#since the start")
+	d.list("trust", "Our records", "our records", "#since the start")
 	d.row("seen in the kernel", l.Seen)
 	d.row("delivered one by one", l.Delivered)
 	d.row("as sums", l.Aggregated)
@@ -27,14 +27,14 @@ func (d *doc) trust() {
 	}
 	d.put(endList)
 	if len(d.s.Difference) > 0 {
-		d.list("ledger", "counter of the kernel", "#traced minus kernel")
+		d.list("ledger", "Differences to the kernel", "counter of the kernel", "#traced minus kernel")
 		for _, c := range d.s.Difference {
 			d.row(c.Counter.String(), number(signed(c.Difference)))
 		}
 		d.put(endList)
 	}
 	if missing := d.missing(); len(missing) > 0 {
-		d.list("hooks", "hook not attached", "what is missing without it")
+		d.list("hooks", "Hooks that are not attached", "hook not attached", "what is missing without it")
 		for _, h := range missing {
 			d.row(view.Name(h.Symbol), prose(sentence(h.Lost)))
 		}

@@ -147,6 +147,7 @@ type View struct {
 	Width, Height int
 	Dark          bool
 	NoScript      bool
+	Print         bool // as on paper
 }
 
 // Page is one tab.
@@ -178,7 +179,11 @@ func (b *Browser) Open(url string, v View) *Page {
 	if v.Dark {
 		scheme = "dark"
 	}
-	p.call("Emulation.setEmulatedMedia", map[string]any{"features": []any{map[string]any{"name": "prefers-color-scheme", "value": scheme}}})
+	media := ""
+	if v.Print {
+		media = "print"
+	}
+	p.call("Emulation.setEmulatedMedia", map[string]any{"media": media, "features": []any{map[string]any{"name": "prefers-color-scheme", "value": scheme}}})
 	p.call("Emulation.setScriptExecutionDisabled", map[string]any{"value": v.NoScript})
 	p.Resize(v.Width, v.Height)
 	p.call("Page.navigate", map[string]any{"url": url})
