@@ -55,7 +55,7 @@ type ranks struct {
 
 // NewKeeper returns a Keeper that does nothing until Run.
 func NewKeeper(clock event.Clock, cfg KeeperConfig) *Keeper {
-	return &Keeper{cfg: cfg, clock: clock, start: time.Now().UTC(), account: balances{last: map[event.NetNS]differences{}}}
+	return &Keeper{cfg: cfg, clock: clock, start: time.Now().UTC(), account: balances{last: map[event.NetNS]differences{}, hidden: map[event.NetNS]int{}}}
 }
 
 // ErrWaiting says that nf_conntrack is not loaded yet.

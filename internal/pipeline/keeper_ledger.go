@@ -2,6 +2,8 @@ package pipeline
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"maps"
 	"sync"
 	"time"
@@ -26,6 +28,8 @@ type balances struct {
 	after  map[event.NetNS]reading
 	to     event.Ktime
 	took   time.Duration
+	hidden map[event.NetNS]int // how often in a row
+	told   bool                // of the first
 
 	known sync.Mutex // guards last
 	last  map[event.NetNS]differences
@@ -69,7 +73,7 @@ func (b *balances) read(p *Pipeline) error {
 	return b.readNow(p)
 }
 
-// readNow is read with the lock held.
+// readNow is read with the lock held. That namespaces hide is a problem once.
 func (b *balances) readNow(p *Pipeline) error {
 	begin := time.Now()
 	after, err := p.readings()
@@ -81,7 +85,9 @@ func (b *balances) readNow(p *Pipeline) error {
 	fresh := map[event.NetNS]reading{}
 	var doc agg.Doc
 	for ns, a := range after {
-		if succession(b.before[ns], a, turns) == nil && !a.torn {
+		why := succession(b.before[ns], a, turns)
+		b.hides(ns, why == errHidden && !quiet(exact(a.ours, b.before[ns].ours), agg.KernelDelta{}))
+		if why == nil && !a.torn {
 			fresh[ns] = a
 		} else if a.exists && a.err == nil && !a.torn {
 			b.before[ns] = a // compared from now on
@@ -89,7 +95,29 @@ func (b *balances) readNow(p *Pipeline) error {
 	}
 	p.account(&doc, b.before, fresh)
 	maps.DeleteFunc(b.before, func(ns event.NetNS, _ reading) bool { _, ok := after[ns]; return !ok })
+	maps.DeleteFunc(b.hidden, func(ns event.NetNS, _ int) bool { _, ok := after[ns]; return !ok })
 	b.learn(doc.Balance, after)
+	return b.tell()
+}
+
+// hides notes whether a namespace is hidden. One that begins while namespaces are
+// listed looks like that too, once.
+func (b *balances) hides(ns event.NetNS, yes bool) {
+	if yes {
+		b.hidden[ns]++
+	} else {
+		delete(b.hidden, ns)
+	}
+}
+
+// tell returns a namespace that is hidden, the first time there is one.
+func (b *balances) tell() error {
+	for ns, n := range b.hidden {
+		if n > 1 && !b.told {
+			b.told = true
+			return fmt.Errorf("netns %s: %w", ns, errHidden)
+		}
+	}
 	return nil
 }
 
@@ -139,7 +167,9 @@ func (k *Keeper) Ledger(context.Context) (*agg.Doc, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.after == nil || now()-b.to > event.Ktime(ledgerFresh) {
-		if err := b.readNow(p); err != nil {
+		if err := b.readNow(p); errors.Is(err, errHidden) {
+			k.problem(err)
+		} else if err != nil {
 			return nil, err
 		}
 	}

@@ -190,16 +190,20 @@ var (
 	errReused     = errors.New("the number went from one network namespace to another meanwhile; the kernel's counters of the first are gone with it")
 	errOverlooked = errors.New("the network namespace was not found at the beginning; the kernel's counters of then are not known")
 	errTooMany    = errors.New("more network namespaces at once than places for counters")
+	errHidden     = errors.New("the network namespace is not gone, but only processes hold it that may not be looked at: give it a name (ip netns attach), or see sandbox.landlock and cap_sys_ptrace")
 )
 
 // succession says why the kernel's counters of two readings of a number are not
 // those of one namespace from the beginning, or from its own beginning, to the
-// end; nil when they are. turns says that the programs count who comes and goes.
+// end; nil when they are. turns says that the programs count who comes and goes:
+// each namespace that had begun before them does so once, any other twice.
 func succession(b, a reading, turns bool) error {
 	n := a.ours.Turns - b.ours.Turns
 	switch {
 	case a.ns.Inode == probe.OtherNetNS:
 		return errTooMany
+	case !a.exists && turns && n%2 == 0 == (b.exists || n == 0):
+		return errHidden
 	case !a.exists:
 		return ctnl.ErrNetNSGone
 	case b.exists && b.cookie != a.cookie, b.exists && n > 0, n > 1, b.exists && fellBack(b, a):

@@ -247,6 +247,10 @@ func TestLedgerAccount(t *testing.T) {
 		{"twice, from nobody", was(5, 2), is(8, 5, 1, 11), -1, errReused.Error()},
 		{"was overlooked", was(5, 1), is(7, 1, 30, 11), -1, errOverlooked.Error()},
 		{"ends", is(5, 1, 9, 11), was(7, 2), -1, ctnl.ErrNetNSGone.Error()},
+		{"ends, having begun meanwhile", was(5, 2), was(7, 4), -1, ctnl.ErrNetNSGone.Error()},
+		{"hides", is(5, 1, 9, 11), was(7, 1), -1, errHidden.Error()},
+		{"begins hidden", was(5, 2), was(7, 3), -1, errHidden.Error()},
+		{"was and is hidden", was(5, 1), was(7, 1), -1, errHidden.Error()},
 		{"could not be read", failed, is(7, 1, 7, 0), -1, ctnl.ErrNotLoaded.Error()},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
