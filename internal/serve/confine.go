@@ -24,6 +24,9 @@ func (s *server) confine(c *config.Config) error {
 			return fmt.Errorf("%w (sandbox.capabilities: keep leaves them)", err)
 		}
 		s.log.Info("privileges", "capabilities", d.String())
+		for _, n := range d.Missing {
+			s.log.Warn("a capability is missing", "name", n.Name, "without", n.Why)
+		}
 	}
 	for _, f := range sandbox.Unreadable(c.Files()) {
 		s.log.Warn("cannot be read any more, a reload will fail: give it to the user or group of ctsight", "file", f)

@@ -115,6 +115,7 @@ type Account struct {
 		NetNS      uint32 `json:"netns"`
 		Counter    string
 		Difference *int64
+		Note       string
 	}
 	Loss struct{ Seen, Delivered, Aggregated, Lost uint64 }
 }

@@ -95,6 +95,16 @@ func (s *Sidecar) Wait() error {
 	return s.err
 }
 
+// Ended says whether it has ended by itself.
+func (s *Sidecar) Ended() bool {
+	select {
+	case <-s.ended:
+		return true
+	default:
+		return false
+	}
+}
+
 // Tracing waits until it traces.
 func (s *Sidecar) Tracing(t testing.TB) *Sidecar {
 	t.Helper()
