@@ -104,7 +104,7 @@ func (t *testRun) build(ctx context.Context) ([]vm.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	files := append(samePlace(filepath.Join(root, "go.mod"), filepath.Join(root, "testdata")), t.add...)
+	files := append(samePlace(filepath.Join(root, "go.mod"), filepath.Join(root, "testdata"), filepath.Join(root, "deploy")), t.add...)
 	for _, p := range pkgs {
 		bin := filepath.Join(t.dir, fmt.Sprintf("%d.test", len(t.pkgs)))
 		if err := buildTest(ctx, p, bin); err != nil {

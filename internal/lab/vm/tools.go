@@ -33,7 +33,7 @@ var tools = []tool{
 	{"iptables-legacy", ""}, {"iptables-legacy-save", ""}, {"ip6tables-legacy", ""}, {"ip6tables-legacy-save", ""},
 	{"ebtables", ""}, {"ipset", ""}, {"ipvsadm", ""}, {"ethtool", ""}, {"bpftool", ""}, {"strace", ""}, {"tcpdump", ""},
 	{"hping3", ""}, {"nmap", ""}, {"nping", ""}, {"masscan", ""}, {"zmap", ""}, {"iperf3", ""}, {"socat", ""},
-	{"curl", ""}, {"date", ""}, {"timeout", ""}, {"unshare", ""}, {"nsenter", ""}, {"setpriv", ""}, {"capsh", ""}, {"taskset", ""}, {"prlimit", ""},
+	{"prometheus", ""}, {"curl", ""}, {"date", ""}, {"timeout", ""}, {"unshare", ""}, {"nsenter", ""}, {"setpriv", ""}, {"capsh", ""}, {"taskset", ""}, {"prlimit", ""},
 }
 
 // toolData are files that the tools read; those that do not exist are left out.

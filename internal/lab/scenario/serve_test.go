@@ -1,0 +1,265 @@
+package scenario
+
+import (
+	"net/http"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/ctsight/ctsight/internal/ctnl"
+	"github.com/ctsight/ctsight/internal/lab"
+	"github.com/ctsight/ctsight/internal/lab/sidecar"
+	"github.com/ctsight/ctsight/internal/lab/trace"
+	"github.com/ctsight/ctsight/internal/netlab"
+)
+
+// What the metrics say is what was sent, what the kernel counted, and what the
+// ledger says.
+func TestServeMetrics(t *testing.T) {
+	r := router(t, netlab.Options{Name: "metrics"}) // with Landlock only names are found
+	limit(t, r, 300, noEvictions)
+	s := sidecar.Start(t, exec.Command("ctsight")).Tracing(t)
+	before, kernel := s.Values(t), stats(t, r.R)
+	const sent = 1000
+	send(t, r, sources("198.51.100.1", 4, sent/4, netlab.Sink(0)))
+	after, now := s.Values(t), stats(t, r.R)
+	diff := func(name string) float64 { return after[name] - before[name] }
+
+	dropped := diff("drops_total{reason=table_full}")
+	if want := now.N[ctnl.StatDrop] - kernel.N[ctnl.StatDrop]; dropped != float64(want) || dropped == 0 {
+		t.Errorf("%v packets dropped for a full table, the kernel counted %d", dropped, want)
+	}
+	if n := diff("new_connections_total{family=ipv4,proto=udp}"); n+dropped != sent {
+		t.Errorf("%v new and %v dropped, sent %d", n, dropped, sent)
+	}
+	if after["build_info"] != 0 || sidecar.Sum(after, "build_info") != 1 || after["tracing"] != 1 || after["events_lost_total{stage=ring}"] != 0 {
+		t.Errorf("state: %v", after)
+	}
+	a := s.Account(t)
+	same := s.Values(t)
+	if got := same["drops_total{reason=table_full}"]; got != float64(a.Totals.Drop["table_full"]) {
+		t.Errorf("metrics: %v dropped for a full table, ledger: %d", got, a.Totals.Drop["table_full"])
+	}
+	if got := sidecar.Sum(same, "new_connections_total"); got != float64(a.Totals.New) {
+		t.Errorf("metrics: %v new, ledger: %d", got, a.Totals.New)
+	}
+	compared(t, s, r)
+	for _, name := range []string{"drop", "insert_failed"} {
+		if d, ok := same["ledger_difference{counter="+name+"}"]; ok && d != 0 {
+			t.Errorf("difference of %s: %v", name, d)
+		}
+	}
+}
+
+// compared wants four counters of the router or more, without difference.
+func compared(t *testing.T, s *sidecar.Sidecar, r *netlab.Router) {
+	t.Helper()
+	rows := 0
+	for _, b := range s.Account(t).Balance {
+		if b.NetNS != uint32(r.R.Inode()) || b.Difference == nil {
+			continue
+		}
+		if rows++; *b.Difference != 0 {
+			t.Errorf("%s: difference %d", b.Counter, *b.Difference)
+		}
+	}
+	if rows < 4 {
+		t.Errorf("only %d counters were compared: %s", rows, s.Get(t, "/api/v1/drops"))
+	}
+}
+
+// stats are the kernel's own counters of a namespace.
+func stats(t *testing.T, ns *netlab.NS) ctnl.Totals {
+	t.Helper()
+	c, err := trace.Dial(ns)
+	must(t, err)
+	defer c.Close()
+	all, err := c.Stats()
+	must(t, err)
+	return ctnl.Sum(all)
+}
+
+// A real Prometheus with our rules watches a table of 20,000 fill at 400 a second
+// and overflow. Its counters are those of the ledger, none of them ever goes back,
+// and the alert fires before the first packet is lost.
+func TestServePrometheus(t *testing.T) {
+	if _, err := exec.LookPath("prometheus"); err != nil {
+		t.Skip("no prometheus in the guest: apt-get install prometheus")
+	}
+	r := router(t, netlab.Options{Name: "gw"})
+	s := sidecar.Start(t, exec.Command("ctsight")).Tracing(t)
+	p := sidecar.Scrape(t, s)
+	stop := s.NeverBack(t)
+	const most, rate = 20000, 400
+	limit(t, r, most, noEvictions)
+	begin := time.Now()
+	flood(t, r, sources("198.51.100.1", 50, 600, netlab.Sink(0)), rate)
+	fired := map[string]time.Time{}
+	var first time.Time // packet lost
+	until(t, "a packet is lost", func() bool {
+		alerts, err := p.Query(`ALERTS{alertstate="firing"}`)
+		must(t, err)
+		for _, a := range alerts {
+			if name := a.Metric["alertname"]; fired[name].IsZero() {
+				fired[name] = time.Now()
+				t.Logf("at +%.0f s %s fires (%s)", time.Since(begin).Seconds(), name, a.Metric["severity"])
+			}
+		}
+		if first.IsZero() && stats(t, r.R).N[ctnl.StatDrop] > 0 {
+			first = time.Now()
+			t.Logf("at +%.0f s the first packet is lost", time.Since(begin).Seconds())
+		}
+		return !first.IsZero()
+	})
+	warned := false
+	for name, at := range fired {
+		if strings.Contains(name, "Fill") || strings.Contains(name, "Full") {
+			warned = warned || at.Before(first)
+			t.Logf("%s: %.0f s before the first packet was lost", name, first.Sub(at).Seconds())
+		}
+	}
+	if !warned {
+		t.Errorf("no alert about the table before the first packet was lost: %v", fired)
+	}
+	until(t, "the alert about lost packets", func() bool {
+		alerts, err := p.Query(`ALERTS{alertstate="firing",alertname=~".*Drop.*|.*Lost.*"}`)
+		must(t, err)
+		return len(alerts) > 0
+	})
+	if n := stop(); n < 20 {
+		t.Errorf("only %d looks at the counters", n)
+	}
+	settled(t, s, p)
+	compared(t, s, r)
+}
+
+// settled compares Prometheus with the ledger once both stand still.
+func settled(t *testing.T, s *sidecar.Sidecar, p *sidecar.Prometheus) {
+	t.Helper()
+	number := func(q string) float64 {
+		r, err := p.Query(q)
+		must(t, err)
+		if len(r) != 1 {
+			return -1
+		}
+		f, err := strconv.ParseFloat(r[0].Last(), 64)
+		must(t, err)
+		return f
+	}
+	until(t, "Prometheus has what the ledger has", func() bool {
+		a := s.Account(t)
+		return a.Totals.Drop["table_full"] > 0 &&
+			number(`sum(ctsight_drops_total{reason="table_full"})`) == float64(a.Totals.Drop["table_full"]) &&
+			number(`sum(ctsight_new_connections_total)`) == float64(a.Totals.New) &&
+			number(`ctsight_events_seen_total`) == float64(a.Loss.Seen)
+	})
+}
+
+// A namespace that only a process holds cannot be looked at from under Landlock. Its
+// connections are counted all the same, and the ledger and the log say why it has
+// no balance.
+func TestServeHidden(t *testing.T) {
+	lab.NeedVM(t)
+	trace.LoadModules()
+	s := sidecar.Start(t, exec.Command("ctsight")).Tracing(t)
+	until(t, "it has given up privileges", func() bool { return strings.Contains(s.Said(), "msg=tracing") })
+	if !strings.Contains(s.Said(), "landlock ABI") {
+		t.Skip("this kernel has no Landlock")
+	}
+	r := router(t, netlab.Options{})
+	send(t, r, udp(50))
+	until(t, "the log tells of it", func() bool {
+		notes := ""
+		for _, b := range s.Account(t).Balance {
+			if b.NetNS == uint32(r.R.Inode()) {
+				notes += b.Note
+			}
+		}
+		if !strings.Contains(notes, "not gone") {
+			t.Fatalf("the ledger notes %q", notes)
+		}
+		return strings.Count(s.Said(), "not gone") == 1
+	})
+	if n := s.Values(t)["new_connections_total{family=ipv4,proto=udp}"]; n != 50 {
+		t.Errorf("%v new, sent 50", n)
+	}
+}
+
+// nf_conntrack goes and comes back under a running serve: it says that it waits,
+// keeps what it counted, and traces again within two seconds.
+func TestServeModule(t *testing.T) {
+	lab.NeedVM(t)
+	trace.LoadModules()
+	begin := time.Now()
+	s := sidecar.Start(t, exec.Command("ctsight"), "--backend", "kprobe").Tracing(t)
+	opening := time.Since(begin) // on this machine
+	newOnes := func() float64 { return s.Values(t)["new_connections_total{family=ipv4,proto=udp}"] }
+	flows := func() {
+		t.Helper()
+		r, err := netlab.NewRouter(netlab.Options{})
+		must(t, err)
+		n := newOnes()
+		send(t, r, udp(100))
+		until(t, "all are counted", func() bool { return newOnes()-n >= 100 })
+		must(t, r.Close())
+		if got := newOnes() - n; got != 100 {
+			t.Errorf("%v new, sent 100", got)
+		}
+	}
+	stop := s.NeverBack(t)
+	flows()
+	for range 3 {
+		was := newOnes()
+		until(t, "nf_conntrack goes", func() bool { return removed("nf_conntrack") })
+		if _, err := os.Stat("/proc/sys/net/netfilter/nf_conntrack_max"); err == nil {
+			t.Skip("nf_conntrack is built into this kernel")
+		}
+		until(t, "it says that it waits", func() bool { return s.Code("/-/ready") == http.StatusServiceUnavailable })
+		if v := s.Values(t); v["tracing"] != 0 || v["new_connections_total{family=ipv4,proto=udp}"] != was {
+			t.Errorf("while it waits: tracing %v, %v new, had %v", v["tracing"], v["new_connections_total{family=ipv4,proto=udp}"], was)
+		}
+		begin := time.Now()
+		out, err := exec.Command("modprobe", "nf_conntrack").CombinedOutput()
+		if err != nil {
+			t.Fatalf("modprobe: %v %s", err, out)
+		}
+		loaded := time.Now()
+		until(t, "it traces again", func() bool { return s.Code("/-/ready") == http.StatusOK })
+		again := time.Since(loaded)
+		t.Logf("loaded in %v, traced %v after; the start took %v here", loaded.Sub(begin).Round(time.Millisecond), again.Round(time.Millisecond), opening.Round(time.Millisecond))
+		if again > 2*time.Second+opening { // emulated, the verifier and patching the kernel take all that
+			t.Errorf("traces again after %v", again)
+		}
+		trace.LoadModules()
+		flows()
+	}
+	if n := stop(); n == 0 {
+		t.Error("no look at the counters")
+	}
+}
+
+// removed takes a module and what uses it out of the kernel, as far as that goes now.
+func removed(module string) bool {
+	data, err := os.ReadFile("/proc/modules")
+	if err != nil {
+		return false
+	}
+	for line := range strings.Lines(string(data)) {
+		f := strings.Fields(line)
+		if f[0] != module {
+			continue
+		}
+		for _, user := range strings.FieldsFunc(strings.TrimPrefix(f[3], "-"), func(r rune) bool { return r == ',' }) {
+			if !removed(user) {
+				return false
+			}
+		}
+		return unix.DeleteModule(module, unix.O_NONBLOCK) == nil
+	}
+	return true
+}
