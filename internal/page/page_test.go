@@ -5,6 +5,7 @@ import (
 	"io"
 	"net/netip"
 	"os"
+	"path"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -20,9 +21,15 @@ import (
 
 var update = flag.Bool("update", false, "rewrite the golden files")
 
-// The whole document of a night, byte for byte.
+// The whole document of a night, byte for byte but for the names of its files.
 func TestGolden(t *testing.T) {
 	got := write(t, gateway())
+	for _, f := range Files() {
+		if n := strings.Count(got, relative(f.Path)); n != 1 {
+			t.Errorf("%d times %s", n, f.Path)
+		}
+		got = strings.Replace(got, relative(f.Path), path.Ext(f.Path), 1)
+	}
 	file := filepath.Join("testdata", "gateway.html")
 	if *update {
 		if err := os.WriteFile(file, []byte(got), 0o644); err != nil {
