@@ -25,6 +25,8 @@ type pkg struct {
 	Dir          string
 	TestImports  []string
 	XTestImports []string
+
+	bin string // its compiled tests
 }
 
 // name returns the import path without the module.

@@ -25,7 +25,7 @@ func feed(t *testing.T, text string, guest error, verbose bool) (string, tally) 
 	t.Helper()
 	var out strings.Builder
 	pkgs := []pkg{{ImportPath: module + "/internal/a"}, {ImportPath: module + "/internal/b"}}
-	r := newRunReport(&out, "6.1", pkgs, verbose)
+	r := newRunReport(&out, "6.1", tasksOf(pkgs), verbose)
 	r.now = func() time.Time { return time.Time{} }
 	for piece := range slices.Chunk([]byte(text), 7) {
 		if _, err := r.Write(piece); err != nil {
@@ -57,7 +57,7 @@ func TestReportVerboseShowsPassing(t *testing.T) {
 
 func TestReportOfDeadGuest(t *testing.T) {
 	var out strings.Builder
-	r := newRunReport(&out, "6.1", []pkg{{ImportPath: module + "/a"}, {ImportPath: module + "/b"}}, false)
+	r := newRunReport(&out, "6.1", tasksOf([]pkg{{ImportPath: module + "/a"}, {ImportPath: module + "/b"}}), false)
 	if _, err := io.WriteString(r, beginMark+"0\n\x16=== RUN   TestA\nlast wor"); err != nil {
 		t.Fatal(err)
 	}
@@ -84,7 +84,7 @@ func TestReportOfExitWithoutFailure(t *testing.T) {
 
 func TestReportSkipReasons(t *testing.T) {
 	var out strings.Builder
-	r := newRunReport(&out, "6.1", []pkg{{ImportPath: module + "/a"}}, false)
+	r := newRunReport(&out, "6.1", tasksOf([]pkg{{ImportPath: module + "/a"}}), false)
 	const skips = "\x16=== RUN   TestB\n    b_test.go:4: needs rain\n\x16--- SKIP: TestB (0.00s)\n" +
 		"\x16=== RUN   TestC\n    c_test.go:4: needs rain\n\x16--- SKIP: TestC (0.00s)\n"
 	if _, err := io.WriteString(r, beginMark+"0\n"+skips+endMark+"0 0\n"); err != nil {

@@ -18,18 +18,23 @@ const (
 	endMark   = "\x1epkg-end "
 )
 
-// tally counts tests, subtests included.
-type tally struct{ passed, failed, skipped int }
+// tally counts tests, subtests included. Those that ran again are in again, too.
+type tally struct{ passed, failed, skipped, again int }
 
 func (t *tally) add(o tally) {
 	t.passed += o.passed
 	t.failed += o.failed
 	t.skipped += o.skipped
+	t.again += o.again
 }
 
 // String is the last line of a run.
 func (t tally) String() string {
-	return fmt.Sprintf("%d passed, %d failed, %d skipped", t.passed, t.failed, t.skipped)
+	s := fmt.Sprintf("%d passed, %d failed, %d skipped", t.passed, t.failed, t.skipped)
+	if t.again > 0 {
+		s += fmt.Sprintf("; %d passed only when they ran again", t.again)
+	}
+	return s
 }
 
 // runReport turns one kernel's stream into one line per package. It is the writer that gets
@@ -37,15 +42,16 @@ func (t tally) String() string {
 type runReport struct {
 	w       io.Writer
 	kernel  string
-	pkgs    []pkg
+	tasks   []task
 	verbose bool
 
 	part    []byte         // unfinished line
 	cur     *pkgReport     // package that is running, nil between two
-	next    int            // first package that has not reported
-	total   tally          // of this kernel
+	next    int            // first task that has not reported
+	total   tally          // of this guest
+	settled tally          // of it what need not run again
 	reasons map[string]int // skip reason -> how often
-	failed  []pkg
+	failed  []task         // what may run again
 	now     func() time.Time
 }
 
@@ -55,13 +61,18 @@ type pkgReport struct {
 	output  bytes.Buffer
 	verbose bool
 	begun   int               // where in output the running top-level test begins
+	running bool              // it has not had its end
+	counts  tally             // of it so far
+	ended   []string          // top-level tests that passed or were skipped
+	settled tally             // their counts
+	bad     []string          // top-level tests that failed
 	test    string            // test whose output comes now
 	lastLog map[string]string // test -> its last t.Log or t.Skip line
 	start   time.Time
 }
 
-func newRunReport(w io.Writer, kernel string, pkgs []pkg, verbose bool) *runReport {
-	return &runReport{w: w, kernel: kernel, pkgs: pkgs, verbose: verbose, reasons: map[string]int{}, now: time.Now}
+func newRunReport(w io.Writer, kernel string, tasks []task, verbose bool) *runReport {
+	return &runReport{w: w, kernel: kernel, tasks: tasks, verbose: verbose, reasons: map[string]int{}, now: time.Now}
 }
 
 // Write takes any piece of the stream.
@@ -118,12 +129,13 @@ func (r *runReport) end(rest string) error {
 		r.cur.failed++
 		why = fmt.Sprintf(", exit code %d", code)
 	}
-	return r.print(code == 0, why)
+	return r.print(code, why)
 }
 
-// print writes the line of the running package and, where wanted, its output.
-func (r *runReport) print(ok bool, why string) error {
-	p := r.cur
+// print writes the line of the running package and, where wanted, its output. code is -1 of
+// a guest that died.
+func (r *runReport) print(code int, why string) error {
+	p, ok, of := r.cur, code == 0, r.tasks[r.next]
 	word, counts := "ok  ", fmt.Sprintf("%d passed", p.passed)
 	if !ok {
 		word = "FAIL"
@@ -132,35 +144,47 @@ func (r *runReport) print(ok bool, why string) error {
 	if p.skipped > 0 {
 		counts += fmt.Sprintf(", %d skipped", p.skipped)
 	}
-	_, err := fmt.Fprintf(r.w, "%s %-6s %-24s %6.1fs  %s%s\n", word, r.kernel, r.pkgs[r.next].name(),
+	_, err := fmt.Fprintf(r.w, "%s %-6s %-24s %6.1fs  %s%s\n", word, r.kernel, of.name(),
 		r.now().Sub(p.start).Seconds(), counts, why)
 	if err == nil && (!ok || r.verbose) {
 		_, err = r.w.Write(p.output.Bytes())
 	}
-	if !ok {
-		r.failed = append(r.failed, r.pkgs[r.next])
-	}
 	r.total.add(p.tally)
+	if ok {
+		r.settled.add(p.tally)
+	} else {
+		again, settled := p.again(of, code)
+		r.failed = append(r.failed, again)
+		r.settled.add(settled)
+	}
 	r.cur = nil
 	r.next++
 	return err
 }
 
+// sum is what a guest of n packages came to; without a report they have failed.
+func (r *runReport) sum(n int) tally {
+	if r == nil {
+		return tally{failed: n}
+	}
+	return r.total
+}
+
 // finish accounts for packages that did not report, prints the skip reasons and returns the
-// sum of this kernel. err is what ended the guest.
+// sum of this guest. err is what ended it.
 func (r *runReport) finish(err error) tally {
 	if r.cur != nil {
 		r.output(string(r.part))
 		r.cur.failed++
-		r.print(false, ", the guest died")
+		r.print(-1, ", the guest died")
 	}
-	for ; r.next < len(r.pkgs); r.next++ {
+	for ; r.next < len(r.tasks); r.next++ {
 		why := "the guest ended before it"
 		if err == nil {
 			why = "no report"
 		}
-		fmt.Fprintf(r.w, "FAIL %-6s %-24s %6s   %s\n", r.kernel, r.pkgs[r.next].name(), "-", why)
-		r.failed = append(r.failed, r.pkgs[r.next])
+		fmt.Fprintf(r.w, "FAIL %-6s %-24s %6s   %s\n", r.kernel, r.tasks[r.next].name(), "-", why)
+		r.failed = append(r.failed, r.tasks[r.next])
 		r.total.failed++
 	}
 	for _, reason := range slices.Sorted(maps.Keys(r.reasons)) {
@@ -182,7 +206,7 @@ var (
 func (p *pkgReport) line(s string, reasons map[string]int) {
 	for part := range strings.SplitSeq(s, "\x16") {
 		if topLine.MatchString(part) {
-			p.begun = p.output.Len()
+			p.begun, p.running, p.counts = p.output.Len(), true, tally{}
 		}
 		if part != "" && !strings.HasPrefix(part, "=== NAME") {
 			p.output.WriteString(part + "\n")
@@ -210,17 +234,34 @@ func (p *pkgReport) event(s string, reasons map[string]int) {
 
 // result counts one test.
 func (p *pkgReport) result(verdict, test string, reasons map[string]int) {
+	var one tally
 	switch verdict {
 	case "PASS":
-		p.passed++
+		one.passed++
 	case "FAIL":
-		p.failed++
+		one.failed++
 	case "SKIP":
-		p.skipped++
+		one.skipped++
 		reason := p.lastLog[test]
 		if reason == "" {
 			reason = "no reason given: " + test
 		}
 		reasons[reason]++
 	}
+	p.add(one)
+	p.counts.add(one)
+	if !strings.Contains(test, "/") {
+		p.end(test, verdict != "FAIL")
+	}
+}
+
+// end notes the end of a top-level test.
+func (p *pkgReport) end(test string, ok bool) {
+	p.running = false
+	if !ok {
+		p.bad = append(p.bad, test)
+		return
+	}
+	p.ended = append(p.ended, test)
+	p.settled.add(p.counts)
 }

@@ -45,7 +45,7 @@ func runTest(ctx context.Context, args []string, stdout, stderr io.Writer) (int,
 	if err != nil {
 		return codeFailed, err
 	}
-	total, err := t.runKernels(ctx, files)
+	total, err := t.runGuests(ctx, plan(t.kernels, tasksOf(t.pkgs)), files)
 	total.failed += t.failures
 	fmt.Fprintln(stdout, total)
 	if err != nil || total.failed > 0 {
@@ -62,8 +62,8 @@ func (t *testRun) parse(args []string) error {
 	tests := fs.String("tests", "", "package patterns, separated by spaces (default ./...)")
 	short := fs.Bool("short", false, "tell long tests to be short")
 	fs.DurationVar(&t.pkgTimeout, "test.timeout", 20*time.Minute, "limit for one package")
-	fs.BoolVar(&t.again, "again", false, "run packages that failed once more, in a fresh guest")
-	fs.IntVar(&t.parallel, "parallel", 2, "guests at a time")
+	fs.BoolVar(&t.again, "again", false, "run tests that failed once more, in a fresh guest")
+	fs.IntVar(&t.parallel, "parallel", guestsAtATime(), "guests at a time")
 	own, rest := splitArgs(args)
 	if err := fs.Parse(own); err != nil {
 		return err
@@ -93,8 +93,8 @@ func splitArgs(args []string) (own, rest []string) {
 	return args, nil
 }
 
-// build compiles what runs in the guest and returns the files to put there. A package that
-// does not compile is reported and left out; the others still run.
+// build compiles what runs in the guests and returns the files that all of them get. A package
+// that does not compile is reported and left out; the others still run.
 func (t *testRun) build(ctx context.Context) ([]vm.File, error) {
 	root, err := moduleRoot(ctx)
 	if err != nil {
@@ -115,8 +115,8 @@ func (t *testRun) build(ctx context.Context) ([]vm.File, error) {
 			fmt.Fprintf(t.stdout, "FAIL build  %s\n%v\n", p.name(), err)
 			continue
 		}
+		p.bin = bin
 		t.pkgs = append(t.pkgs, p)
-		files = append(files, packageFiles(p, bin)...)
 	}
 	if len(t.pkgs) == 0 && t.failures == 0 {
 		return nil, errors.New("no package has tests that need a kernel")
@@ -136,8 +136,8 @@ func (t *testRun) addBinary(ctx context.Context, files []vm.File) []vm.File {
 
 // packageFiles returns a package's binary and test data, at the same paths as on the host so
 // that positions in messages and relative paths agree.
-func packageFiles(p pkg, bin string) []vm.File {
-	return append(samePlace(filepath.Join(p.Dir, "testdata")), vm.File{Host: bin, Guest: guestTest(p)})
+func packageFiles(p pkg) []vm.File {
+	return append(samePlace(filepath.Join(p.Dir, "testdata")), vm.File{Host: p.bin, Guest: guestTest(p)})
 }
 
 // samePlace puts those paths that exist at the same place in the guest.
@@ -155,41 +155,38 @@ func samePlace(paths ...string) []vm.File {
 func guestTest(p pkg) string { return filepath.Join(p.Dir, filepath.Base(p.Dir)+".test") }
 
 // script returns what the guest runs: each binary between two marks that runReport reads.
-func (t *testRun) script(pkgs []pkg) string {
+func (t *testRun) script(tasks []task) string {
 	var b strings.Builder
 	b.WriteString("#!/bin/bash\n")
-	var args []string
-	for _, a := range t.testArgs {
-		args = append(args, vm.Quote(a))
-	}
-	for i, p := range pkgs {
+	for i, p := range tasks {
+		var args []string
+		for _, a := range p.args(t.testArgs) {
+			args = append(args, vm.Quote(a))
+		}
 		fmt.Fprintf(&b, "printf '%s%d\\n'\n", beginMark, i)
-		fmt.Fprintf(&b, "cd %s && %s %s 2>&1\n", vm.Quote(p.Dir), vm.Quote(guestTest(p)), strings.Join(args, " "))
+		fmt.Fprintf(&b, "cd %s && %s %s 2>&1\n", vm.Quote(p.Dir), vm.Quote(guestTest(p.pkg)), strings.Join(args, " "))
 		fmt.Fprintf(&b, "printf '%s%d %%d\\n' $?\n", endMark, i)
 	}
 	return b.String()
 }
 
-// runKernels boots one kernel after the other and returns the sum over all.
-func (t *testRun) runKernels(ctx context.Context, files []vm.File) (tally, error) {
-	var total tally
-	if len(t.pkgs) == 0 {
-		return total, nil
-	}
+// runGuests boots one guest after the other, some at a time, and returns the sum over all.
+func (t *testRun) runGuests(ctx context.Context, all []guest, files []vm.File) (tally, error) {
 	var (
+		total tally
 		mu    sync.Mutex // guards total and errs
 		errs  error
 		wg    sync.WaitGroup
 		slots = make(chan struct{}, max(1, t.parallel))
 	)
-	for _, k := range t.kernels {
+	for _, g := range all {
 		slots <- struct{}{}
 		if ctx.Err() != nil {
 			break
 		}
 		wg.Go(func() {
 			defer func() { <-slots }()
-			n, err := t.runKernel(ctx, k, files)
+			n, err := t.runGuest(ctx, g, files)
 			mu.Lock()
 			defer mu.Unlock()
 			total.add(n)
@@ -215,41 +212,48 @@ func (l *lines) Write(b []byte) (int, error) {
 	return l.w.Write(b)
 }
 
-// runKernel runs all packages on one kernel, and those that failed once more
-// in a fresh guest if that is allowed: an emulated machine that others slow
+// runGuest runs packages in a guest, and the tests that failed once more in a
+// fresh one if that is allowed: an emulated machine that others slow
 // down may miss any deadline, and one that patches its own code on two CPUs at
 // once dies of it at times (an int3 that nobody claims). The first failure stays
-// in the output, with the guest's last words.
-func (t *testRun) runKernel(ctx context.Context, k vm.Kernel, files []vm.File) (tally, error) {
-	total, failed, err := t.boot(ctx, k, t.pkgs, files)
-	if !t.again || len(failed) == 0 || ctx.Err() != nil {
-		return total, err
+// in the output, with the guest's last words; what fails again has failed.
+func (t *testRun) runGuest(ctx context.Context, g guest, files []vm.File) (tally, error) {
+	first, err := t.boot(ctx, g, files)
+	if !t.again || first == nil || len(first.failed) == 0 || ctx.Err() != nil {
+		return first.sum(len(g.tasks)), err
 	}
 	if err != nil {
-		fmt.Fprintf(t.stdout, "note %-6s %v\n", k.Name, err)
+		fmt.Fprintf(t.stdout, "note %-6s %v\n", g.kernel.Name, err)
 	}
-	fmt.Fprintf(t.stdout, "note %-6s %d packages failed and run once more\n", k.Name, len(failed))
-	second, _, err := t.boot(ctx, k, failed, files)
-	total.failed = second.failed
+	for _, again := range first.failed {
+		fmt.Fprintf(t.stdout, "note %-6s runs again in a fresh guest: %s\n", g.kernel.Name, again)
+	}
+	second, err := t.boot(ctx, guest{g.kernel, first.failed}, files)
+	total := second.sum(len(first.failed))
+	total.again = total.passed
+	total.add(first.settled)
 	return total, err
 }
 
-// boot boots one kernel and prints a line per package as it comes.
-func (t *testRun) boot(ctx context.Context, k vm.Kernel, pkgs []pkg, files []vm.File) (tally, []pkg, error) {
-	img, err := vm.Fetch(ctx, k, t.stderr)
+// boot boots one guest and prints a line per package as it comes. There is no report
+// without a kernel.
+func (t *testRun) boot(ctx context.Context, g guest, files []vm.File) (*runReport, error) {
+	img, err := vm.Fetch(ctx, g.kernel, t.stderr)
 	if err != nil {
-		return tally{failed: len(pkgs)}, nil, err
+		return nil, err
 	}
 	const script = "/lab/tests"
-	spec := vm.Spec{Env: t.env, Command: []string{script}, Systemd: t.systemd,
-		Files: append(slices.Clone(files), vm.File{Content: []byte(t.script(pkgs)), Mode: 0o755, Guest: script})}
-	rep := newRunReport(t.stdout, k.Name, pkgs, t.verbose)
+	files = append(slices.Clone(files), vm.File{Content: []byte(t.script(g.tasks)), Mode: 0o755, Guest: script})
+	for _, p := range g.tasks {
+		files = append(files, packageFiles(p.pkg)...)
+	}
+	rep := newRunReport(t.stdout, g.kernel.Name, g.tasks, t.verbose)
 	o := t.options(t.stderr)
 	o.Stdout = rep
-	res, err := vm.Run(ctx, img, spec, o)
-	total := rep.finish(err)
+	res, err := vm.Run(ctx, img, vm.Spec{Env: t.env, Command: []string{script}, Systemd: t.systemd, Files: files}, o)
+	rep.finish(err)
 	for _, s := range res.Splats() {
-		fmt.Fprintf(t.stdout, "note %-6s kernel log: %s\n", k.Name, s)
+		fmt.Fprintf(t.stdout, "note %-6s kernel log: %s\n", g.kernel.Name, s)
 	}
-	return total, rep.failed, err
+	return rep, err
 }

@@ -1,0 +1,62 @@
+package main
+
+import (
+	"cmp"
+	"runtime"
+	"slices"
+
+	"github.com/ctsight/ctsight/internal/lab/vm"
+)
+
+// A guest is one boot: a kernel and what runs on it.
+type guest struct {
+	kernel vm.Kernel
+	tasks  []task
+}
+
+// takes is about how many seconds the tests of a package take in an emulated machine, where
+// that is long. Nothing but the order of things depends on it.
+var takes = map[string]int{
+	"internal/lab/scenario": 360,
+	"internal/probe":        300,
+	"internal/pipeline":     90,
+	"cmd/ctsight":           70,
+	"internal/sandbox":      60,
+	"internal/demo":         35,
+	"internal/netlab":       25,
+	"internal/ctnl":         25,
+}
+
+// guestsAtATime keeps all CPUs of this machine busy: a guest keeps one busy two thirds of the
+// time, and waits for the other third.
+func guestsAtATime() int { return (3*runtime.NumCPU() + 1) / 2 }
+
+// seconds is how long tasks take together.
+func seconds(tasks []task) (n int) {
+	for _, t := range tasks {
+		n += max(takes[t.name()], 5)
+	}
+	return n
+}
+
+// plan divides the packages among guests of each kernel, so that none takes longer than it
+// must, and puts those that take longest first: the last to end has little left to do.
+func plan(kernels []vm.Kernel, tasks []task) []guest {
+	byLength := func(a, b task) int { return seconds([]task{b}) - seconds([]task{a}) }
+	var parts [][]task
+	for _, t := range slices.SortedStableFunc(slices.Values(tasks), byLength) {
+		i := slices.IndexFunc(parts, func(p []task) bool { return seconds(append(p, t)) <= seconds(parts[0]) })
+		if i < 0 {
+			parts, i = append(parts, nil), len(parts)
+		}
+		parts[i] = append(parts[i], t)
+	}
+	slices.SortStableFunc(parts, func(a, b []task) int { return cmp.Compare(seconds(b), seconds(a)) })
+	var all []guest
+	for _, p := range parts {
+		for _, k := range kernels {
+			all = append(all, guest{k, p})
+		}
+	}
+	return all
+}
