@@ -18,12 +18,12 @@ func (d *doc) drops() {
 		l := newLadder(highest(rows))
 		d.legend("d", &l, "packets lost a second")
 		p := &plot{writer: d.writer, id: "drop", past: d.past, h: rowH * len(rows)}
-		p.begin("Packets lost per reason and second over ten minutes", say)
+		p.begin("Packets lost per reason and second over time", say)
 		p.inside()
 		p.strips(rows, &l)
 		p.outside()
 		p.names(rows)
-		p.end()
+		p.finish()
 	}
 	d.reasons()
 	d.losers()

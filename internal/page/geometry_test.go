@@ -51,7 +51,7 @@ func TestGaugeWidth(t *testing.T) {
 // The ends of the forecast: at the limit at their time, or where the line to it
 // leaves the plot.
 func TestForecastEnds(t *testing.T) {
-	p := &plot{ahead: aheadTime, h: 100}
+	p := &plot{past: &past{}, ahead: 300, h: 100}
 	y := func(n float64) float64 { return 100 - n }
 	table := &agg.TableState{Entries: 40, Max: 100}
 	for _, tt := range []struct {
@@ -75,7 +75,7 @@ func TestForecastWords(t *testing.T) {
 	}{
 		{false, true, nil, nil, nil, "forecast not known yet"}, {true, false, nil, nil, nil, ""}, {true, true, nil, nil, nil, "will not fill"},
 		{true, true, nil, new(90.0), nil, "unlikely, not before 1m30s"}, {true, true, new(102.0), new(61.0), nil, "full in 1m42s (1m01s..never)"},
-		{true, true, new(5.0), new(5.0), new(5.0), "full in 5s"}, {true, true, new(math.Inf(1)), new(60.0), nil, "full in >999d (1m00s..never)"},
+		{true, true, new(5.0), new(5.0), new(5.0), "full in 5s"}, {true, true, new(0.0), new(0.0), new(0.0), "full now"}, {true, true, new(math.Inf(1)), new(60.0), nil, "full in >999d (1m00s..never)"},
 	} {
 		if got := fullText(tt.known, tt.limited, tt.full, tt.low, tt.high); got != tt.want {
 			t.Errorf("%q, want %q", got, tt.want)
@@ -300,6 +300,41 @@ func TestTicks(t *testing.T) {
 	p.eachTick(func(x float64, text string, _ bool) { got = append(got, fmt.Sprint(x, " ", text)) })
 	if want := []string{"90 03:06", "210 03:08", "330 03:10", "450 03:12", "570 03:14", "690 03:16", "810 03:18"}; !slices.Equal(got, want) {
 		t.Errorf("%q", got)
+	}
+}
+
+// A past that has just begun is not a speck at the edge: as little is shown as holds it.
+func TestWindow(t *testing.T) {
+	for known, want := range map[int]int{1: 120, 120: 120, 121: 300, 300: 300, 301: 600, 600: 600} {
+		var s []agg.Sample
+		for i := range known {
+			s = append(s, agg.Sample{At: now.Add(time.Duration(i+1-known) * time.Second)})
+		}
+		if p := newPast(s, now, 1); seconds-p.from != want {
+			t.Errorf("%d seconds known: %d shown, want %d", known, seconds-p.from, want)
+		}
+	}
+	p := &plot{writer: &writer{}, past: &past{edge: time.Date(2026, 11, 23, 3, 14, 40, 0, time.UTC), from: 480}, h: 10}
+	var got []string
+	p.eachTick(func(x float64, text string, _ bool) { got = append(got, fmt.Sprint(x, " ", p.share(x), " ", text)) })
+	if want := []string{"500 16.666666666666668 03:13:00", "530 41.666666666666664 03:13:30", "560 66.66666666666667 03:14:00", "590 91.66666666666667 03:14:30"}; !slices.Equal(got, want) {
+		t.Errorf("%q", got)
+	}
+	if p.inside(); !strings.Contains(string(p.b), `viewBox="480 0 120 10"`) {
+		t.Errorf("%s", p.b)
+	}
+}
+
+// A limit that was changed is told with the time, and the scale is that of today's.
+func TestLimitWas(t *testing.T) {
+	s := gateway()
+	for i := range s.History[:400] {
+		s.History[i].Tables[0].Max = 1 << 20
+	}
+	got := write(t, s)
+	wants(t, got, "Until 03:10:46 its limit was 1,048,576.")
+	if labels := attr(got, `class="num left"[^>]*>([^<]*)<`); !slices.Equal(labels[:3], []string{"0", "32.8k", "65.5k"}) {
+		t.Errorf("scale %q", labels)
 	}
 }
 

@@ -6,7 +6,7 @@ package page
 import (
 	"io"
 	"strings"
-	"sync/atomic"
+	"sync"
 	"time"
 
 	"github.com/ctsight/ctsight/internal/agg"
@@ -23,8 +23,8 @@ type Options struct {
 
 // Page writes documents.
 type Page struct {
-	o    Options
-	size atomic.Int64 // of the last one
+	o       Options
+	writers sync.Pool // of *writer
 }
 
 // New returns a Page.
@@ -32,7 +32,7 @@ func New(o Options) *Page {
 	if o.Metrics == "" {
 		o.Metrics = "/metrics"
 	}
-	return &Page{o: o}
+	return &Page{o: o, writers: sync.Pool{New: func() any { return &writer{} }}}
 }
 
 // doc is a document that is being written.
@@ -60,7 +60,9 @@ const sourceRows = 10
 // Write writes the document of a Status. Its links are relative, so that it can be
 // served under any prefix.
 func (p *Page) Write(out io.Writer, s *agg.Status) error {
-	w := &writer{make([]byte, 0, p.size.Load()*5/4)}
+	w := p.writers.Get().(*writer)
+	defer p.writers.Put(w)
+	w.b = w.b[:0]
 	d := &doc{w, &p.o, s, newPast(s.History, s.At, sourceRows), nil}
 	tables := nearest(s.Tables)
 	if len(tables) > 0 && tables[0].Err == "" {
@@ -69,8 +71,18 @@ func (p *Page) Write(out io.Writer, s *agg.Status) error {
 	d.top()
 	d.put(`<main id="main" tabindex="-1" data-at="{}">`, clock(s.At))
 	d.state()
+	if !s.Waiting || len(s.History) > 0 { // else nothing was ever traced
+		d.pictures(tables)
+	}
+	d.put("</main>\n")
+	d.bottom()
+	_, err := out.Write(w.b)
+	return err
+}
+
+func (d *doc) pictures(tables []agg.TableState) {
 	d.tiles()
-	if len(s.Findings) > 0 {
+	if len(d.s.Findings) > 0 {
 		d.findings()
 	}
 	d.tables(tables)
@@ -79,11 +91,6 @@ func (p *Page) Write(out io.Writer, s *agg.Status) error {
 	d.drops()
 	d.lifetimes()
 	d.trust()
-	d.put("</main>\n")
-	d.bottom()
-	p.size.Store(int64(len(w.b)))
-	_, err := out.Write(w.b)
-	return err
 }
 
 func (d *doc) top() {
@@ -127,7 +134,7 @@ func (d *doc) state() {
 	d.put("</p>\n")
 	switch {
 	case s.Waiting:
-		d.put(`<p class="note lv2"><b>Waiting</b> for nf_conntrack to be loaded (<code>modprobe nf_conntrack</code>). Nothing is traced until then.</p>`)
+		d.put(`<p class="note lv2"><b>Nothing is traced now:</b> the probes are being attached, or nf_conntrack is not loaded (<code>modprobe nf_conntrack</code>).</p>`)
 	case s.BestEffort:
 		d.put(`<p class="note"><b>Best effort:</b> backend {} cannot tell all destroys, nor the reason of every drop. What rests on them is marked so.</p>`, view.Name(s.Backend))
 	}

@@ -11,13 +11,17 @@ import (
 	"github.com/ctsight/ctsight/internal/event"
 )
 
-// seconds is how much of the past is shown.
+// seconds is how much of the past is kept.
 const seconds = 600
+
+// windows are how much of it is shown, the shortest that has all that is known.
+var windows = [...]int{120, 300, seconds}
 
 // past is the last ten minutes, second by second.
 type past struct {
 	edge time.Time // end of the last second
 	n    int       // seconds that are known
+	from int       // the first that is shown
 	s    [seconds]second
 
 	new, lost, seen, evicted uint64 // sums
@@ -117,9 +121,16 @@ func newPast(all []agg.Sample, now time.Time, rows int) *past {
 	for i := range list {
 		p.add(&list[i])
 	}
+	known := seconds
 	for i := range p.s {
 		if p.s[i].known {
 			p.n++
+			known = min(known, i)
+		}
+	}
+	for _, w := range windows {
+		if p.from = seconds - w; p.from <= known {
+			break
 		}
 	}
 	p.addSources(list, rows)

@@ -9,7 +9,8 @@ import (
 // text is not. All plots of the past share one time axis, and under it the ribbon
 // that says of each second whether records were lost.
 
-// plot places what is drawn. x counts seconds, y is in pixels from the top.
+// plot places what is drawn. x counts seconds of the past, those that are not shown
+// too, y is in pixels from the top.
 type plot struct {
 	*writer
 	id    markup
@@ -25,7 +26,15 @@ const (
 	foot   = under + ribbon + 23
 )
 
-func (p *plot) span() int { return seconds + p.ahead }
+// span is how many seconds it shows, end where they end.
+func (p *plot) span() int { return p.end() - p.past.from }
+
+func (p *plot) end() int { return seconds + p.ahead }
+
+// share is where a second lies, in percent of the width.
+func (p *plot) share(x float64) float64 {
+	return 100 * (x - float64(p.past.from)) / float64(p.span())
+}
 
 // begin opens the drawing; title and desc are for those who do not see it.
 func (p *plot) begin(title, desc string) {
@@ -35,7 +44,7 @@ func (p *plot) begin(title, desc string) {
 
 // inside opens the part that is stretched.
 func (p *plot) inside() {
-	p.put(`<svg y="{}" width="100%" height="{}" viewBox="0 0 {} {}" preserveAspectRatio="none">`, head, p.h, p.span(), p.h)
+	p.put(`<svg y="{}" width="100%" height="{}" viewBox="{} 0 {} {}" preserveAspectRatio="none">`, head, p.h, p.past.from, p.span(), p.h)
 	p.put(`<path class="grid" d="`)
 	p.eachTick(func(x float64, _ string, _ bool) {
 		p.coord('M', x)
@@ -47,8 +56,8 @@ func (p *plot) inside() {
 // outside closes the inside; text comes after it.
 func (p *plot) outside() { p.put(`</svg>`) }
 
-// end adds ribbon and times.
-func (p *plot) end() {
+// finish adds ribbon and times.
+func (p *plot) finish() {
 	p.ribbon()
 	y := head + p.h + foot - 6
 	p.put(`<text class="unit left" x="-6" y="{}">UTC</text>`, y)
@@ -57,21 +66,32 @@ func (p *plot) end() {
 		if second {
 			class = "time alt"
 		}
-		p.put(`<text class="{}" x="{}%" y="{}">{}</text>`, class, 100*x/float64(p.span()), y, text)
+		p.put(`<text class="{}" x="{}%" y="{}">{}</text>`, class, p.share(x), y, text)
 	})
 	p.put(`</svg></div>`)
 }
 
-// eachTick calls fn for every other whole minute of the axis, not at its very ends;
-// second is set for half of them, for which a narrow screen has no room.
+// ticks are the times of the axes, by the seconds that are shown.
+func (p *plot) ticks() (step time.Duration, layout string) {
+	switch n := seconds - p.past.from; {
+	case n <= 120:
+		return 30 * time.Second, "15:04:05"
+	case n <= 300:
+		return time.Minute, "15:04"
+	}
+	return 2 * time.Minute, "15:04"
+}
+
+// eachTick calls fn for round times of the axis, not at its very ends; second is set
+// for half of them, for which a narrow screen has no room.
 func (p *plot) eachTick(fn func(x float64, text string, second bool)) {
-	const step = 2 * time.Minute
-	from := p.past.edge.Add(-seconds * time.Second)
+	step, layout := p.ticks()
+	from := p.past.edge.Add(-time.Duration(seconds-p.past.from) * time.Second)
 	to := p.past.edge.Add(time.Duration(p.ahead) * time.Second)
 	for t := from.Truncate(step).Add(step); t.Before(to); t = t.Add(step) {
-		x := t.Sub(from).Seconds()
-		if share := x / float64(p.span()); share > 0.04 && share < 0.97 {
-			fn(x, t.UTC().Format("15:04"), t.Unix()/int64(step/time.Second)%2 != 0)
+		x := float64(p.past.from) + t.Sub(from).Seconds()
+		if share := p.share(x); share > 4 && share < 97 {
+			fn(x, t.UTC().Format(layout), t.Unix()/int64(step/time.Second)%2 != 0)
 		}
 	}
 }
@@ -81,7 +101,7 @@ func (p *plot) eachTick(fn func(x float64, text string, second bool)) {
 func (p *plot) ribbon() {
 	y := head + p.h + under
 	p.put(`<text class="unit left" x="-6" y="{}">loss</text>`, y+ribbon)
-	p.put(`<svg class="ribbon" y="{}" width="100%" height="{}" viewBox="0 0 {} {}" preserveAspectRatio="none"><path class="whole" d="`, y, ribbon, p.span(), ribbon)
+	p.put(`<svg class="ribbon" y="{}" width="100%" height="{}" viewBox="{} 0 {} {}" preserveAspectRatio="none"><path class="whole" d="`, y, ribbon, p.past.from, p.span(), ribbon)
 	p.runs(2, ribbon-4, func(i int) bool { return p.past.s[i].known && !p.past.s[i].lost })
 	p.put(`"/><path class="lost" d="`)
 	p.runs(0, ribbon, func(i int) bool { return p.past.s[i].lost })
@@ -118,7 +138,7 @@ func (p *plot) unit(text string) {
 
 // line draws a horizontal line of the grid.
 func (p *plot) line(class markup, y float64) {
-	p.put(`<path class="{}" d="M0 {}h{}"/>`, class, y, p.span())
+	p.put(`<path class="{}" d="M0 {}h{}"/>`, class, y, p.end())
 }
 
 // area fills from the bottom up to value, a share of the height, NaN where it is

@@ -22,7 +22,7 @@ func (d *doc) rates() {
 	}
 	y := svg.Log(1, most)
 	p := &plot{writer: d.writer, id: "rate", past: d.past, h: 150}
-	p.begin("New connections per second over ten minutes", say)
+	p.begin("New connections per second over time", say)
 	p.inside()
 	for _, n := range y.Ticks {
 		p.line("grid", float64(p.h)*(1-y.At(float64(n))))
@@ -39,7 +39,7 @@ func (d *doc) rates() {
 	for _, n := range y.Ticks {
 		p.label(float64(p.h)*(1-y.At(float64(n))), short(n))
 	}
-	p.end()
+	p.finish()
 	d.minutes()
 	d.put(endFigure)
 }

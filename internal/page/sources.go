@@ -19,12 +19,12 @@ func (d *doc) sources() {
 		l := newLadder(highest(rows))
 		d.legend("h", &l, "new connections a second")
 		p := &plot{writer: d.writer, id: "source", past: d.past, h: rowH * len(rows)}
-		p.begin("New connections per source and second over ten minutes", say)
+		p.begin("New connections per source and second over time", say)
 		p.inside()
 		p.strips(rows, &l)
 		p.outside()
 		p.names(rows)
-		p.end()
+		p.finish()
 	}
 	if len(d.s.Holders) == 0 {
 		d.put(endFigure)

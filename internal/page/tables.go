@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"math"
 	"slices"
+	"time"
 
 	"github.com/ctsight/ctsight/internal/agg"
 	"github.com/ctsight/ctsight/internal/svg"
@@ -11,11 +12,10 @@ import (
 )
 
 const (
-	gauges    = 8   // tables with a gauge
-	listed    = 32  // tables with a line of numbers
-	poolFrom  = 0.5 // of a NAT port pool in use, to be shown
-	poolRows  = 4
-	aheadTime = 300 // seconds of the future
+	gauges   = 8   // tables with a gauge
+	listed   = 32  // tables with a line of numbers
+	poolFrom = 0.5 // of a NAT port pool in use, to be shown
+	poolRows = 4
 )
 
 // nearest are the tables, the one nearest to its limit first, what is not known
@@ -145,9 +145,24 @@ func (d *doc) tablesSay(all []agg.TableState) {
 	default:
 		d.put(`. When it will be full is not known yet.`)
 	}
+	if until, was := d.limitWas(t); was > 0 {
+		d.put(` Until {} its limit was {}.`, clock(until), was)
+	}
 	if u := sooner(all, t); u != nil {
 		d.put(` <b>{}</b> ({}) is full sooner: in {}.`, d.o.Names.TableText(u), fill(u), forecastText(u))
 	}
+}
+
+// limitWas is the limit that a table had before it got its own, and until when; 0
+// where it is not known to have changed.
+func (d *doc) limitWas(t *agg.TableState) (until time.Time, was uint64) {
+	_, limits := d.levels(t)
+	for i := seconds - 1; i >= 0; i-- {
+		if n := limits[i]; n > 0 && n != float64(t.Max) {
+			return d.past.end(i), uint64(n)
+		}
+	}
+	return until, 0
 }
 
 // sooner is the table that will be full before t, the fullest.
@@ -200,6 +215,8 @@ func fullText(known, limited bool, full, low, high *float64) string {
 		return "forecast not known yet"
 	case full == nil && low == nil:
 		return "will not fill"
+	case full != nil && *full <= 0:
+		return "full now"
 	case full == nil:
 		return "unlikely, not before " + view.ForecastText(true, low, low, low)
 	}
@@ -235,7 +252,7 @@ func (d *doc) fillPlot(t *agg.TableState) {
 	top := max(1, float64(t.Entries), float64(t.Max))
 	for i := range entries {
 		if !math.IsNaN(entries[i]) {
-			top = max(top, entries[i], limits[i])
+			top = max(top, entries[i])
 		}
 	}
 	d.put(`<p class="legend"><span><svg width="22" height="12" aria-hidden="true"><rect class="area fill" width="22" height="12"/></svg> entries of {}</span> <span><svg width="22" height="12" aria-hidden="true"><path class="limit" d="M0 6h22"/></svg> limit</span>`, d.netnsName(t.NetNS))
@@ -243,17 +260,17 @@ func (d *doc) fillPlot(t *agg.TableState) {
 		d.put(` <span><svg width="22" height="12" aria-hidden="true"><rect class="fan" width="22" height="12"/><path class="expected" d="M0 6h22"/></svg> straight to when it is full: expected, and between the bounds</span>`)
 	}
 	d.put(`</p>`)
-	p := &plot{writer: d.writer, id: "fill", past: d.past, ahead: aheadTime, h: 160}
+	p := &plot{writer: d.writer, id: "fill", past: d.past, ahead: (seconds - d.past.from) / 2, h: 160}
 	y := func(n float64) float64 { return float64(p.h) * (1 - n/top) }
 	p.begin("Entries of "+d.o.Names.TableText(t)+" over time", plain(func(d *doc) { d.tablesSay(nil) }, d))
 	p.inside()
-	p.put(`<rect class="future" x="{}" width="{}" height="{}"/>`, seconds, aheadTime, p.h)
+	p.put(`<rect class="future" x="{}" width="{}" height="{}"/>`, seconds, p.ahead, p.h)
 	p.area("area fill", func(i int) float64 { return entries[i] / top })
 	if t.Max > 0 {
 		for _, share := range []float64{0.70, 0.85, 0.95} {
 			p.line("level", y(share*float64(t.Max)))
 		}
-		p.limits(limits, y)
+		p.limits(limits, float64(t.Max), y)
 		p.line("limit", y(float64(t.Max)))
 		p.fan(t, y)
 	}
@@ -273,8 +290,8 @@ func (d *doc) fillPlot(t *agg.TableState) {
 			}
 		}
 	}
-	p.put(`<text class="now" x="{}%" y="{}">now</text>`, 100*float64(seconds)/float64(p.span()), head-5)
-	p.end()
+	p.put(`<text class="now" x="{}%" y="{}">now</text>`, p.share(seconds), head-5)
+	p.finish()
 }
 
 // levels are entries and limit of a table per second, NaN where nothing is known. A
@@ -296,8 +313,7 @@ func (d *doc) levels(t *agg.TableState) (entries, limits []float64) {
 }
 
 // limits draws where the limit was another than it is now.
-func (p *plot) limits(limits []float64, y func(float64) float64) {
-	now := limits[seconds-1]
+func (p *plot) limits(limits []float64, now float64, y func(float64) float64) {
 	p.put(`<path class="limit was" d="`)
 	for i, n := range limits {
 		if n > 0 && n != now {
@@ -321,7 +337,7 @@ func (p *plot) fan(t *agg.TableState, y func(float64) float64) {
 	x0, y0 := at(low)
 	x1, y1 := at(high)
 	p.put(`<path class="fan" d="M{} {}L{} {}`, seconds, y(float64(t.Entries)), x0, y0)
-	if edge := float64(p.span()); x0 < edge { // along the limit
+	if edge := float64(p.end()); x0 < edge { // along the limit
 		p.put(`H{}`, x1)
 	}
 	p.put(`L{} {}z"/>`, x1, y1)
@@ -337,13 +353,13 @@ func (p *plot) ends(t *agg.TableState, s *float64, y func(float64) float64) (x, 
 	from, to, ahead := float64(t.Entries), float64(t.Max), float64(p.ahead)
 	switch {
 	case s == nil || math.IsNaN(*s):
-		return float64(p.span()), y(from)
+		return float64(p.end()), y(from)
 	case *s <= 0:
 		return seconds, y(to)
 	case *s <= ahead:
 		return seconds + *s, y(to)
 	}
-	return float64(p.span()), y(from + (to-from)*ahead / *s)
+	return float64(p.end()), y(from + (to-from)*ahead / *s)
 }
 
 // short writes a number of the axis in few characters: 65.5k.
