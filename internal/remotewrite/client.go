@@ -112,9 +112,12 @@ func (w wire) MarshalToSizedBufferVT(b []byte) (int, error) { return copy(b, w),
 
 // write sends one message, once.
 func (c *client) write(ctx context.Context, kind remote.WriteMessageType, message []byte) answer {
-	c.door.status, c.door.told = 0, false
+	c.door.status, c.door.told, c.door.err = 0, false, nil
 	stats, err := c.api.Write(ctx, kind, wire(message))
-	a := answer{status: c.door.status, written: stats, told: c.door.told, err: plain(err)}
+	a := answer{status: c.door.status, written: stats, told: c.door.told, err: err}
+	if c.door.err != nil {
+		a.err = c.door.err // without the address, which may have a secret in it
+	}
 	var later interface {
 		error
 		RetryAfter() time.Duration
@@ -130,15 +133,6 @@ func (c *client) write(ctx context.Context, kind remote.WriteMessageType, messag
 	return a
 }
 
-// plain is an error without the address, which may have a secret in it.
-func plain(err error) error {
-	var u *url.Error
-	if errors.As(err, &u) {
-		return u.Err
-	}
-	return err
-}
-
 // door is the way out: it says who we are, and lets in no more of an answer than
 // somebody reads.
 type door struct {
@@ -146,12 +140,21 @@ type door struct {
 	cfg    config.RemoteWrite
 	agent  string
 	next   *http.Transport
-	status int  // of the last answer
-	told   bool // it had headers of version 2
+	status int   // of the last answer
+	told   bool  // it had headers of version 2
+	err    error // that there was none
 }
 
 // RoundTrip implements http.RoundTripper.
-func (d *door) RoundTrip(r *http.Request) (*http.Response, error) {
+func (d *door) RoundTrip(r *http.Request) (resp *http.Response, err error) {
+	resp, err = d.ask(r)
+	if d.err = err; errors.Is(err, context.DeadlineExceeded) {
+		d.err = errors.New("no answer in time")
+	}
+	return resp, err
+}
+
+func (d *door) ask(r *http.Request) (*http.Response, error) {
 	r = r.Clone(r.Context())
 	r.URL = d.url // as configured: the library cleans the path
 	r.Header.Set("User-Agent", d.agent)

@@ -35,6 +35,7 @@ func (r *receiver) send(ctx, out context.Context) {
 // attempt sends a batch once, or twice when it turns out what the receiver does not
 // know. Not done means that the batch waits again, and for how long.
 func (r *receiver) attempt(ctx context.Context, b *batch) (wait time.Duration, done bool) {
+	r.relearn()
 	natives := r.natives.Load()
 	a := r.write(ctx, b, natives)
 	if a.verdict == unknown {
@@ -62,6 +63,15 @@ func (r *receiver) attempt(ctx context.Context, b *batch) (wait time.Duration, d
 		r.well()
 	}
 	return 0, true
+}
+
+// relearn forgets what is known of a receiver after a reload.
+func (r *receiver) relearn() {
+	if c := r.settings.Load(); c != r.learned {
+		r.learned, r.kind, r.doubts = c, remote.WriteV2MessageType, 0
+		r.natives.Store(true)
+		clear(r.said)
+	}
 }
 
 func (r *receiver) write(ctx context.Context, b *batch, natives bool) answer {

@@ -251,9 +251,11 @@ type bench struct {
 	stop func()
 }
 
-// quick are limits for tests: as the defaults, but nobody waits long.
+// quick are limits for tests: nobody waits long, and a machine that stands still for a
+// while loses nothing.
 func quick(l *limits) {
-	l.timeout, l.backoffMin, l.backoffMax, l.finish = 5*time.Second, time.Millisecond, 5*time.Millisecond, 5*time.Second
+	l.timeout, l.backoffMin, l.backoffMax, l.finish = patience, time.Millisecond, 5*time.Millisecond, patience
+	l.bytes, l.batches = 1<<30, 1<<20
 }
 
 func start(t testing.TB, change func(*limits), cfgs ...config.RemoteWrite) *bench {

@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/http"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -68,7 +69,8 @@ func TestHostile(t *testing.T) {
 			b := start(t, func(l *limits) { l.timeout = 300 * time.Millisecond }, to(s.URL))
 			eventually(t, "it comes to its senses", func() bool { return len(s.requests()) > 10 })
 			b.stop()
-			increasing(t, live(s.points(t)[c0]))
+			// Who is slow, if only because this machine is, may get a message twice.
+			increasing(t, slices.Compact(live(s.points(t)[c0])))
 			if a := b.account(t); a.Sent != a.Gathered {
 				t.Errorf("account %+v", a)
 			}

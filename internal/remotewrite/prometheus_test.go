@@ -128,7 +128,6 @@ func startGateway(t testing.TB, c config.RemoteWrite) (*gateway, *bench) {
 	var g *gateway
 	b.Sender = New(Options{Gather: func(c string) ([]*dto.MetricFamily, error) { return g.gather(c) }, Version: "test", Log: slog.New(slog.NewTextHandler(b.log, nil))})
 	quick(&b.limits)
-	b.limits.timeout = patience
 	g = newGateway(b.Sender)
 	b.reload(t, c)
 	b.run(t)

@@ -31,6 +31,7 @@ type receiver struct {
 	track tracker
 
 	// Of the loop that sends.
+	learned *client // what follows was learned of it
 	kind    remote.WriteMessageType
 	doubts  int      // that it takes native histograms
 	calm    Account  // as it was when all was well
@@ -40,7 +41,7 @@ type receiver struct {
 
 func newReceiver(s *Sender, name string, c *client) *receiver {
 	r := &receiver{s: s, name: name, log: s.o.Log.With("url", name), queue: newQueue(s.limits.bytes, s.limits.batches),
-		changed: [2]chan struct{}{make(chan struct{}, 1), make(chan struct{}, 1)}, kind: remote.WriteV2MessageType, said: map[string]bool{}}
+		changed: [2]chan struct{}{make(chan struct{}, 1), make(chan struct{}, 1)}, said: map[string]bool{}}
 	r.settings.Store(c)
 	r.natives.Store(true)
 	return r

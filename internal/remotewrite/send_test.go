@@ -202,11 +202,17 @@ func TestVersion1(t *testing.T) {
 			}
 			b := start(t, nil, to(s.URL))
 			eventually(t, "ten messages", func() bool { return len(s.requests()) >= 10 })
+			if first != nil {
+				s.next(first)
+			}
+			b.reload(t, to(s.URL)) // it may have learned version 2
+			n := len(s.requests())
+			eventually(t, "ten more", func() bool { return len(s.requests()) >= n+10 })
 			b.stop()
 			if a := b.account(t); a.Sent != a.Gathered {
 				t.Errorf("account %+v", a)
 			}
-			if said := b.log.lines("does not speak version 2"); len(said) != 1 {
+			if said := b.log.lines("does not speak version 2"); len(said) != 2 {
 				t.Errorf("said %q", said)
 			}
 			if h := s.headers[0]; h.Get("X-Prometheus-Remote-Write-Version") != "0.1.0" {
