@@ -242,7 +242,7 @@ func TestStale(t *testing.T) {
 	s := serve(t, filled(60000))
 	p := b.Open(s.url(), browser.View{Width: 1000, Height: 700, Dark: true})
 	s.stop()
-	p.Wait(said + `.startsWith("Stale since 03:14:07 UTC")`)
+	p.Wait(said + `.startsWith("Stale since 03:14:07 UTC: no answer.")`)
 	p.Wait(said + `.endsWith("Next try in 8 s.")`)
 	shots(p, "stale")
 	if got := p.Eval(fill); got != "91.5 %" {

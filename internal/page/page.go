@@ -155,7 +155,7 @@ func (d *doc) tiles() {
 		{"tables", "", "fullest table", "–", "nothing is known of any"},
 		{"rates", "", "new connections/s", rate(s.Total.S1), rate(s.Total.S10) + " over 10 s"},
 		{"sources", "", "live entries", count(d.live()), plural(uint64(s.Tracked), "source", "sources")},
-		{"drops", "", "packets lost, 10 min", count(d.past.drops), count(dropped(s.Drops)) + " since the start"},
+		{"drops", "", "lost in 10 min", count(d.past.drops), "packets, " + count(dropped(s.Drops)) + " in all"},
 		{"trust", "", "records lost", count(s.Loss.Lost), "of " + count(s.Loss.Seen)},
 	}
 	if t := d.main; t != nil {

@@ -54,7 +54,7 @@
       tell();
     } catch (e) {
       wait = Math.min(longest, wait * 2);
-      say("Stale since " + main().dataset.at + " UTC: " + (e.name === "AbortError" ? "no answer" : e.message) + ". " + (paused ? "Paused." : "Next try in " + wait / 1000 + " s."), true);
+      say("Stale since " + main().dataset.at + " UTC: " + (e.name === "AbortError" || e instanceof TypeError ? "no answer" : e.message) + ". " + (paused ? "Paused." : "Next try in " + wait / 1000 + " s."), true);
     } finally {
       clearTimeout(late);
       asking = null;
