@@ -23,7 +23,7 @@ TEST_PACKAGES := prometheus
 BROWSER_PACKAGES := chromium fonts-dejavu-core
 export PATH := $(CURDIR)/$(BIN)/debian:$(PATH)
 
-.PHONY: help demo build generate test test-vm bench lint fmt package image clean deps-lab deps-bench deps-generate deps-test deps-package
+.PHONY: help demo build generate test test-vm bench lint fmt package image clean deps-lab deps-bench deps-generate deps-test deps-browser deps-package
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -42,7 +42,7 @@ $(BIN)/labvm: $(GO_SOURCES)
 generate: deps-generate ## compile bpf/ into internal/abi (clang 14); the result is committed
 	go generate ./gen.go
 
-test: build deps-lab deps-generate deps-test ## everything: vet, unit tests, generated code, all kernels
+test: build deps-lab deps-generate deps-test deps-browser ## everything: vet, unit tests, generated code, all kernels
 	@./.ci/gotest ./...
 	@$(BIN)/labvm test -again -kernel $(KERNELS) -- '-test.skip=^TestLockdown$$'
 	@for mode in integrity confidentiality; do \
@@ -83,5 +83,7 @@ deps-generate:
 	@./.ci/deps $(GENERATE_PACKAGES)
 
 deps-test:
-	@./.ci/deps $(BROWSER_PACKAGES)
 	@./.ci/unpack $(BIN)/debian $(TEST_PACKAGES)
+
+deps-browser:
+	@./.ci/deps $(BROWSER_PACKAGES)
