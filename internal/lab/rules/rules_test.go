@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -196,6 +197,29 @@ func TestCheckFindsMistakes(t *testing.T) {
 	} {
 		if wrong := k.check(expr); len(wrong) != n {
 			t.Errorf("%s: %q, want %d mistakes", expr, wrong, n)
+		}
+	}
+}
+
+// What comments and documents call an alert is one.
+func TestAlertsAreCalledByTheirNames(t *testing.T) {
+	known := map[string]bool{}
+	for _, r := range rules(t, "alerts.yml") {
+		known[r.Alert] = true
+	}
+	docs, err := filepath.Glob("../../../docs/*.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range append(docs, dir+"alerts.yml", dir+"recording.yml", dir+"prometheus.yml") {
+		data, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range regexp.MustCompile(`\b(Conntrack|Ctsight)[A-Z]\w+`).FindAllString(string(data), -1) {
+			if !known[name] {
+				t.Errorf("%s: no alert %s", path, name)
+			}
 		}
 	}
 }
