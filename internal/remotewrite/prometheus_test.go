@@ -1,11 +1,14 @@
 package remotewrite
 
 import (
+	"encoding/json"
 	"fmt"
 	"log/slog"
 	"maps"
 	"math"
 	"net/http"
+	"net/netip"
+	"net/url"
 	"slices"
 	"strings"
 	"sync"
@@ -48,8 +51,10 @@ func (g *gateway) status() *agg.Status {
 	h := &agg.Histogram{N: g.n, Sum: time.Duration(g.n) * 90 * time.Second}
 	h.Buckets[26] = g.n // 67 to 134 s
 	s := &agg.Status{Start: g.start, At: time.Now(), Backend: "fentry", Live: 7,
-		New:       []agg.ProtoCount{{Proto: event.ProtoTCP, Count: 1000 * g.n}},
-		Drops:     []agg.ReasonCount{{Reason: event.TableFull, Count: 3 * g.n}},
+		New:   []agg.ProtoCount{{Proto: event.ProtoTCP, Count: 1000 * g.n}},
+		Drops: []agg.ReasonCount{{Reason: event.TableFull, Count: 3 * g.n}},
+		Examples: []agg.DropExample{{Reason: event.TableFull, Src: netip.MustParseAddr("198.51.100.3"), Dst: netip.MustParseAddr("10.9.0.1"),
+			At: g.start.Add(time.Duration(g.n) * time.Second)}},
 		Hooks:     []agg.HookState{{Symbol: "nf_ct_delete", Backend: "fentry"}},
 		Lifetimes: agg.Lifetimes{{Proto: event.ProtoTCP, Answered: true}: h},
 		Tables:    []agg.TableState{{NetNS: 4026531840, Name: "gw", Entries: g.n, Max: 1000}},
@@ -92,7 +97,7 @@ func TestPrometheus(t *testing.T) {
 		natives bool
 		says    string // once
 	}{
-		{"version 2", prom.Newer, []string{v2, natives + ",created-timestamp-zero-ingestion"}, true, ""},
+		{"version 2", prom.Newer, []string{v2, natives + ",created-timestamp-zero-ingestion,exemplar-storage"}, true, ""},
 		{"without native histograms", prom.Newer, []string{v2}, false, "takes no native histograms"},
 		{"version 1 wanted", prom.Newer, []string{strings.Replace(v2, "io.prometheus.write.v2.Request", "prometheus.WriteRequest", 1)}, false, "does not speak version 2"},
 		{"bookworm", prom.Installed, nil, false, "does not speak version 2"},
@@ -105,6 +110,7 @@ func TestPrometheus(t *testing.T) {
 			sameAsScraped(t, p, g.freeze(), c.natives)
 			if c.natives {
 				aboutNatives(t, p, g)
+				exemplars(t, p, g)
 			}
 			b.stop()
 			goneAfterwards(t, p)
@@ -217,6 +223,33 @@ func aboutNatives(t *testing.T, p *prom.Receiver, g *gateway) {
 		}
 		if v, err := r[0].Number(); err != nil || v < within[0] || v > within[1] {
 			t.Errorf("%s is %v, want %v", query, r[0].Value, within)
+		}
+	}
+}
+
+// exemplars holds that each that a scrape could have shown is stored, once.
+func exemplars(t *testing.T, p *prom.Receiver, g *gateway) {
+	t.Helper()
+	resp, err := http.Get(p.URL + "/api/v1/query_exemplars?" + url.Values{"query": {"ctsight_drops_total"}, "start": {fmt.Sprint(g.start.Unix())},
+		"end": {fmt.Sprint(time.Now().Add(time.Hour).Unix())}}.Encode())
+	must(t, err)
+	defer resp.Body.Close()
+	var doc struct {
+		Data []struct {
+			Exemplars []struct {
+				Labels    map[string]string
+				Timestamp float64
+			}
+		}
+	}
+	must(t, json.NewDecoder(resp.Body).Decode(&doc))
+	if len(doc.Data) != 1 || len(doc.Data[0].Exemplars) != int(g.n) {
+		t.Fatalf("%v, want %d exemplars of one series", doc.Data, g.n)
+	}
+	for i, e := range doc.Data[0].Exemplars {
+		at := float64(g.start.UnixMilli())/1000 + float64(i+1)
+		if e.Labels["src"] != "198.51.100.3" || e.Labels["dst"] != "10.9.0.1" || math.Abs(e.Timestamp-at) > 0.0005 {
+			t.Errorf("exemplar %d: %v, want at %v", i, e, at)
 		}
 	}
 }
