@@ -88,7 +88,7 @@ add rule ip zones pre ip ttl 63 ct original zone set 3`)
 func TestNewInEachNamespace(t *testing.T) {
 	r := router(t, netlab.Options{})
 	must(t, r.A.EnableConntrack())
-	limit(t, r, 100, noEvictions)
+	limit(t, r, noGC, noEvictions)
 	watch := trace.Start(t, r.A, r.R)
 	truth, err := r.SendFlows(t.Context(), udp(120), netlab.SendOptions{ViaStack: true})
 	must(t, err)
@@ -96,13 +96,13 @@ func TestNewInEachNamespace(t *testing.T) {
 	watch.Check()
 	a, b := watch.In(r.A), watch.In(r.R)
 	evicted := a.Traced.Causes[event.EarlyDrop]
-	lost := 20 - evicted
+	lost := 120 - noGC - evicted
 	a.Is(t, trace.Want{
-		New: 100 + evicted, Reasons: trace.Reasons{event.TableFull: lost}, Causes: trace.Causes{event.EarlyDrop: evicted},
+		New: noGC + evicted, Reasons: trace.Reasons{event.TableFull: lost}, Causes: trace.Causes{event.EarlyDrop: evicted},
 		Kernel: trace.Counters{ctnl.StatDrop: lost, ctnl.StatEarlyDrop: evicted},
 	})
 	a.AccountsFor(t, truth)
-	if truth.Denied() != lost || b.Traced.New+b.Traced.Reasons[event.TableFull] != 100+evicted {
+	if truth.Denied() != lost || b.Traced.New+b.Traced.Reasons[event.TableFull] != noGC+evicted {
 		t.Errorf("%d sends were refused, %d lost; %d new in the router", truth.Denied(), lost, b.Traced.New)
 	}
 	for _, e := range a.Of(trace.ByKind(event.New)) {
