@@ -181,9 +181,11 @@ func TestReopenRace(t *testing.T) {
 		watch := trace.Start(t, r.R)
 		must(t, tcp.Open(t.Context()))
 		must(t, tcp.Shut(t.Context()))
+		stop := unrest(t)
 		race(t, len(tuples), []*netlab.NS{r.A, r.A}, r, func(_, i int) netlab.Packet {
 			return netlab.Packet{Tuple: tuples[i], Flags: netlab.SYN, Seq: 1 << 24}
 		})
+		stop()
 		watch.Check()
 		got := watch.In(r.R)
 		lost, clash := got.Traced.Reasons[event.TCPReopenRace], got.Traced.Reasons[event.ClashSameFlow]
