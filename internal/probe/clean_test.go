@@ -328,7 +328,7 @@ func TestNoLeaks(t *testing.T) {
 	cycle() // what is opened once and for all
 	before, fds, maps := quiet(t), entries(t, "/proc/self/fd"), mappings(t)
 	ignored := goleak.IgnoreCurrent()
-	for range 6 {
+	for range 3 { // what one leaves behind shows, and each takes seconds
 		cycle()
 	}
 	if err := goleak.Find(ignored); err != nil {

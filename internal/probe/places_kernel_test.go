@@ -53,7 +53,7 @@ func TestMoreNamespacesThanPlaces(t *testing.T) {
 			for _, ns := range live {
 				must(t, ns.Close())
 			}
-			within(20*time.Second, func() bool { return waiting() == 0 })
+			within(patience, func() bool { return waiting() == 0 })
 			t.Logf("%d namespaces had %d numbers", churn, len(made))
 			if len(made) <= tr.Report().NetNSPlaces {
 				t.Errorf("only %d numbers: proves nothing", len(made))
