@@ -1,6 +1,7 @@
 package page
 
 import (
+	"errors"
 	"flag"
 	"io"
 	"net/netip"
@@ -189,7 +190,7 @@ func TestHostile(t *testing.T) {
 			}
 		}
 	}
-	if z.Err() != io.EOF || scripts != 1 {
+	if !errors.Is(z.Err(), io.EOF) || scripts != 1 {
 		t.Errorf("%d scripts, %v", scripts, z.Err())
 	}
 	if len(got) > 150_000 {
