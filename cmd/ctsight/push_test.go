@@ -2,7 +2,13 @@ package main
 
 import (
 	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"os"
 	"path/filepath"
+	"strings"
+	"sync"
 	"syscall"
 	"testing"
 
@@ -50,4 +56,38 @@ func TestServePushes(t *testing.T) {
 	if !shows(`count_over_time(ctsight_tracing{site="two"}[5m])`) {
 		t.Error("nothing before the end")
 	}
+}
+
+// With what serve keeps once it traces it still reaches its receiver and reads a
+// password that was changed; a port that Landlock knows nothing of is refused by name.
+func TestServePushesConfined(t *testing.T) {
+	lab.NeedRoot(t)
+	var seen sync.Map
+	receiver := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		n, _ := io.Copy(io.Discard, r.Body)
+		if _, password, _ := r.BasicAuth(); n > 0 {
+			seen.Store(password, true)
+		}
+		w.Header().Set("X-Prometheus-Remote-Write-Samples-Written", "1000000")
+		w.WriteHeader(http.StatusNoContent)
+	}))
+	defer receiver.Close()
+	dir := t.TempDir()
+	file, password := filepath.Join(dir, "c.yml"), filepath.Join(dir, "password")
+	const one = "- {url: %q, interval: 1s, basic_auth: {username: u, password_file: password}}\n"
+	write(t, file, fmt.Sprintf("sandbox: {landlock: auto}\nremote_write:\n"+one, receiver.URL))
+	write(t, password, "first")
+	s := sidecar.Start(t, ctsight(t), "--config.file", file)
+	for _, p := range []string{"first", "second"} {
+		write(t, password+".new", p)
+		must(t, os.Rename(password+".new", password))
+		eventually(t, "the password "+p, func() bool { _, ok := seen.Load(p); return ok })
+	}
+	write(t, file, fmt.Sprintf("remote_write:\n"+one+one, receiver.URL, "http://127.0.0.1:1/"))
+	must(t, s.Cmd.Process.Signal(syscall.SIGHUP))
+	answer := "configuration reloaded"
+	if strings.Contains(s.Said(), "landlock ABI") {
+		answer = "no connection to port 1 "
+	}
+	eventually(t, answer, func() bool { return strings.Contains(s.Said(), answer) })
 }

@@ -54,9 +54,13 @@ func TestHostile(t *testing.T) {
 		}
 	}
 	for what, f := range map[string]func(http.ResponseWriter, *http.Request) bool{
-		"never answers":        forever,
-		"drips":                endless(500, time.Millisecond, "x"),
-		"never ends":           endless(500, 0, strings.Repeat("y", 1<<16)),
+		"never answers": forever,
+		"drips":         endless(500, time.Millisecond, "x"),
+		"never ends":    endless(500, 0, strings.Repeat("y", 1<<16)),
+		"says much": func(w http.ResponseWriter, _ *http.Request) bool {
+			http.Error(w, strings.Repeat("z ", 1<<20), http.StatusServiceUnavailable)
+			return true
+		},
 		"many headers":         headers,
 		"no HTTP":              raw("SSH-2.0-OpenSSH_9.2p1\r\n"),
 		"half an answer":       raw("HTTP/1.1 500 Oh\r\nContent-Length: 100\r\n\r\nx"),
