@@ -11,6 +11,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"path"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -21,6 +22,9 @@ import (
 //go:embed systemd.sh
 var systemdInit []byte
 
+// debianRecipe is part of the name of the cached archive; raise it when its making changes.
+const debianRecipe = 2
+
 // debianSuite is what a guest with systemd is made of.
 const debianSuite = "bookworm"
 
@@ -29,7 +33,7 @@ const debianSuite = "bookworm"
 var debianPackages = []string{
 	"base-files", "base-passwd", "bash", "coreutils", "dash", "debianutils", "diffutils", "dpkg", "findutils", "grep",
 	"gzip", "hostname", "init-system-helpers", "libc-bin", "login", "mawk", "mount", "ncurses-base", "passwd", "perl-base",
-	"sed", "sysvinit-utils", "tar", "util-linux", "systemd-sysv", "kmod", "iproute2", "nftables",
+	"sed", "sysvinit-utils", "tar", "util-linux", "systemd-sysv", "kmod", "iproute2", "nftables", "procps",
 }
 
 // debianFiles are settings that the packages' scripts would make, and the lab's own.
@@ -56,7 +60,7 @@ var debianLeftOut = []string{"usr/share/doc/", "usr/share/locale/", "usr/share/i
 
 // debianLayer returns the archive with a Debian that has systemd and an honest dpkg.
 func debianLayer(ctx context.Context, cache string) (string, error) {
-	sum := sha256.Sum256(fmt.Append(nil, layerFormat, debianSuite, debianPackages, debianFiles, debianLinks, debianLeftOut))
+	sum := sha256.Sum256(fmt.Append(nil, layerFormat, debianSuite, debianRecipe, debianPackages, debianFiles, debianLinks, debianLeftOut))
 	path := filepath.Join(cache, "debian", fmt.Sprintf("%s-%x.cpio", debianSuite, sum[:6]))
 	return cachedLayer(ctx, path, func(c *cpioWriter) error {
 		tmp, err := os.MkdirTemp(filepath.Dir(path), "fetch-")
@@ -156,9 +160,13 @@ func (r *debianRoot) unpack(t *tar.Reader) (list []byte, err error) {
 		if err != nil {
 			return nil, err
 		}
-		list = fmt.Appendln(list, strings.TrimSuffix(strings.TrimPrefix(h.Name, "."), "/"))
 		name := guestName(h.Name)
-		if name == "" || slices.ContainsFunc(debianLeftOut, func(p string) bool { return strings.HasPrefix(name, p) }) {
+		if name == "" {
+			list = append(list, "/.\n"...)
+			continue
+		}
+		list = fmt.Appendf(list, "%s\n", path.Clean("/"+h.Name))
+		if slices.ContainsFunc(debianLeftOut, func(p string) bool { return strings.HasPrefix(name, p) }) {
 			continue
 		}
 		if err := r.member(name, h, t); err != nil {

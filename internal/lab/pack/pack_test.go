@@ -1,0 +1,354 @@
+// Package pack installs the Debian package in a guest with systemd, and removes it.
+package pack
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/cilium/ebpf"
+
+	"github.com/ctsight/ctsight/internal/lab"
+	"github.com/ctsight/ctsight/internal/lab/sidecar"
+	"github.com/ctsight/ctsight/internal/sandbox"
+)
+
+// deb is where the guest has it.
+const deb = "/lab/ctsight.deb"
+
+// quicker makes systemd impatient, so that the test need not wait.
+const quicker = "[Service]\nWatchdogSec=10s\nTimeoutAbortSec=1s\n"
+
+const (
+	config = "/etc/ctsight/ctsight.yml"
+	dropIn = "/run/systemd/system/ctsight.service.d/quicker.conf"
+	addr   = "127.0.0.1:9781"
+)
+
+var served = &sidecar.Sidecar{URL: "http://" + addr}
+
+func do(t *testing.T, name string, args ...string) string {
+	t.Helper()
+	out, err := exec.Command(name, args...).CombinedOutput()
+	if err != nil {
+		t.Fatalf("%s %s: %v\n%s%s", name, strings.Join(args, " "), err, out, journal())
+	}
+	return strings.TrimSpace(string(out))
+}
+
+func journal() string {
+	out, _ := exec.Command("journalctl", "--no-pager", "-n", "40", "-u", "ctsight").CombinedOutput()
+	return string(out)
+}
+
+func until(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for end := time.Now().Add(2 * time.Minute); !ok(); time.Sleep(50 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("after two minutes still not: %s\n%s", what, journal())
+		}
+	}
+}
+
+func property(t *testing.T, name string) string {
+	t.Helper()
+	return do(t, "systemctl", "show", "--value", "-p", name, "ctsight")
+}
+
+func mainPID(t *testing.T) string { return property(t, "MainPID") }
+
+func tracing(t *testing.T) {
+	t.Helper()
+	until(t, "it traces", func() bool { return served.Code("/-/ready") == 200 })
+}
+
+// restarted waits for another process than that one.
+func restarted(t *testing.T, what, old string) {
+	t.Helper()
+	until(t, what, func() bool { p := mainPID(t); return p != "0" && p != old })
+	tracing(t)
+}
+
+// TestPackage is the life of a package: installed, used, mistreated, removed.
+func TestPackage(t *testing.T) {
+	if _, err := os.Stat(deb); err != nil || !lab.InVM() {
+		t.Skip("needs a guest with systemd and the package: make test")
+	}
+	do(t, "modprobe", "nf_conntrack_netlink")
+	do(t, "nft", "add table ip t; add chain ip t c { type filter hook input priority 0; }; add rule ip t c ct state new accept")
+	before, booksBefore, objects := files(t), books(t), inKernel(t)
+
+	do(t, "dpkg", "-i", deb)
+	for what, want := range map[string]string{"is-active": "active", "is-enabled": "enabled"} {
+		if got := do(t, "systemctl", what, "ctsight"); got != want {
+			t.Errorf("%s: %s", what, got)
+		}
+	}
+	tracing(t)
+	privileges(t)
+	traces(t)
+	namespaces(t)
+	reload(t)
+	watchdog(t)
+
+	pid := mainPID(t)
+	do(t, "kill", "-9", pid)
+	restarted(t, "a start after kill -9", pid)
+
+	pid = mainPID(t)
+	do(t, "dpkg", "-i", deb) // an upgrade
+	restarted(t, "a start after an upgrade", pid)
+
+	do(t, "systemctl", "stop", "ctsight")
+	gone(t, objects)
+	do(t, "systemctl", "start", "ctsight")
+	tracing(t)
+
+	do(t, "dpkg", "-r", "ctsight")
+	gone(t, objects)
+	if _, err := os.Stat(config); err != nil {
+		t.Errorf("remove takes the configuration: %v", err)
+	}
+	do(t, "dpkg", "--purge", "ctsight")
+	if s, err := exec.Command("systemctl", "cat", "ctsight").CombinedOutput(); err == nil {
+		t.Errorf("the unit stays:\n%s", s)
+	}
+	if d := differences(booksBefore, books(t)); len(d) > 0 {
+		t.Errorf("users: %s", d)
+	}
+	if d := differences(before, files(t)); len(d) > 0 {
+		t.Errorf("files that stay, are gone or are others:\n%s", strings.Join(d, "\n"))
+	}
+}
+
+// privileges looks at the process from outside.
+func privileges(t *testing.T) {
+	t.Helper()
+	data, err := os.ReadFile("/proc/" + mainPID(t) + "/status")
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := map[string]string{}
+	for line := range strings.Lines(string(data)) {
+		k, v, _ := strings.Cut(strings.TrimSpace(line), ":")
+		got[k] = strings.Join(strings.Fields(v), " ")
+	}
+	uid := do(t, "id", "-u", "ctsight")
+	if got["Uid"] != strings.Join([]string{uid, uid, uid, uid}, " ") || uid == "0" || got["NoNewPrivs"] != "1" || got["Seccomp"] != "2" {
+		t.Errorf("uid %s, no_new_privs %s, seccomp %s", got["Uid"], got["NoNewPrivs"], got["Seccomp"])
+	}
+	// CAP_NET_ADMIN 12, SYS_PTRACE 19, SYS_ADMIN 21, SYS_NICE 23, SYSLOG 34, PERFMON 38, BPF 39
+	const keep = "000000c400a81000"
+	if got["CapEff"] != keep || got["CapBnd"] != keep || got["CapAmb"] != "0000000000000000" || len(sandbox.Needs()) != 7 {
+		t.Errorf("effective %s, bounding %s, ambient %s", got["CapEff"], got["CapBnd"], got["CapAmb"])
+	}
+	t.Logf("%s resident, %s", got["VmRSS"], property(t, "StatusText"))
+}
+
+// traces makes connections and wants them counted, by a backend that is exact.
+func traces(t *testing.T) {
+	t.Helper()
+	was := served.Values(t)
+	if was["hook_attached{backend=fentry,hook=__nf_conntrack_confirm}"] != 1 {
+		t.Errorf("not attached by fentry: %v\n%s", was, journal())
+	}
+	const n = 20
+	for range n {
+		c, err := net.Dial("tcp", addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.Close()
+	}
+	until(t, "new connections are counted", func() bool {
+		return served.Values(t)["new_connections_total{family=ipv4,proto=tcp}"] >= was["new_connections_total{family=ipv4,proto=tcp}"]+n
+	})
+}
+
+// namespaces come and go: one with a file, which the sandbox sees and does not
+// hold, and one that only a process of another user has.
+func namespaces(t *testing.T) {
+	t.Helper()
+	do(t, "ip", "netns", "add", "blue")
+	free := exec.Command("unshare", "-n", "setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", "sleep", "infinity")
+	if err := free.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { free.Process.Kill(); free.Wait() }()
+	count := func() (n int, blue bool) {
+		for k := range served.Values(t) {
+			if strings.HasPrefix(k, "table_entries{") {
+				n++
+			}
+			blue = blue || k == "table_entries{netns=blue}"
+		}
+		return n, blue
+	}
+	until(t, "three namespaces are seen", func() bool { n, blue := count(); return n == 3 && blue })
+	do(t, "ip", "netns", "del", "blue")
+	until(t, "a namespace is gone", func() bool { n, blue := count(); return n == 2 && !blue })
+	mounts, err := os.ReadFile("/proc/" + mainPID(t) + "/mountinfo")
+	if err != nil || strings.Contains(string(mounts), "/netns/blue") {
+		t.Errorf("the sandbox holds a namespace: %v\n%s", err, mounts)
+	}
+}
+
+// reload takes a good file and refuses a bad one.
+func reload(t *testing.T) {
+	t.Helper()
+	pid := mainPID(t)
+	good, err := os.ReadFile(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const at = "config_last_reload_success_timestamp_seconds"
+	was := served.Values(t)[at]
+	do(t, "systemctl", "reload", "ctsight")
+	until(t, "a reload", func() bool { return served.Values(t)[at] > was })
+	if err := os.WriteFile(config, []byte("web: {listn: x}\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	do(t, "systemctl", "reload", "ctsight")
+	until(t, "a refusal", func() bool { return served.Values(t)["config_last_reload_successful"] == 0 })
+	if mainPID(t) != pid || served.Code("/-/ready") != 200 {
+		t.Error("a bad file ended it")
+	}
+	if err := os.WriteFile(config, good, 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// watchdog stops the process: nobody answers systemd any more.
+func watchdog(t *testing.T) {
+	t.Helper()
+	if err := errors.Join(os.MkdirAll(filepath.Dir(dropIn), 0o755), os.WriteFile(dropIn, []byte(quicker), 0o644)); err != nil {
+		t.Fatal(err)
+	}
+	do(t, "systemctl", "daemon-reload")
+	do(t, "systemctl", "restart", "ctsight")
+	tracing(t)
+	pid, was := mainPID(t), property(t, "WatchdogTimestampMonotonic")
+	until(t, "it answers the watchdog", func() bool { return property(t, "WatchdogTimestampMonotonic") != was })
+	do(t, "kill", "-STOP", pid)
+	restarted(t, "a start by the watchdog", pid)
+	if err := os.RemoveAll(filepath.Dir(dropIn)); err != nil {
+		t.Fatal(err)
+	}
+	do(t, "systemctl", "daemon-reload")
+}
+
+// gone wants no process, nothing on the port and nothing in the kernel.
+func gone(t *testing.T, objects int) {
+	t.Helper()
+	if pid := mainPID(t); pid != "0" && pid != "" {
+		t.Errorf("process %s runs", pid)
+	}
+	if exec.Command("ps", "-C", "ctsight").Run() == nil {
+		t.Error("a process runs")
+	}
+	if c, err := net.Dial("tcp", addr); err == nil {
+		c.Close()
+		t.Errorf("somebody listens on %s", addr)
+	}
+	// The kernel frees maps after a while.
+	until(t, "nothing is left in the kernel", func() bool { return inKernel(t) == objects })
+}
+
+// inKernel counts BPF programs, maps and links. Those of systemd itself (cgroups) come
+// and go with its services, so programs of cgroups do not count.
+func inKernel(t *testing.T) (n int) {
+	t.Helper()
+	for id, err := ebpf.ProgramGetNextID(0); err == nil; id, err = ebpf.ProgramGetNextID(id) {
+		p, err := ebpf.NewProgramFromID(id)
+		if err != nil {
+			continue // gone
+		}
+		if k := p.Type(); k != ebpf.CGroupSKB && k != ebpf.CGroupDevice && k != ebpf.CGroupSock {
+			n++
+		}
+		p.Close()
+	}
+	for id, err := ebpf.MapGetNextID(0); err == nil; id, err = ebpf.MapGetNextID(id) {
+		n++
+	}
+	return n
+}
+
+// files describes all files of the root file system that a package could leave.
+func files(t *testing.T) map[string]string {
+	t.Helper()
+	out := map[string]string{}
+	for _, dir := range []string{"/etc", "/usr", "/var", "/opt", "/home", "/root", "/srv", "/run/systemd/system", "/tmp"} {
+		err := filepath.WalkDir(dir, func(p string, d fs.DirEntry, err error) error {
+			if errors.Is(err, fs.ErrNotExist) {
+				return nil
+			}
+			if err != nil || keptByOthers(p) {
+				return err
+			}
+			st, err := d.Info()
+			if err != nil {
+				return err
+			}
+			out[p] = fmt.Sprint(st.Mode())
+			if !d.IsDir() {
+				out[p] += fmt.Sprint(" ", st.Size(), " ", st.ModTime())
+			}
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	return out
+}
+
+// keptByOthers says which files dpkg, passwd and systemd write for themselves.
+func keptByOthers(p string) bool {
+	for _, prefix := range []string{"/var/lib/dpkg/", "/var/log/", "/tmp/", "/var/tmp/systemd-private-"} {
+		if strings.HasPrefix(p, prefix) {
+			return true
+		}
+	}
+	return slices.Contains([]string{"/etc/passwd", "/etc/group", "/etc/shadow", "/etc/gshadow",
+		"/etc/passwd-", "/etc/group-", "/etc/shadow-", "/etc/gshadow-", "/etc/.pwd.lock"}, p)
+}
+
+// books are the users and groups, by line.
+func books(t *testing.T) map[string]string {
+	t.Helper()
+	out := map[string]string{}
+	for _, f := range []string{"passwd", "group", "shadow", "gshadow"} {
+		data, err := os.ReadFile("/etc/" + f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for line := range strings.Lines(string(data)) {
+			out[f+" "+strings.TrimSpace(line)] = ""
+		}
+	}
+	return out
+}
+
+func differences(before, after map[string]string) (out []string) {
+	for _, k := range slices.Sorted(maps.Keys(after)) {
+		if was, ok := before[k]; !ok || was != after[k] {
+			out = append(out, fmt.Sprintf("+ %s %s (was %s)", k, after[k], was))
+		}
+	}
+	for _, k := range slices.Sorted(maps.Keys(before)) {
+		if _, ok := after[k]; !ok {
+			out = append(out, "- "+k)
+		}
+	}
+	return out
+}
