@@ -42,9 +42,9 @@ $(BIN)/labvm: $(GO_SOURCES)
 generate: deps-generate ## compile bpf/ into internal/abi (clang 14); the result is committed
 	go generate ./gen.go
 
-test: build deps-lab deps-generate deps-test deps-browser ## everything: vet, unit tests, generated code, all kernels
+test: build package deps-lab deps-generate deps-test deps-browser deps-package ## everything: vet, unit tests, generated code, all kernels
 	@./.ci/gotest ./...
-	@$(BIN)/labvm test -again -kernel $(KERNELS) -- '-test.skip=^TestLockdown$$'
+	@$(BIN)/labvm test -again -kernel $(KERNELS) -- '-test.skip=^(TestLockdown|TestPackage)$$'
 	@for mode in integrity confidentiality; do \
 		$(BIN)/labvm test -again -kernel 6.12 -append lockdown=$$mode -run '^TestLockdown$$' ./cmd/ctsight; done
 
@@ -65,7 +65,7 @@ package: build ## Debian and RPM packages, in bin/packages
 	@./deploy/package.sh
 
 image: build ## container image with nothing but the binary
-	docker build -t ctsight:dev .
+	docker build --build-arg VERSION=$$(git describe --always --dirty) --build-arg REVISION=$$(git rev-parse HEAD) -t ctsight:dev .
 
 clean: ## remove what make has built; the cache of kernels stays
 	rm -rf $(BIN) ctsight-demo.html

@@ -23,7 +23,7 @@ const rules = "../../../deploy/prometheus/*.yml"
 // Scrape starts it; it ends with the test.
 func Scrape(t testing.TB, s *Sidecar) *Prometheus {
 	t.Helper()
-	dir, addr := t.TempDir(), FreeAddress(t)
+	dir := t.TempDir()
 	var files []string
 	for _, name := range []string{"alerts.yml", "recording.yml"} {
 		data, err := os.ReadFile(strings.Replace(rules, "*.yml", name, 1))
@@ -38,7 +38,15 @@ scrape_configs:
   static_configs: [{targets: [%q]}]
 `, strings.Join(files, ", "), strings.TrimPrefix(s.URL, "http://"))
 	must(t, os.WriteFile(dir+"/prometheus.yml", []byte(config), 0o600))
-	cmd := exec.Command("prometheus", "--config.file="+dir+"/prometheus.yml", "--storage.tsdb.path="+dir+"/data",
+	return Configured(t, dir+"/prometheus.yml", 1)
+}
+
+// Configured starts one with a configuration, and waits until it scrapes so many
+// targets.
+func Configured(t testing.TB, file string, targets int) *Prometheus {
+	t.Helper()
+	addr := FreeAddress(t)
+	cmd := exec.Command("prometheus", "--config.file="+file, "--storage.tsdb.path="+t.TempDir()+"/data",
 		"--web.listen-address="+addr, "--log.level=warn")
 	var said bytes.Buffer
 	cmd.Stderr = &said
@@ -51,8 +59,8 @@ scrape_configs:
 	})
 	p := &Prometheus{URL: "http://" + addr}
 	until(t, "prometheus scrapes", func() bool {
-		r, err := p.Query("up")
-		return err == nil && len(r) == 1 && r[0].Last() == "1"
+		r, err := p.Query("up == 1")
+		return err == nil && len(r) == targets
 	})
 	return p
 }
