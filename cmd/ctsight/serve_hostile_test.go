@@ -3,17 +3,10 @@ package main
 import (
 	"bytes"
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
-	"crypto/x509"
-	"encoding/pem"
 	"fmt"
 	"io"
 	"math"
-	"math/big"
-	"net"
 	"net/http"
 	"net/url"
 	"os"
@@ -148,7 +141,7 @@ func TestServeHostile(t *testing.T) {
 func TestServeHostileTLS(t *testing.T) {
 	lab.NeedRoot(t)
 	dir := t.TempDir()
-	selfSigned(t, dir)
+	lab.Certify(t, dir, 1)
 	write(t, filepath.Join(dir, "web.yml"), "tls_server_config: {cert_file: cert.pem, key_file: key.pem}\n"+
 		"basic_auth_users: {scraper: '$2a$10$I4mt6HhM.Vr2WkmvLE9UleUISB5215JdiwlGxsjkyP7BRh2qku0lC'}\n")
 	s := sidecar.Launch(t, ctsight(t), "--web.config.file", filepath.Join(dir, "web.yml"))
@@ -199,19 +192,4 @@ func (b *besieged) cpu(t *testing.T) time.Duration {
 	system, err := strconv.Atoi(f[13])
 	must(t, err)
 	return time.Duration(user+system) * 10 * time.Millisecond
-}
-
-// selfSigned writes cert.pem and key.pem.
-func selfSigned(t *testing.T, dir string) {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	must(t, err)
-	cert := &x509.Certificate{SerialNumber: big.NewInt(1), NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}}
-	der, err := x509.CreateCertificate(rand.Reader, cert, cert, &key.PublicKey, key)
-	must(t, err)
-	pkcs8, err := x509.MarshalPKCS8PrivateKey(key)
-	must(t, err)
-	write(t, filepath.Join(dir, "cert.pem"), string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})))
-	write(t, filepath.Join(dir, "key.pem"), string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: pkcs8})))
 }

@@ -25,7 +25,7 @@ const (
 	// one sends its header with the end of the handshake, and takes what it asked
 	// for. A flood of whoever does not is held to limit/grace connections per second.
 	grace = 125 * time.Millisecond
-	// recheck is how often one who waits looks for graces that have passed.
+	// recheck is how often one who waits looks whether a grace has passed, or the gate is shut.
 	recheck = 10 * time.Millisecond
 )
 
@@ -149,7 +149,6 @@ func (g *gate) close() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.shut = true
-	g.room.Broadcast()
 	for _, p := range []place{fresh, idle} {
 		for e := g.in[p].Front(); e != nil; e = g.in[p].Front() {
 			g.evict(e.Value.(*conn))

@@ -14,15 +14,15 @@ import (
 
 // listen opens host:port or unix:/path.
 func listen(address string) (net.Listener, error) {
-	network := "tcp"
+	network, control := "tcp", small
 	path, unix := strings.CutPrefix(address, "unix:")
 	if unix {
-		network, address = "unix", path
+		network, address, control = "unix", path, nil
 		if err := sweep(path); err != nil {
 			return nil, err
 		}
 	}
-	l, err := (&net.ListenConfig{Control: small}).Listen(context.Background(), network, address)
+	l, err := (&net.ListenConfig{Control: control}).Listen(context.Background(), network, address)
 	switch {
 	case errors.Is(err, syscall.EADDRINUSE):
 		return nil, fmt.Errorf("%s is in use by another process (ss -ltnp tells which): end it, or choose another --web.listen-address", address)
@@ -40,7 +40,7 @@ func listen(address string) (net.Listener, error) {
 }
 
 // sockBuffer is what the kernel holds for a connection in each direction (it takes
-// twice that): it would go up to megabytes, out of sight of our own limits.
+// twice that): of TCP it would go up to megabytes, out of sight of our own limits.
 const sockBuffer = 64 << 10
 
 // small sets the buffers of the connections to come, which inherit them.
