@@ -1,10 +1,15 @@
 package pipeline
 
 import (
+	"bytes"
+	"context"
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"slices"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -61,30 +66,125 @@ func BenchmarkScrape(b *testing.B) {
 	for _, size := range []struct{ sources, live int }{{1000, 10_000}, {100_000, 1_000_000}} {
 		b.Run(fmt.Sprintf("sources=%d/live=%d", size.sources, size.live), func(b *testing.B) {
 			k := fullKeeper(b, size.sources, size.live)
-			var stop atomic.Bool
-			longest := make(chan time.Duration, 1)
-			go func() { longest <- feed(k, size.sources, size.live, &stop) }()
+			r := feed(k, size.sources, size.live)
 			for b.Loop() {
 				if scrapeAlone(k) == 0 {
 					b.Fatal("empty")
 				}
 			}
-			stop.Store(true)
-			b.ReportMetric(float64((<-longest).Microseconds()), "wait-us")
+			b.ReportMetric(float64(r.end().Microseconds()), "wait-us")
 		})
 	}
 }
 
-// feed replaces old connections by new ones until stop, and returns the longest
-// time that one of them took.
-func feed(k *Keeper, sources, live int, stop *atomic.Bool) (longest time.Duration) {
-	for n := live; !stop.Load(); n++ {
-		e := connection(k.w.start, sources, n)
-		begin := time.Now()
-		k.w.addAll([]event.Event{e})
-		longest = max(longest, time.Since(begin))
+// reader is told of the end of old connections and of new ones, as fast as it reads.
+type reader struct {
+	read    atomic.Int64 // events
+	longest atomic.Int64 // ns that one of them took, since the last look
+	stop    atomic.Bool
+	stopped sync.WaitGroup
+}
+
+func feed(k *Keeper, sources, live int) *reader {
+	r := &reader{}
+	r.stopped.Go(func() {
+		for n := live; !r.stop.Load(); n++ {
+			dead := connection(k.w.start, sources, n-live)
+			dead.Kind, dead.Cause = event.Destroy, event.TimeoutGC
+			begin := time.Now()
+			k.w.addAll([]event.Event{dead, connection(k.w.start, sources, n)})
+			r.longest.Store(max(r.longest.Load(), int64(time.Since(begin))))
+			r.read.Add(2)
+		}
+	})
+	return r
+}
+
+// pause is the longest that an event took since the last call.
+func (r *reader) pause() time.Duration { return time.Duration(r.longest.Swap(0)) }
+
+func (r *reader) end() time.Duration {
+	r.stop.Store(true)
+	r.stopped.Wait()
+	return r.pause()
+}
+
+// A scrape of a million live entries and 100,000 sources, over loopback, while events
+// come and the rows are walked over: it takes a few milliseconds, and the reader of
+// events goes on. Windows with and without a scrape alternate, and the median
+// of each kind counts: a busy machine does the same to both.
+func TestScrapeOfMillion(t *testing.T) {
+	const (
+		sources, live = 100_000, 1_000_000
+		pairs         = 12
+		window        = 120 * time.Millisecond // longer than a rendering is shared
+		mayTake       = 50 * time.Millisecond
+		slowMachine   = 4 // times as slow as it may be
+	)
+	k := fullKeeper(t, sources, live)
+	srv := httptest.NewServer(k.exporter())
+	defer srv.Close()
+	ctx, cancel := context.WithCancel(t.Context())
+	var sampling sync.WaitGroup
+	sampling.Go(func() { k.sample(ctx) })
+	defer sampling.Wait()
+	defer cancel()
+	r := feed(k, sources, live)
+	defer r.end()
+	var took, with, without []time.Duration
+	var read [2]int64
+	for i := range 2 * pairs {
+		r.pause()
+		before, timer := r.read.Load(), time.After(window)
+		if i%2 == 0 {
+			took = append(took, scrapeOver(t, srv.URL))
+		}
+		<-timer
+		read[i%2] += r.read.Load() - before
+		if i%2 == 0 {
+			with = append(with, r.pause())
+		} else {
+			without = append(without, r.pause())
+		}
 	}
-	return longest
+	rate := func(n int64) float64 { return float64(n) / (pairs * window.Seconds()) }
+	t.Logf("a scrape takes %v (longest %v); longest pause of the reader %v with a scrape, %v without; %.0f and %.0f events/s",
+		median(took), slices.Max(took), median(with), median(without), rate(read[0]), rate(read[1]))
+	if d := median(took); d > slowMachine*mayTake {
+		t.Errorf("a scrape takes %v", d)
+	}
+	if w, o := median(with), median(without); w > 5*o+10*time.Millisecond {
+		t.Errorf("the reader of events pauses for %v with a scrape, %v without", w, o)
+	}
+	if read[0]*2 < read[1] {
+		t.Errorf("%d events read with scrapes, %d without", read[0], read[1])
+	}
+}
+
+// scrapeOver scrapes over HTTP and counts series.
+func scrapeOver(t *testing.T, url string) time.Duration {
+	t.Helper()
+	begin := time.Now()
+	a, err := http.Get(url)
+	must(t, err)
+	defer a.Body.Close()
+	body, err := io.ReadAll(a.Body)
+	must(t, err)
+	took, series := time.Since(begin), 0
+	for line := range bytes.Lines(body) {
+		if line[0] != '#' {
+			series++
+		}
+	}
+	if series == 0 || series > 600 || !bytes.Contains(body, []byte("\nctsight_live_entries 1e+06\n")) {
+		t.Errorf("%d series", series)
+	}
+	return took
+}
+
+func median(all []time.Duration) time.Duration {
+	slices.Sort(all)
+	return all[len(all)/2]
 }
 
 // What a scrape costs does not grow with what is live: all that takes long was
