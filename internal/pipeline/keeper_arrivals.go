@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"github.com/ctsight/ctsight/internal/agg"
+	"github.com/ctsight/ctsight/internal/event"
 )
 
 // watchedRows is how many sources are looked at each second: those that were the
@@ -17,11 +18,23 @@ const watchedRows = 4 * rankRows
 type arrivals struct {
 	keys []agg.Key // the busy first
 	had  map[agg.Key]uint64
+	at   event.Ktime // of the last look
 }
 
-// look returns what came since the last look, the most first; of sources that were
-// not looked at then it is what the window of a second says.
-func (a *arrivals) look(busy []agg.TopRow, row func(agg.Key) (agg.TopRow, bool)) (out []agg.SourceCount) {
+// since is what came to a row since the last look.
+func (a *arrivals) since(k agg.Key, r *agg.TopRow) uint64 {
+	before, known := a.had[k]
+	switch {
+	case r.First > a.at:
+		return r.New
+	case known && before <= r.New:
+		return r.New - before
+	}
+	return uint64(r.S1 + 0.5) // was not looked at then, or lost its row: what the window of a second says
+}
+
+// look returns what came since the last look, the most first.
+func (a *arrivals) look(at event.Ktime, busy []agg.TopRow, row func(agg.Key) (agg.TopRow, bool)) (out []agg.SourceCount) {
 	keys := make([]agg.Key, 0, watchedRows)
 	for i := range busy {
 		keys = append(keys, busy[i].Key)
@@ -39,10 +52,7 @@ func (a *arrivals) look(busy []agg.TopRow, row func(agg.Key) (agg.TopRow, bool))
 			continue
 		}
 		had[k] = r.New
-		n := uint64(r.S1 + 0.5)
-		if before, known := a.had[k]; known && before <= r.New { // else it lost its row and has a new one
-			n = r.New - before
-		}
+		n := a.since(k, &r)
 		if n == 0 {
 			idle = append(idle, k)
 			continue
@@ -51,7 +61,7 @@ func (a *arrivals) look(busy []agg.TopRow, row func(agg.Key) (agg.TopRow, bool))
 		out = append(out, agg.SourceCount{NetNS: k.NetNS, Src: k.Src, New: n})
 	}
 	a.keys = append(a.keys, idle...)
-	a.keys, a.had = a.keys[:min(watchedRows, len(a.keys))], had
+	a.keys, a.had, a.at = a.keys[:min(watchedRows, len(a.keys))], had, at
 	slices.SortStableFunc(out, func(a, b agg.SourceCount) int { return cmp.Compare(b.New, a.New) })
 	return out[:min(rankRows, len(out))]
 }
@@ -62,5 +72,5 @@ func (k *Keeper) arrived(busy []agg.TopRow) []agg.SourceCount {
 	w.lock()
 	defer w.mu.Unlock()
 	at := w.now()
-	return k.arrivals.look(busy, func(key agg.Key) (agg.TopRow, bool) { return w.census.Row(agg.BySrc, key, at) })
+	return k.arrivals.look(at, busy, func(key agg.Key) (agg.TopRow, bool) { return w.census.Row(agg.BySrc, key, at) })
 }

@@ -11,13 +11,15 @@ import (
 	"github.com/ctsight/ctsight/internal/event"
 )
 
-// The past of a source adds up to what it opened from its first sample on, however
-// seldom the walk over all rows comes, and pauses are seen as such.
+// Each second of a source's past is what it opened then, from its first sample on,
+// however seldom the walk over all rows comes; and that one too when it was found in
+// the second in which it began.
 func TestArrivals(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		k := fullKeeper(t, 1, 0)
 		at := k.w.start
 		opened := map[netip.Addr]map[int]uint64{}
+		began, walked := map[netip.Addr]int{}, map[int]bool{}
 		ptr := uint64(0xffff888000000000)
 		for second := range 30 {
 			for s := range 3 {
@@ -25,7 +27,7 @@ func TestArrivals(t *testing.T) {
 				src := netip.AddrFrom4([4]byte{10, 0, 0, byte(s)})
 				for range n {
 					ptr += 256
-					at += 1000
+					at = max(at+1, now())
 					k.w.addAll([]event.Event{{Kind: event.New, Time: at, NetNS: 1, Ptr: ptr,
 						Orig: event.Tuple{Src: src, Dst: netip.AddrFrom4([4]byte{10, 9, 9, 9}), Sport: uint16(ptr >> 8), Dport: 1, Proto: event.ProtoUDP}}})
 				}
@@ -33,9 +35,13 @@ func TestArrivals(t *testing.T) {
 					opened[src] = map[int]uint64{}
 				}
 				opened[src][second] += uint64(n)
+				if _, had := began[src]; n > 0 && !had {
+					began[src] = second
+				}
 			}
-			if second == 0 || rapid.IntRange(0, 9).Draw(rt, "walk") == 0 {
+			if second == 0 || rapid.IntRange(0, 3).Draw(rt, "walk") == 0 {
 				k.rank()
+				walked[second] = true
 			}
 			k.takeSample(k.clock.Wall.Add(time.Duration(second) * time.Second))
 		}
@@ -46,9 +52,8 @@ func TestArrivals(t *testing.T) {
 				told[c.Src] = c.New
 			}
 			for src, by := range opened {
-				// The first look at a source has the window only, which in this test,
-				// where no time passes, holds all that it opened.
-				if seen[src] && told[src] != by[second] {
+				found := by[second] > 0 && began[src] == second && walked[second]
+				if (seen[src] || found) && told[src] != by[second] {
 					rt.Fatalf("second %d: %v opened %d, told %d", second, src, by[second], told[src])
 				}
 				seen[src] = seen[src] || told[src] > 0
@@ -73,16 +78,16 @@ func TestArrivalsBounded(t *testing.T) {
 			busy = append(busy, agg.TopRow{Key: key(i*rankRows + j)})
 		}
 		counts[key(0)]++
-		a.look(busy, row)
+		a.look(0, busy, row)
 		if len(a.keys) > watchedRows || len(a.had) > watchedRows+rankRows {
 			t.Fatalf("%d keys, %d counts", len(a.keys), len(a.had))
 		}
 	}
-	if got := a.look(nil, row); len(got) != 0 {
+	if got := a.look(0, nil, row); len(got) != 0 {
 		t.Errorf("nothing came, told %v", got)
 	}
 	counts[key(0)] += 7
-	if got := a.look(nil, row); len(got) != 1 || got[0] != (agg.SourceCount{New: 7}) {
+	if got := a.look(0, nil, row); len(got) != 1 || got[0] != (agg.SourceCount{New: 7}) {
 		t.Errorf("told %v", got)
 	}
 }
