@@ -20,8 +20,18 @@ import (
 	"time"
 
 	"github.com/ctsight/ctsight/internal/lab"
+	"github.com/ctsight/ctsight/internal/lab/cert"
 	"github.com/ctsight/ctsight/internal/lab/sidecar"
 )
+
+// onHost skips where there is no real time.
+func onHost(t *testing.T) {
+	t.Helper()
+	lab.NeedRoot(t)
+	if lab.InVM() {
+		t.Skip("an attack needs a machine that is not emulated")
+	}
+}
 
 // What must hold while a server is attacked.
 const (
@@ -130,7 +140,7 @@ func (b *besieged) under(t *testing.T, name string) {
 
 // Whatever others do, who scrapes gets an answer and memory stays.
 func TestServeHostile(t *testing.T) {
-	lab.NeedRoot(t)
+	onHost(t)
 	b := besiege(t, sidecar.Start(t, ctsight(t)))
 	for _, name := range []string{"half-open", "half-open and scrapes", "drip", "no reader", "headers", "bodies", "nonsense", "costly answers"} {
 		b.under(t, name)
@@ -139,9 +149,9 @@ func TestServeHostile(t *testing.T) {
 
 // The same with TLS and passwords.
 func TestServeHostileTLS(t *testing.T) {
-	lab.NeedRoot(t)
+	onHost(t)
 	dir := t.TempDir()
-	lab.Certify(t, dir, 1)
+	cert.Write(t, dir, 1)
 	write(t, filepath.Join(dir, "web.yml"), "tls_server_config: {cert_file: cert.pem, key_file: key.pem}\n"+
 		"basic_auth_users: {scraper: '$2a$10$I4mt6HhM.Vr2WkmvLE9UleUISB5215JdiwlGxsjkyP7BRh2qku0lC'}\n")
 	s := sidecar.Launch(t, ctsight(t), "--web.config.file", filepath.Join(dir, "web.yml"))
@@ -155,7 +165,7 @@ func TestServeHostileTLS(t *testing.T) {
 // With few descriptors there are few places; tracing keeps its own, and nobody
 // accepts in a busy loop.
 func TestServeFewDescriptors(t *testing.T) {
-	lab.NeedRoot(t)
+	onHost(t)
 	if _, err := exec.LookPath("prlimit"); err != nil {
 		t.Skip("needs prlimit, of util-linux")
 	}

@@ -11,7 +11,7 @@ import (
 	"sync"
 	"testing"
 
-	"github.com/ctsight/ctsight/internal/lab"
+	"github.com/ctsight/ctsight/internal/lab/cert"
 )
 
 // right is the hash of the password "right".
@@ -27,7 +27,7 @@ const certAndKey = "tls_server_config: {cert_file: cert.pem, key_file: key.pem}\
 // secure runs a server with a file of exporter-toolkit.
 func secure(t *testing.T, text string) (s *site, dir string) {
 	dir = t.TempDir()
-	lab.Certify(t, dir, 1)
+	cert.Write(t, dir, 1)
 	o := options(&fake{})
 	o.ConfigFile = filepath.Join(dir, "web.yml")
 	write(t, o.ConfigFile, text)
@@ -54,7 +54,7 @@ func TestTLS(t *testing.T) {
 	if _, err := s.shake(t, "h2"); err == nil {
 		t.Error("speaks HTTP/2")
 	}
-	lab.Certify(t, dir, 2)
+	cert.Write(t, dir, 2)
 	state, err = s.shake(t)
 	must(t, err)
 	if n := state.PeerCertificates[0].SerialNumber.Int64(); n != 2 {
@@ -103,7 +103,7 @@ func TestPasswords(t *testing.T) {
 // names it.
 func TestConfigFileRefused(t *testing.T) {
 	dir := t.TempDir()
-	lab.Certify(t, dir, 1)
+	cert.Write(t, dir, 1)
 	write(t, filepath.Join(dir, "bad.pem"), "nonsense")
 	for name, c := range map[string]struct{ text, says string }{
 		"no YAML":        {"tls_server_config: [\n", "line"},

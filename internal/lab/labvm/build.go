@@ -33,12 +33,12 @@ type pkg struct {
 func (p pkg) name() string { return strings.TrimPrefix(strings.TrimPrefix(p.ImportPath, module), "/") }
 
 // needsKernel reports whether a test file imports the lab or one of its helpers. Package vm
-// and labvm are the lab's outside, their tests run on the host; captures and a Prometheus
-// that receives need no kernel.
+// and labvm are the lab's outside, their tests run on the host; captures, certificates
+// and a Prometheus that receives need no kernel.
 func (p pkg) needsKernel() bool {
 	const lab = module + "/internal/lab"
 	return slices.ContainsFunc(slices.Concat(p.TestImports, p.XTestImports), func(i string) bool {
-		return i == lab || strings.HasPrefix(i, lab+"/") && i != lab+"/vm" && i != lab+"/ctreplay" && i != lab+"/prom"
+		return i == lab || strings.HasPrefix(i, lab+"/") && i != lab+"/vm" && i != lab+"/ctreplay" && i != lab+"/prom" && i != lab+"/cert"
 	})
 }
 

@@ -1,4 +1,5 @@
-package lab
+// Package cert makes certificates for tests.
+package cert
 
 import (
 	"crypto/ecdsa"
@@ -13,9 +14,9 @@ import (
 	"time"
 )
 
-// Certify writes a new self-signed certificate of a serial number and its key into a
+// Write writes a new self-signed certificate of a serial number and its key into a
 // directory, as cert.pem and key.pem.
-func Certify(t testing.TB, dir string, serial int64) {
+func Write(t testing.TB, dir string, serial int64) {
 	t.Helper()
 	must := func(err error) {
 		t.Helper()
@@ -25,8 +26,8 @@ func Certify(t testing.TB, dir string, serial int64) {
 	}
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	must(err)
-	cert := &x509.Certificate{SerialNumber: big.NewInt(serial), NotAfter: time.Now().Add(time.Hour)}
-	der, err := x509.CreateCertificate(rand.Reader, cert, cert, &key.PublicKey, key)
+	c := &x509.Certificate{SerialNumber: big.NewInt(serial), NotAfter: time.Now().Add(time.Hour)}
+	der, err := x509.CreateCertificate(rand.Reader, c, c, &key.PublicKey, key)
 	must(err)
 	pkcs8, err := x509.MarshalPKCS8PrivateKey(key)
 	must(err)
