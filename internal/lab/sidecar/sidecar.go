@@ -160,6 +160,21 @@ func (s *Sidecar) Status(t testing.TB, key string) int {
 	return 0
 }
 
+// CPU is what it has used so far, in steps of 10 ms (proc(5), stat: USER_HZ).
+func (s *Sidecar) CPU(t testing.TB) time.Duration {
+	t.Helper()
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", s.Cmd.Process.Pid))
+	must(t, err)
+	f := strings.Fields(string(data[strings.LastIndexByte(string(data), ')'):]))
+	ticks := 0
+	for _, field := range f[12:14] { // utime, stime
+		n, err := strconv.Atoi(field)
+		must(t, err)
+		ticks += n
+	}
+	return time.Duration(ticks) * 10 * time.Millisecond
+}
+
 // Descriptors is how many files it has open.
 func (s *Sidecar) Descriptors(t testing.TB) int {
 	t.Helper()
