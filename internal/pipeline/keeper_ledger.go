@@ -86,7 +86,7 @@ func (b *balances) readNow(p *Pipeline) error {
 	var doc agg.Doc
 	for ns, a := range after {
 		why := succession(b.before[ns], a, turns)
-		b.hides(ns, why == errHidden && !quiet(exact(a.ours, b.before[ns].ours), agg.KernelDelta{}))
+		b.hides(ns, errors.Is(why, errHidden) && !quiet(exact(a.ours, b.before[ns].ours), agg.KernelDelta{}))
 		if why == nil && !a.torn {
 			fresh[ns] = a
 		} else if a.exists && a.err == nil && !a.torn {
