@@ -12,6 +12,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"sync/atomic"
 	"time"
 
 	toolkit "github.com/prometheus/exporter-toolkit/web"
@@ -151,7 +152,7 @@ func (s *Server) Evicted() uint64 {
 // Serve answers until ctx ends; then those who are being answered have two seconds.
 func (s *Server) Serve(ctx context.Context) error {
 	ended := make(chan error, len(s.servers))
-	quiet := slog.New(levelled{s.o.Log.Handler()})
+	quiet := slog.New(levelled{s.o.Log.Handler(), new(atomic.Int64)})
 	for i, srv := range s.servers {
 		go func() {
 			ended <- toolkit.Serve(s.listeners[i], srv, &toolkit.FlagConfig{WebConfigFile: &s.o.ConfigFile}, quiet)
@@ -200,14 +201,23 @@ func (s *Server) close() (err error) {
 	return err
 }
 
-// levelled lowers what exporter-toolkit says at each start to debug.
-type levelled struct{ slog.Handler }
+// levelled lowers what exporter-toolkit says at each start to debug, and what it says
+// at each request, that its file is broken, but once a minute.
+type levelled struct {
+	slog.Handler
+	next *atomic.Int64 // when an error may be said again, Unix ns
+}
 
 func (l levelled) Handle(ctx context.Context, r slog.Record) error {
-	if r.Level == slog.LevelInfo {
+	if r.Level == slog.LevelInfo || !l.due(r.Time) {
 		if r.Level = slog.LevelDebug; !l.Enabled(ctx, r.Level) {
 			return nil
 		}
 	}
 	return l.Handler.Handle(ctx, r)
+}
+
+func (l levelled) due(now time.Time) bool {
+	next := l.next.Load()
+	return now.UnixNano() >= next && l.next.CompareAndSwap(next, now.Add(time.Minute).UnixNano())
 }

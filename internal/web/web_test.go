@@ -12,7 +12,9 @@ import (
 	"net/netip"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"go.uber.org/goleak"
@@ -253,13 +255,21 @@ type broken struct {
 
 func (b *broken) Accept() (net.Conn, error) { return nil, b.err }
 
-// What exporter-toolkit says at each start is for debugging, its errors are not.
+// What exporter-toolkit says at each start is for debugging, and an error that it
+// has at each request is said once a minute.
 func TestLevelled(t *testing.T) {
-	var b bytes.Buffer
-	l := slog.New(levelled{slog.NewTextHandler(&b, nil)})
-	l.Info("TLS is disabled.")
-	l.Error("Unable to parse configuration")
-	if s := b.String(); strings.Contains(s, "TLS") || !strings.Contains(s, "Unable") {
-		t.Error(s)
-	}
+	synctest.Test(t, func(t *testing.T) {
+		var b bytes.Buffer
+		l := slog.New(levelled{slog.NewTextHandler(&b, nil), new(atomic.Int64)})
+		l.Info("TLS is disabled.")
+		for range 3 {
+			for range 100 {
+				l.Error("Unable to parse configuration")
+			}
+			time.Sleep(time.Minute)
+		}
+		if s := b.String(); strings.Contains(s, "TLS") || strings.Count(s, "Unable") != 3 {
+			t.Error(s)
+		}
+	})
 }
