@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -105,23 +106,39 @@ func (t *testRun) build(ctx context.Context) ([]vm.File, error) {
 		return nil, err
 	}
 	files := append(samePlace(filepath.Join(root, "go.mod"), filepath.Join(root, "testdata"), filepath.Join(root, "deploy")), t.add...)
-	for _, p := range pkgs {
-		bin := filepath.Join(t.dir, fmt.Sprintf("%d.test", len(t.pkgs)))
-		if err := buildTest(ctx, p, bin); err != nil {
-			if ctx.Err() != nil {
-				return nil, ctx.Err()
-			}
+	for i, err := range t.buildTests(ctx, pkgs) {
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		if err != nil {
 			t.failures++
-			fmt.Fprintf(t.stdout, "FAIL build  %s\n%v\n", p.name(), err)
+			fmt.Fprintf(t.stdout, "FAIL build  %s\n%v\n", pkgs[i].name(), err)
 			continue
 		}
-		p.bin = bin
-		t.pkgs = append(t.pkgs, p)
+		t.pkgs = append(t.pkgs, pkgs[i])
 	}
 	if len(t.pkgs) == 0 && t.failures == 0 {
 		return nil, errors.New("no package has tests that need a kernel")
 	}
 	return t.addBinary(ctx, files), nil
+}
+
+// buildTests compiles packages side by side, for a link keeps one CPU busy, and returns an
+// error or nil for each.
+func (t *testRun) buildTests(ctx context.Context, pkgs []pkg) []error {
+	errs := make([]error, len(pkgs))
+	slots := make(chan struct{}, runtime.NumCPU())
+	var wg sync.WaitGroup
+	for i := range pkgs {
+		wg.Go(func() {
+			slots <- struct{}{}
+			defer func() { <-slots }()
+			pkgs[i].bin = filepath.Join(t.dir, fmt.Sprintf("%d.test", i))
+			errs[i] = buildTest(ctx, pkgs[i], pkgs[i].bin)
+		})
+	}
+	wg.Wait()
+	return errs
 }
 
 // addBinary adds ctsight where it compiles; tests that need it skip where it is missing.
