@@ -46,7 +46,8 @@ test: build package deps-lab deps-generate deps-test deps-browser deps-package #
 	@./.ci/gotest ./...
 	@$(BIN)/labvm test -again -kernel $(KERNELS) -- '-test.skip=^(TestLockdown|TestPackage)$$'
 	@for mode in integrity confidentiality; do \
-		$(BIN)/labvm test -again -kernel 6.12 -append lockdown=$$mode -run '^TestLockdown$$' ./cmd/ctsight; done
+		$(BIN)/labvm test -again -kernel 6.12 -append lockdown=$$mode -run '^TestLockdown$$' ./cmd/ctsight & pids+=" $$!"; done; \
+		for pid in $$pids; do wait $$pid || failed=1; done; [ -z "$${failed:-}" ]
 
 test-vm: build deps-lab deps-test ## only the tests that need a kernel; KERNELS=6.1 for one
 	@$(BIN)/labvm test -kernel $(KERNELS)
