@@ -106,9 +106,11 @@ func TestDoubleConfirm(t *testing.T) {
 	}
 	send := bridge(t, r, [2]string{"7", "8"})
 	watch := trace.Start(t, r.R)
-	const n = 1000
+	const n = 300
 	for try := range tries {
+		stop := unrest(t)
 		acceptBoth(t, q, n, func(i int) error { return send(flooded(try*n + i)) })
+		stop()
 		watch.Check()
 		got := watch.In(r.R)
 		lost := got.Traced.Reasons[event.DoubleConfirm]
