@@ -9,6 +9,7 @@ import (
 
 	"github.com/vishvananda/netlink"
 
+	"github.com/ctsight/ctsight/internal/event"
 	"github.com/ctsight/ctsight/internal/lab"
 	"github.com/ctsight/ctsight/internal/lab/sidecar"
 	"github.com/ctsight/ctsight/internal/lab/trace"
@@ -78,6 +79,22 @@ func TestServeNamespaces(t *testing.T) {
 	if n := stop(); n == 0 {
 		t.Error("no look at the counters")
 	}
+}
+
+// When a namespace ends, its entries do, on backends too that nobody tells of it.
+func TestServeForgets(t *testing.T) {
+	lab.NeedRoot(t)
+	trace.LoadModules()
+	r, err := netlab.NewRouter(netlab.Options{Name: "forgets"})
+	must(t, err)
+	s := sidecar.Start(t, ctsight(t), "--netns", "forgets-router").Tracing(t) // others may have entries too
+	live := func() float64 { return s.Values(t)["live_entries"] }
+	_, err = r.SendFlows(t.Context(), netlab.Flows{Proto: event.ProtoUDP, Src: netlab.OneAddr(netlab.ClientV4), Dst: netlab.OneAddr(netlab.Sink(0)),
+		SPorts: netlab.Ports{First: 1024, N: 500}, DPorts: netlab.OnePort(53)}, netlab.SendOptions{})
+	must(t, err)
+	eventually(t, "all are known", func() bool { return live() >= 500 })
+	must(t, r.Close())
+	eventually(t, "all are forgotten", func() bool { return live() == 0 })
 }
 
 // brief is the life of a namespace that tracks n packets to itself.

@@ -151,6 +151,18 @@ func (a *account) counters(raw probe.Counters) probe.Counters {
 	return raw
 }
 
+// plus adds what another account has added up.
+func (a *account) plus(o *account) {
+	for i := range a.moved {
+		a.moved[i] += o.moved[i]
+		a.totals[i] += o.totals[i]
+	}
+	for i := range a.causes {
+		a.causes[i] += o.causes[i]
+	}
+	a.news += o.news
+}
+
 // losses takes the following reading where there is no probe, and returns what
 // was lost since the last one, by reason.
 func (a *account) losses(p point) map[event.Reason]uint64 {

@@ -27,6 +27,7 @@ type Fallback struct {
 	mu      sync.Mutex // guards what follows; taken before a net's reading
 	nets    map[event.NetNS]*fallbackNet
 	gone    map[event.NetNS]*account // namespaces that are no more
+	buried  account                  // sums of those that are no more in gone
 	past    ctnl.Counts              // of their listeners
 	refused map[event.NetNS]error    // namespaces that could not be watched
 	own     uint64                   // events made here: totals without packets
@@ -343,6 +344,10 @@ func (f *Fallback) Counters() []probe.Counters {
 		c := out[ino]
 		c.NetNS = ino
 		out[ino] = a.counters(c)
+	}
+	if c := f.buried.counters(out[probe.OtherNetNS]); c != (probe.Counters{}) {
+		c.NetNS = probe.OtherNetNS
+		out[probe.OtherNetNS] = c
 	}
 	for ino, n := range f.nets {
 		c := out[ino]

@@ -124,8 +124,29 @@ func (f *Fallback) remove(n *fallbackNet) error {
 	}
 	errs = append(errs, n.conn.Close())
 	delete(f.nets, n.ns.Inode)
-	f.gone[n.ns.Inode] = n.account
+	f.bury(n.ns.Inode, n.account)
 	return errors.Join(errs...)
+}
+
+// goneKept is how many accounts of namespaces that are gone are kept by number: some
+// three kilobytes each, and there may be thousands in a day.
+const goneKept = 1024
+
+// bury keeps the account of a namespace that is gone. When there are too many, what
+// another holds goes where the counts of namespaces without a place go; but not
+// packets that were merged, which are taken off the count of its own number.
+func (f *Fallback) bury(ino event.NetNS, a *account) {
+	f.gone[ino] = a
+	if len(f.gone) <= goneKept {
+		return
+	}
+	for k, old := range f.gone {
+		if k != ino && old.merged == 0 {
+			f.buried.plus(old)
+			delete(f.gone, k)
+			return
+		}
+	}
 }
 
 func addCounts(to *ctnl.Counts, c ctnl.Counts) {

@@ -18,16 +18,22 @@ const (
 // syncState is how the census stands to the tables.
 type syncState struct {
 	gone, at uint64    // not told now, and when the tables were last read
+	left     uint64    // tables that went with their namespace
 	changed  time.Time // gone did
 	began    time.Time // the last reading
 	took     time.Duration
 	dirty    bool // all tables are to be read again
 }
 
-// gone is how much was not told one by one.
+// gone is how much was not told one by one. When a namespace ends the kernel has
+// nobody to tell of the end of its entries over netlink.
 func (w *Watch) gone() uint64 {
 	l := w.p.Loss()
-	return l.Lost + l.Aggregated + l.ByStage["recursion"]
+	n := l.Lost + l.Aggregated + l.ByStage["recursion"]
+	if lesser(w.p.Report().Backend) {
+		n += w.sync.left
+	}
+	return n
 }
 
 // resync has all tables read again if something is missing of what happened since

@@ -315,9 +315,14 @@ func (w *Watch) list() {
 			t.ns = ns // its name, and a path that still leads there
 		}
 	}
-	maps.DeleteFunc(w.tables, func(ino event.NetNS, _ *table) bool { return !there[ino] })
 	w.lock()
 	defer w.mu.Unlock()
+	maps.DeleteFunc(w.tables, func(ino event.NetNS, t *table) bool {
+		if !there[ino] && (t.fill.Count > 0 || w.feeds[ino] != nil) {
+			w.sync.left++
+		}
+		return !there[ino]
+	})
 	maps.DeleteFunc(w.feeds, func(ino event.NetNS, _ *forecast.Feed) bool { return !there[ino] })
 	w.recent.feed = nil
 }
