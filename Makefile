@@ -44,9 +44,11 @@ generate: deps-generate ## compile bpf/ into internal/abi (clang 14); the result
 
 test: build package deps-lab deps-generate deps-test deps-browser deps-package ## everything: vet, unit tests, generated code, all kernels
 	@./.ci/gotest ./...
-	@$(BIN)/labvm test -again -kernel $(KERNELS) -- '-test.skip=^(TestLockdown|TestPackage)$$'
+	@$(BIN)/labvm test -again -kernel $(KERNELS) -- '-test.skip=^(TestLockdown|TestDeb|TestRPM)$$'
 	@for mode in integrity confidentiality; do \
 		$(BIN)/labvm test -again -kernel 6.12 -append lockdown=$$mode -run '^TestLockdown$$' ./cmd/ctsight & pids+=" $$!"; done; \
+		$(BIN)/labvm test -again -systemd -kernel 6.1 -add "$$(echo $(BIN)/packages/*.deb):/lab/ctsight.deb" \
+			-add "$$(echo $(BIN)/packages/*.rpm):/lab/ctsight.rpm" ./internal/lab/pack & pids+=" $$!"; \
 		for pid in $$pids; do wait $$pid || failed=1; done; [ -z "$${failed:-}" ]
 
 test-vm: build deps-lab deps-test ## only the tests that need a kernel; KERNELS=6.1 for one

@@ -1,4 +1,4 @@
-// Package pack installs the Debian package in a guest with systemd, and removes it.
+// Package pack installs the packages in a guest with systemd, and removes them.
 package pack
 
 import (
@@ -22,8 +22,11 @@ import (
 	"github.com/ctsight/ctsight/internal/sandbox"
 )
 
-// deb is where the guest has it.
-const deb = "/lab/ctsight.deb"
+// Where the guest has the packages.
+const (
+	deb = "/lab/ctsight.deb"
+	rpm = "/lab/ctsight.rpm"
+)
 
 // quicker makes systemd impatient, so that the test need not wait.
 const quicker = "[Service]\nWatchdogSec=10s\nTimeoutAbortSec=1s\n"
@@ -78,13 +81,9 @@ func restarted(t *testing.T, what, old string) {
 	tracing(t)
 }
 
-// TestPackage is the life of a package: installed, used, mistreated, removed.
-func TestPackage(t *testing.T) {
-	if _, err := os.Stat(deb); err != nil || !lab.InVM() {
-		t.Skip("needs a guest with systemd and the package: make test")
-	}
-	do(t, "modprobe", "nf_conntrack_netlink")
-	do(t, "nft", "add table ip t; add chain ip t c { type filter hook input priority 0; }; add rule ip t c ct state new accept")
+// TestDeb is the life of a package: installed, used, mistreated, removed.
+func TestDeb(t *testing.T) {
+	need(t, deb)
 	before, booksBefore, objects := files(t), books(t), inKernel(t)
 
 	do(t, "dpkg", "-i", deb)
@@ -96,13 +95,15 @@ func TestPackage(t *testing.T) {
 	tracing(t)
 	privileges(t)
 	traces(t)
-	namespaces(t)
+	named(t)
 	reload(t)
 	watchdog(t)
 
-	pid := mainPID(t)
+	end, pid := unnamed(t), mainPID(t)
 	do(t, "kill", "-9", pid)
 	restarted(t, "a start after kill -9", pid)
+	until(t, "a namespace of a process", func() bool { return len(tables(t)) == 2 })
+	end()
 
 	pid = mainPID(t)
 	do(t, "dpkg", "-i", deb) // an upgrade
@@ -128,6 +129,47 @@ func TestPackage(t *testing.T) {
 	if d := differences(before, files(t)); len(d) > 0 {
 		t.Errorf("files that stay, are gone or are others:\n%s", strings.Join(d, "\n"))
 	}
+}
+
+// TestRPM is the same for the other kind, as far as Debian's rpm goes: it knows no
+// package that dpkg has installed.
+func TestRPM(t *testing.T) {
+	need(t, rpm)
+	do(t, "rpm", "--initdb")
+	for _, d := range []string{"man/man1", "zsh/site-functions", "fish/vendor_completions.d"} { // Fedora's package filesystem has them
+		if err := os.MkdirAll("/usr/share/"+d, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	before, objects := files(t), inKernel(t)
+	do(t, "rpm", "-i", "--nodeps", rpm)
+	if out, err := exec.Command("systemctl", "is-active", "ctsight").Output(); err == nil {
+		t.Errorf("started by the installation: %s", out)
+	}
+	if got := do(t, "systemctl", "is-enabled", "ctsight"); got != "enabled" { // Debian's preset
+		t.Errorf("preset: %s", got)
+	}
+	do(t, "systemctl", "start", "ctsight")
+	tracing(t)
+	pid := mainPID(t)
+	do(t, "rpm", "-U", "--nodeps", "--replacepkgs", rpm)
+	restarted(t, "a start after an upgrade", pid)
+	do(t, "rpm", "-e", "ctsight")
+	gone(t, objects)
+	do(t, "userdel", "ctsight") // stays, as is the custom
+	if d := differences(before, files(t)); len(d) > 0 {
+		t.Errorf("files that stay, are gone or are others:\n%s", strings.Join(d, "\n"))
+	}
+}
+
+// need skips outside of the guest, and makes conntrack work in it.
+func need(t *testing.T, file string) {
+	t.Helper()
+	if _, err := os.Stat(file); err != nil || !lab.InVM() {
+		t.Skip("needs a guest with systemd and the packages: make test")
+	}
+	do(t, "modprobe", "nf_conntrack_netlink")
+	do(t, "nft", "add table ip t; add chain ip t c { type filter hook input priority 0; }; flush chain ip t c; add rule ip t c ct state new accept")
 }
 
 // privileges looks at the process from outside.
@@ -174,32 +216,43 @@ func traces(t *testing.T) {
 	})
 }
 
-// namespaces come and go: one with a file, which the sandbox sees and does not
-// hold, and one that only a process of another user has.
-func namespaces(t *testing.T) {
+// tables are the namespaces whose tables are told.
+func tables(t *testing.T) (names []string) {
+	t.Helper()
+	for k := range served.Values(t) {
+		if name, ok := strings.CutPrefix(k, "table_entries{netns="); ok {
+			names = append(names, strings.TrimSuffix(name, "}"))
+		}
+	}
+	return names
+}
+
+// named is a namespace with a file, which the sandbox sees and does not hold.
+func named(t *testing.T) {
 	t.Helper()
 	do(t, "ip", "netns", "add", "blue")
-	free := exec.Command("unshare", "-n", "setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", "sleep", "infinity")
-	if err := free.Start(); err != nil {
-		t.Fatal(err)
-	}
-	defer func() { free.Process.Kill(); free.Wait() }()
-	count := func() (n int, blue bool) {
-		for k := range served.Values(t) {
-			if strings.HasPrefix(k, "table_entries{") {
-				n++
-			}
-			blue = blue || k == "table_entries{netns=blue}"
-		}
-		return n, blue
-	}
-	until(t, "three namespaces are seen", func() bool { n, blue := count(); return n == 3 && blue })
+	until(t, "a namespace is seen", func() bool { return slices.Contains(tables(t), "blue") })
 	do(t, "ip", "netns", "del", "blue")
-	until(t, "a namespace is gone", func() bool { n, blue := count(); return n == 2 && !blue })
+	until(t, "a namespace is gone", func() bool { return len(tables(t)) == 1 })
 	mounts, err := os.ReadFile("/proc/" + mainPID(t) + "/mountinfo")
 	if err != nil || strings.Contains(string(mounts), "/netns/blue") {
 		t.Errorf("the sandbox holds a namespace: %v\n%s", err, mounts)
 	}
+}
+
+// unnamed starts a process of another user in a namespace that nothing else has. It is
+// to be there when ctsight starts, which is what keeps Landlock off.
+func unnamed(t *testing.T) (end func()) {
+	t.Helper()
+	cmd := exec.Command("unshare", "-n", "setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", "sleep", "infinity")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "another user's process", func() bool {
+		name, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", cmd.Process.Pid))
+		return err == nil && string(name) == "sleep\n"
+	})
+	return func() { _, _ = cmd.Process.Kill(), cmd.Wait() }
 }
 
 // reload takes a good file and refuses a bad one.
@@ -314,7 +367,7 @@ func files(t *testing.T) map[string]string {
 
 // keptByOthers says which files dpkg, passwd and systemd write for themselves.
 func keptByOthers(p string) bool {
-	for _, prefix := range []string{"/var/lib/dpkg/", "/var/log/", "/tmp/", "/var/tmp/systemd-private-"} {
+	for _, prefix := range []string{"/var/lib/dpkg/", "/var/lib/rpm/", "/root/.rpmdb/", "/var/log/", "/tmp/", "/var/tmp/systemd-private-"} {
 		if strings.HasPrefix(p, prefix) {
 			return true
 		}

@@ -23,7 +23,7 @@ import (
 var systemdInit []byte
 
 // debianRecipe is part of the name of the cached archive; raise it when its making changes.
-const debianRecipe = 2
+const debianRecipe = 3
 
 // debianSuite is what a guest with systemd is made of.
 const debianSuite = "bookworm"
@@ -33,7 +33,7 @@ const debianSuite = "bookworm"
 var debianPackages = []string{
 	"base-files", "base-passwd", "bash", "coreutils", "dash", "debianutils", "diffutils", "dpkg", "findutils", "grep",
 	"gzip", "hostname", "init-system-helpers", "libc-bin", "login", "mawk", "mount", "ncurses-base", "passwd", "perl-base",
-	"sed", "sysvinit-utils", "tar", "util-linux", "systemd-sysv", "kmod", "iproute2", "nftables", "procps",
+	"sed", "sysvinit-utils", "tar", "util-linux", "systemd-sysv", "kmod", "iproute2", "nftables", "procps", "rpm",
 }
 
 // debianFiles are settings that the packages' scripts would make, and the lab's own.
@@ -54,9 +54,10 @@ var debianLinks = map[string]string{
 	"etc/systemd/system/systemd-logind.service":              "/dev/null",
 }
 
-// left out of packages: nothing reads it.
+// debianLeftOut are parts of packages that nothing reads. Perl's base is elsewhere.
 var debianLeftOut = []string{"usr/share/doc/", "usr/share/locale/", "usr/share/i18n/", "usr/share/info/", "usr/share/man/",
-	"usr/share/zoneinfo/", "usr/lib/x86_64-linux-gnu/gconv/", "usr/lib/udev/hwdb.d/"}
+	"usr/share/zoneinfo/", "usr/lib/x86_64-linux-gnu/gconv/", "usr/lib/udev/hwdb.d/",
+	"usr/share/perl/", "usr/lib/x86_64-linux-gnu/perl/", "usr/lib/file/"}
 
 // debianLayer returns the archive with a Debian that has systemd and an honest dpkg.
 func debianLayer(ctx context.Context, cache string) (string, error) {
