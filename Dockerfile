@@ -3,7 +3,7 @@
 #   docker run --rm --pid=host --network=host --read-only \
 #     --cap-drop=ALL --cap-add=SYS_ADMIN --cap-add=NET_ADMIN --cap-add=SYS_PTRACE --cap-add=SYSLOG \
 #     --cap-add=SYS_NICE --cap-add=BPF --cap-add=PERFMON --security-opt=apparmor=unconfined \
-#     -v /run/netns:/run/netns:ro,rslave -v /sys/kernel/tracing:/sys/kernel/tracing:ro ctsight:dev
+#     -v /run/netns:/run/netns:ro,rslave ctsight:dev
 #
 # Why each of these: docs/install.md. Without a firewall's rules or NAT on the host
 # nothing has loaded nf_conntrack, and it waits.

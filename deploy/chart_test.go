@@ -168,6 +168,7 @@ func TestChartOptions(t *testing.T) {
 		{"account", pod.at("serviceAccountName"), "other"},
 		{"network", pod.at("hostNetwork"), nil},
 		{"port", pod.at("containers", 0, "ports", 0, "hostPort"), nil},
+		{"tracefs", pod.at("containers", 0, "volumeMounts", 2, "mountPath"), "/sys/kernel/tracing"},
 		{"socket", pod.at("containers", 0, "volumeMounts", 3, "mountPath"), "/run/containerd"},
 		{"label of rules", all["PrometheusRule y-alerts"].at("metadata", "labels", "release"), "prom"},
 	} {

@@ -8,15 +8,18 @@ nfpm=github.com/goreleaser/nfpm/v2/cmd/nfpm@v2.45.2 # the last without modules o
 stage=bin/stage
 out=bin/packages
 
-export SOURCE_DATE_EPOCH="${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct)}"
 ARCH=$(go env GOARCH)
 # 1.2.3, or 1.2.3+4.gabcdef after it: that is newer, to dpkg and to rpm.
-if ! VERSION=$(git describe --tags --match 'v[0-9]*' 2>/dev/null); then
-	VERSION="v0.0.0-$(git rev-list --count HEAD)-g$(git rev-parse --short HEAD)"
+if commit=$(git rev-parse --short HEAD 2>/dev/null); then
+	: "${SOURCE_DATE_EPOCH:=$(git log -1 --format=%ct)}"
+	VERSION=$(git describe --tags --match 'v[0-9]*' 2>/dev/null || echo "v0.0.0-$(git rev-list --count HEAD)-g$commit")
+else # a copy without history
+	: "${SOURCE_DATE_EPOCH:=$(stat -c %Y CHANGELOG.md)}"
+	VERSION=v0.0.0
 fi
 VERSION=${VERSION#v}
 VERSION=$(sed -E 's/-([0-9]+)-g/+\1.g/' <<<"$VERSION")
-export ARCH VERSION
+export ARCH VERSION SOURCE_DATE_EPOCH
 
 rm -rf "$stage" "$out"
 mkdir -p "$stage/man" "$out"
