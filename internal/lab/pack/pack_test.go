@@ -29,7 +29,7 @@ const (
 )
 
 // quicker makes systemd impatient, so that the test need not wait.
-const quicker = "[Service]\nWatchdogSec=6s\nTimeoutAbortSec=1s\n"
+const quicker = "[Service]\nWatchdogSec=10s\nTimeoutAbortSec=1s\n"
 
 const (
 	config = "/etc/ctsight/ctsight.yml"
