@@ -17,11 +17,11 @@ type guest struct {
 // takes is about how many seconds the tests of a package take in an emulated machine, where
 // that is long. Nothing but the order of things depends on it.
 var takes = map[string]int{
-	"internal/lab/scenario": 360,
-	"internal/probe":        300,
+	"internal/lab/scenario": 450,
+	"internal/probe":        280,
 	"internal/pipeline":     90,
 	"cmd/ctsight":           70,
-	"internal/sandbox":      60,
+	"internal/sandbox":      35,
 	"internal/demo":         35,
 	"internal/netlab":       25,
 	"internal/ctnl":         25,
