@@ -103,8 +103,13 @@ func TestChart(t *testing.T) {
 	if out, err := helm("lint", "--strict", "--kube-version", kubernetes, chart); err != nil {
 		t.Errorf("%v\n%s", err, out)
 	}
-	if out, err := helm("template", "x", chart, "--kube-version", kubernetes, "--set", "prot=1"); err == nil {
-		t.Errorf("a value that is not there is taken:\n%s", out)
+	for _, set := range []string{"prot=1", "port=9782", "config.web.listen={127.0.0.1:9782}", "config.wbe.listen={:9781}", "scheme=https"} {
+		if out, err := helm("template", "x", chart, "--kube-version", kubernetes, "--set", set); err == nil {
+			t.Errorf("%s is taken:\n%.300s", set, out)
+		}
+	}
+	if _, err := helm("template", "x", chart, "--kube-version", kubernetes, "--set", "port=9782,config.web.listen={127.0.0.1:9782}"); err != nil {
+		t.Error(err)
 	}
 }
 

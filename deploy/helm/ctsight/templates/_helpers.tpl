@@ -38,6 +38,14 @@ labels:
 {{- /* The file of ctsight serve, with the socket of the runtime in it. */ -}}
 {{- define "ctsight.config" -}}
 {{- $config := deepCopy .Values.config }}
+{{- $port := printf ":%d" (int .Values.port) }}
+{{- $found := dict }}
+{{- range dig "web" "listen" (list ":9781") $config }}
+{{- if hasSuffix $port . }}{{ $_ := set $found "it" true }}{{ end }}
+{{- end }}
+{{- if not $found.it }}
+{{- fail (printf "config.web.listen has no address with port %d: change it or port" (int .Values.port)) }}
+{{- end }}
 {{- if .Values.criSocket }}
 {{- $_ := set $config "cri" (dict "socket" .Values.criSocket) }}
 {{- end }}
