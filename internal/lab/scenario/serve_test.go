@@ -84,18 +84,21 @@ func stats(t *testing.T, ns *netlab.NS) ctnl.Totals {
 	return ctnl.Sum(all)
 }
 
-// A real Prometheus with our rules watches a table of 20,000 fill at 400 a second
+// A real Prometheus with our rules watches a table of 20,000 fill at 300 a second
 // and overflow. Its counters are those of the ledger, none of them ever goes back,
 // and the alert fires before the first packet is lost.
 func TestServePrometheus(t *testing.T) {
 	if _, err := exec.LookPath("prometheus"); err != nil {
-		t.Skip("no prometheus in the guest: apt-get install prometheus")
+		t.Skip("no prometheus in the guest: make deps-test")
+	}
+	if k := lab.KernelName(); k != "" && k != "6.12" {
+		t.Skip("takes minutes, and nothing in it depends on the kernel: runs on 6.12")
 	}
 	r := router(t, netlab.Options{Name: "gw"})
 	s := sidecar.Start(t, exec.Command("ctsight")).Tracing(t)
 	p := sidecar.Scrape(t, s)
 	stop := s.NeverBack(t)
-	const most, rate = 20000, 400
+	const most, rate = 20000, 300
 	limit(t, r, most, noEvictions)
 	begin := time.Now()
 	flood(t, r, sources("198.51.100.1", 50, 600, netlab.Sink(0)), rate)
@@ -213,7 +216,7 @@ func TestServeModule(t *testing.T) {
 	}
 	stop := s.NeverBack(t)
 	flows()
-	for range 3 {
+	for range 2 {
 		was := newOnes()
 		until(t, "nf_conntrack goes", func() bool { return removed("nf_conntrack") })
 		if _, err := os.Stat("/proc/sys/net/netfilter/nf_conntrack_max"); err == nil {
@@ -232,7 +235,7 @@ func TestServeModule(t *testing.T) {
 		until(t, "it traces again", func() bool { return s.Code("/-/ready") == http.StatusOK })
 		again := time.Since(loaded)
 		t.Logf("loaded in %v, traced %v after; the start took %v here", loaded.Sub(begin).Round(time.Millisecond), again.Round(time.Millisecond), opening.Round(time.Millisecond))
-		if again > 2*time.Second+opening { // emulated, the verifier and patching the kernel take all that
+		if again > 2*(time.Second+opening) { // emulated, the verifier and patching the kernel take all that
 			t.Errorf("traces again after %v", again)
 		}
 		trace.LoadModules()
