@@ -19,7 +19,7 @@ import (
 // churn is how many namespaces come and go: 10,000 where they come fast.
 func churn() int {
 	if lab.InVM() && os.Getenv("CTSIGHT_LONG") == "" {
-		return 500
+		return 200
 	}
 	return 10000
 }
