@@ -3,7 +3,6 @@ package ctnl
 import (
 	"errors"
 	"fmt"
-	"sync/atomic"
 	"time"
 
 	"github.com/ti-mo/conntrack"
@@ -71,18 +70,23 @@ func (c *Conn) change(call func(*conntrack.Conn) error) error {
 			return sentinel(err)
 		}
 	}
-	var late atomic.Bool
-	timer := time.AfterFunc(replyTimeout, func() {
-		late.Store(true)
-		_ = c.changer.Close()
-	})
-	err := call(c.changer)
-	timer.Stop()
-	if late.Load() {
-		c.changer = nil
+	changer := c.changer
+	late, err := within(replyTimeout, func() error { return call(changer) }, func() { _ = changer.Close() })
+	if late {
+		c.changer = nil // it is closed, or will be in a moment
+	}
+	if late && err != nil {
 		return errors.Join(ErrTimeout, err)
 	}
 	return sentinel(err)
+}
+
+// within calls f, and end as well when f takes longer than d. late says that end was
+// called; it may still be running, or not even have begun.
+func within(d time.Duration, f func() error, end func()) (late bool, err error) {
+	timer := time.AfterFunc(d, end)
+	err = f()
+	return !timer.Stop(), err
 }
 
 // flowTuple converts to the library's type.
