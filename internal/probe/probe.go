@@ -334,6 +334,9 @@ func (p *Probe) RunBatches(ctx context.Context, n int, fn func([]event.Event) er
 	return p.run(ctx, &drain{p: p, many: fn, out: make([]event.Event, 0, n), evictions: map[uint32][]event.Event{}})
 }
 
+// scanEvery is how often a running probe looks whether modules have come or gone.
+const scanEvery = time.Second
+
 func (p *Probe) run(ctx context.Context, d *drain) error {
 	defer GoFirst()()
 	kicked := make(chan struct{})
@@ -344,7 +347,7 @@ func (p *Probe) run(ctx context.Context, d *drain) error {
 		}
 	}()
 	defer p.places.keepTidy()()
-	lastScan := time.Now()
+	lastScan, every := time.Now(), scanEvery
 	var idle pause
 	// A rescan takes long when a module has come; the rings go on meanwhile.
 	scan, scanning := make(chan error, 1), false
@@ -358,14 +361,17 @@ func (p *Probe) run(ctx context.Context, d *drain) error {
 		if err != nil {
 			return err
 		}
-		if !scanning && time.Since(lastScan) > time.Second {
+		if !scanning && time.Since(lastScan) > every {
 			scanning = true
 			go func() { scan <- p.Rescan() }()
 		}
 		select {
 		case err := <-scan:
-			if scanning, lastScan = false, time.Now(); err != nil {
+			if scanning, lastScan, every = false, time.Now(), scanEvery; err != nil {
 				return err
+			}
+			if p.coreAttached() != nil { // its module has gone and may come back any moment
+				every = scanEvery / 5
 			}
 		default:
 		}
