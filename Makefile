@@ -6,6 +6,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
 KERNELS ?= all
+ENGINE ?= docker
 BIN := bin
 export CGO_ENABLED := 0
 GO_SOURCES := $(shell find cmd internal -name '*.go' -o -name '*.o') go.mod go.sum
@@ -67,8 +68,8 @@ fmt: ## gofmt and clang-format
 package: build ## Debian and RPM packages, in bin/packages
 	@./deploy/package.sh
 
-image: build ## container image with nothing but the binary
-	docker build --build-arg VERSION=$$(git describe --always --dirty) --build-arg REVISION=$$(git rev-parse HEAD) -t ctsight:dev .
+image: build ## container image with nothing but the binary; ENGINE=podman for that
+	$(ENGINE) build --build-arg VERSION=$$(git describe --always --dirty) --build-arg REVISION=$$(git rev-parse HEAD) -t ctsight:dev .
 
 clean: ## remove what make has built; the cache of kernels stays
 	rm -rf $(BIN) ctsight-demo.html
