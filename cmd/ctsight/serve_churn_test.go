@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net"
 	"os"
+	"strings"
 	"testing"
 	"time"
 
@@ -88,6 +89,11 @@ func TestServeForgets(t *testing.T) {
 	r, err := netlab.NewRouter(netlab.Options{Name: "forgets"})
 	must(t, err)
 	s := sidecar.Start(t, ctsight(t), "--netns", "forgets-router").Tracing(t) // others may have entries too
+	for k := range s.Values(t) {
+		if name, _, _ := strings.Cut(k, "{"); name == "table_entries" && k != "table_entries{netns=forgets-router}" {
+			t.Errorf("--netns shows %s", k)
+		}
+	}
 	live := func() float64 { return s.Values(t)["live_entries"] }
 	_, err = r.SendFlows(t.Context(), netlab.Flows{Proto: event.ProtoUDP, Src: netlab.OneAddr(netlab.ClientV4), Dst: netlab.OneAddr(netlab.Sink(0)),
 		SPorts: netlab.Ports{First: 1024, N: 500}, DPorts: netlab.OnePort(53)}, netlab.SendOptions{})

@@ -486,7 +486,11 @@ func (w *Watch) Top(by agg.Dim, c agg.Column, n int, keep func(*agg.Key) bool) *
 
 // tableStates says how full the tables are. The lock is held.
 func (w *Watch) tableStates(tables []table, at event.Ktime) (out []agg.TableState) {
+	only := w.p.cfg.Filter.Kernel().NetNS
 	for _, t := range tables {
+		if only != 0 && t.ns.Inode != only { // of which no event is let through
+			continue
+		}
 		row := w.census.NetNS(t.ns.Inode, at)
 		s := agg.TableState{NetNS: t.ns.Inode, Name: t.ns.Name, Entries: uint64(t.fill.Count), Max: uint64(t.fill.Max),
 			Known: row.Live, Seeded: t.seeded, NewRate: row.S1}

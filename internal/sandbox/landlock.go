@@ -80,6 +80,15 @@ func Landlock(o Options) (string, error) {
 	return o.describe(abi), nil
 }
 
+// portsABI is the first ABI of Landlock that knows ports (6.7).
+const portsABI = 4
+
+// RestrictsPorts says whether Landlock, once it is applied, restricts ports on this kernel.
+func RestrictsPorts() bool {
+	abi, err := ll.LandlockGetABIVersion()
+	return err == nil && abi >= portsABI
+}
+
 func (o Options) rules() ([]landlock.Rule, error) {
 	var rules []landlock.Rule
 	for _, p := range append(slices.Clone(readable), o.Read...) {
@@ -125,7 +134,7 @@ func (o Options) describe(abi int) string {
 		s += " and " + strings.Join(o.Read, ", ")
 	}
 	s += "; writes " + list(o.Write)
-	if abi < 4 {
+	if abi < portsABI {
 		return s + "; ports as before (needs ABI 4)"
 	}
 	return s + "; listens on TCP " + ports(o.Listen) + "; connects to TCP " + ports(o.connect())
