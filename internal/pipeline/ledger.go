@@ -190,7 +190,7 @@ var (
 	errReused     = errors.New("the number went from one network namespace to another meanwhile; the kernel's counters of the first are gone with it")
 	errOverlooked = errors.New("the network namespace was not found at the beginning; the kernel's counters of then are not known")
 	errTooMany    = errors.New("more network namespaces at once than places for counters")
-	errHidden     = errors.New("the network namespace is not gone, but only processes hold it that may not be looked at: give it a name (ip netns attach), or see sandbox.landlock and cap_sys_ptrace")
+	errHidden     = errors.New("the network namespace has not ended but is not found: it is about to end, or only processes hold it that may not be looked at; give it a name (ip netns attach), or see sandbox.landlock and cap_sys_ptrace")
 )
 
 // succession says why the kernel's counters of two readings of a number are not

@@ -183,10 +183,10 @@ func TestServeHidden(t *testing.T) {
 				notes += b.Note
 			}
 		}
-		if !strings.Contains(notes, "not gone") {
+		if !strings.Contains(notes, "has not ended") {
 			t.Fatalf("the ledger notes %q", notes)
 		}
-		return strings.Count(s.Said(), "not gone") == 1
+		return strings.Count(s.Said(), "has not ended") == 1
 	})
 	if n := s.Values(t)["new_connections_total{family=ipv4,proto=udp}"]; n != 50 {
 		t.Errorf("%v new, sent 50", n)
