@@ -173,7 +173,7 @@ func waitModule(ctx context.Context) error {
 	t := time.NewTicker(200 * time.Millisecond)
 	defer t.Stop()
 	for {
-		if _, err := os.Stat("/proc/sys/net/netfilter/nf_conntrack_max"); err == nil {
+		if conntrackLoaded() {
 			return nil
 		}
 		select {
@@ -182,6 +182,13 @@ func waitModule(ctx context.Context) error {
 		case <-t.C:
 		}
 	}
+}
+
+// conntrackLoaded says whether nf_conntrack is in the kernel. Where it is not, nobody
+// may ask over netlink: the kernel would load it for us.
+func conntrackLoaded() bool {
+	_, err := os.Stat("/proc/sys/net/netfilter/nf_conntrack_max")
+	return err == nil
 }
 
 // Run delivers the events that match the filter, destroys with their lifetime.

@@ -248,33 +248,41 @@ func (w *Watch) now() event.Ktime {
 func (w *Watch) look(ctx context.Context) {
 	tick := time.NewTicker(lookEvery)
 	defer tick.Stop()
-	var listed time.Time
-	every := time.Duration(listEvery)
-	var read struct { // the last reading of the fills
-		at   time.Time
-		came uint64
-	}
+	var l looked
 	for {
-		t := time.Now()
-		if t.Sub(listed) >= every || w.strangers() {
-			listed = t
-			w.list()
-			every = max(listEvery, min(listShare*time.Since(t), listLeast))
+		if conntrackLoaded() { // or it may come back by itself, because somebody has asked
+			w.lookOnce(ctx, &l)
 		}
-		w.resync()
-		w.seed(ctx)
-		if came := w.cameSoFar(); came != read.came || t.Sub(read.at) >= listEvery {
-			w.fills()
-			read.at, read.came = t, came
-		}
-		w.judge()
-		w.forecast()
 		select {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
 		}
 	}
+}
+
+// looked is when what was looked at.
+type looked struct {
+	listed, read time.Time // namespaces, fills
+	every        time.Duration
+	came         uint64 // when the fills were read
+}
+
+func (w *Watch) lookOnce(ctx context.Context, l *looked) {
+	t := time.Now()
+	if t.Sub(l.listed) >= max(l.every, listEvery) || w.strangers() {
+		l.listed = t
+		w.list()
+		l.every = min(listShare*time.Since(t), listLeast)
+	}
+	w.resync()
+	w.seed(ctx)
+	if came := w.cameSoFar(); came != l.came || t.Sub(l.read) >= listEvery {
+		w.fills()
+		l.read, l.came = t, came
+	}
+	w.judge()
+	w.forecast()
 }
 
 // cameSoFar is a number that is another when something has happened.
