@@ -13,6 +13,8 @@ import (
 
 	"github.com/ctsight/ctsight/internal/lab"
 	"github.com/ctsight/ctsight/internal/lab/sidecar"
+	"github.com/ctsight/ctsight/internal/lab/trace"
+	"github.com/ctsight/ctsight/internal/sandbox"
 )
 
 // eventually waits for what takes long on an emulated machine.
@@ -63,6 +65,7 @@ func TestServeMistakes(t *testing.T) {
 // the answer, in the log and in the metrics. Requests are answered all the while.
 func TestServeReload(t *testing.T) {
 	lab.NeedRoot(t)
+	trace.LoadModules() // or it waits for them
 	file := filepath.Join(t.TempDir(), "c.yml")
 	write(t, file, "log: {level: info}\n")
 	s := sidecar.Start(t, ctsight(t), "--config.file", file)
@@ -104,6 +107,7 @@ func TestServeReload(t *testing.T) {
 // The page is there, and all that it refers to.
 func TestServePage(t *testing.T) {
 	lab.NeedRoot(t)
+	trace.LoadModules() // or it waits for them
 	s := sidecar.Start(t, ctsight(t)).Tracing(t)
 	doc := string(s.Get(t, "/"))
 	for _, want := range []string{"<h1>ctsight</h1>", "New connections", "counts since"} {
@@ -123,6 +127,7 @@ func TestServePage(t *testing.T) {
 // systemd is told of the start, of reloads, that it is alive, and of the end.
 func TestServeNotifies(t *testing.T) {
 	lab.NeedRoot(t)
+	trace.LoadModules() // or it waits for them
 	path := filepath.Join(t.TempDir(), "notify")
 	l, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
 	must(t, err)
@@ -154,7 +159,13 @@ func TestServeNotifies(t *testing.T) {
 	}
 	cmd := ctsight(t)
 	cmd.Env = append(cmd.Env, "NOTIFY_SOCKET="+path, "WATCHDOG_USEC=1000000")
-	s := sidecar.Start(t, cmd)
+	var args []string
+	if sandbox.RestrictsPorts() { // with Landlock too, which knows sockets since ABI 9
+		file := filepath.Join(t.TempDir(), "c.yml")
+		write(t, file, "sandbox: {landlock: on}\n")
+		args = []string{"--config.file", file}
+	}
+	s := sidecar.Start(t, cmd, args...)
 	wait("READY=1")
 	wait("WATCHDOG=1")
 	wait("WATCHDOG=1")

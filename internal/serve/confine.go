@@ -101,6 +101,9 @@ func (s *server) opened(c *config.Config) sandbox.Options {
 	if c.CRI.Socket != "" {
 		o.Sockets = append(o.Sockets, c.CRI.Socket)
 	}
+	if systemd := os.Getenv("NOTIFY_SOCKET"); filepath.IsAbs(systemd) { // else abstract, which is not restricted
+		o.Sockets = append(o.Sockets, systemd)
+	}
 	for _, r := range c.RemoteWrite {
 		if p, ok := portOf(r.URL); ok {
 			o.Connect = append(o.Connect, p)

@@ -61,6 +61,7 @@ type server struct {
 
 	mu       sync.Mutex
 	confined *sandbox.Options // nil: no Landlock
+	untold   string           // why systemd could not be told last time
 }
 
 // gcPercent is how much garbage there may be for what is live: half of what is
@@ -201,10 +202,18 @@ func (s *server) begun(status string) {
 	}
 }
 
-// told notes that systemd could not be told.
+// told notes that systemd could not be told, and the same thing only once.
 func (s *server) told(err error) {
+	text := ""
 	if err != nil {
-		s.log.Warn(view.OneLine(err))
+		text = view.OneLine(err)
+	}
+	s.mu.Lock()
+	again := text == s.untold
+	s.untold = text
+	s.mu.Unlock()
+	if text != "" && !again {
+		s.log.Warn(text)
 	}
 }
 
