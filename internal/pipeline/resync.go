@@ -3,6 +3,8 @@ package pipeline
 import (
 	"slices"
 	"time"
+
+	"github.com/ctsight/ctsight/internal/probe"
 )
 
 // What of the events was not told leaves the live entries wrong for good: after a
@@ -30,7 +32,7 @@ type syncState struct {
 func (w *Watch) gone() uint64 {
 	l := w.p.Loss()
 	n := l.Lost + l.Aggregated + l.ByStage["recursion"]
-	if lesser(w.p.Report().Backend) {
+	if _, hooks := w.p.Source.(*probe.Probe); !hooks { // its Report would wait for a rescan, and events for us
 		n += w.sync.left
 	}
 	return n
