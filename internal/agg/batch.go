@@ -1,6 +1,9 @@
 package agg
 
-import "github.com/ctsight/ctsight/internal/event"
+import (
+	"github.com/ctsight/ctsight/internal/event"
+	"github.com/ctsight/ctsight/internal/wyhash"
+)
 
 // Batch is how many events AddAll prepares at a time.
 const Batch = 64
@@ -17,7 +20,7 @@ type place struct {
 func (s *Census) locate(p *place, ns event.NetNS, zone uint16, t *event.Tuple) {
 	seed, k := s.cfg.Seed, &p.key[ByEdge]
 	k.fill(ns, zone, t)
-	src, dst := mixAddr(&k.src, seed), mixAddr(&k.dst, seed+1)
+	src, dst := wyhash.Addr(&k.src, seed), wyhash.Addr(&k.dst, seed+1)
 	p.id = identity(src, dst, k, t)
 	p.edge = k.combine(src, dst, seed)
 	for _, d := range s.cfg.Dims {

@@ -6,6 +6,7 @@ import (
 	"unsafe"
 
 	"github.com/ctsight/ctsight/internal/event"
+	"github.com/ctsight/ctsight/internal/wyhash"
 )
 
 // rowBytes is the size of a row.
@@ -97,7 +98,7 @@ func NewCensus(c CensusConfig, now event.Ktime) *Census {
 	s := &Census{cfg: c, began: now, last: now, live: NewLive[liveEntry](c.MaxLive, 0), lived: lived{all: Lifetimes{}}, contacts: newRecentSet(c.MaxRows)}
 	s.blocks.limit = c.MaxRows / 4
 	s.pools.limit = cmp.Or(c.MaxPools, DefaultPools)
-	s.none = mixAddr(&[16]byte{}, c.Seed+1)
+	s.none = wyhash.Addr(&[16]byte{}, c.Seed+1)
 	for _, d := range c.Dims {
 		s.dims[d] = newRows(d, c.MaxRows, c.Seed, &s.blocks)
 	}

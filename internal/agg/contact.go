@@ -4,6 +4,7 @@ import (
 	"unsafe"
 
 	"github.com/ctsight/ctsight/internal/event"
+	"github.com/ctsight/ctsight/internal/wyhash"
 )
 
 // Contact is the first contact of a source with an endpoint, whose outcome is
@@ -151,8 +152,10 @@ func (s *recentSet) bytes() int { return len(s.sets) * int(unsafe.Sizeof(recentL
 
 // Hashes of values that are counted as distinct: without a secret, so that the
 // estimates of two runs are the same.
-func distinctAddr(a *[16]byte, flags uint8) uint32 { return uint32(mixAddr(a, uint64(flags)) >> 32) }
+func distinctAddr(a *[16]byte, flags uint8) uint32 {
+	return uint32(wyhash.Addr(a, uint64(flags)) >> 32)
+}
 
 func endpointPort(t *event.Tuple) uint32 {
-	return uint32(mix(uint64(t.Dport), uint64(t.Proto)) >> 32)
+	return uint32(wyhash.Mix(uint64(t.Dport), uint64(t.Proto)) >> 32)
 }

@@ -4,10 +4,10 @@ import (
 	"bytes"
 	"cmp"
 	"encoding/binary"
-	"math/bits"
 	"net/netip"
 
 	"github.com/ctsight/ctsight/internal/event"
+	"github.com/ctsight/ctsight/internal/wyhash"
 )
 
 // Dim is what rows of a Census are about.
@@ -173,29 +173,13 @@ func (k *rowKey) compare(o *rowKey) int {
 }
 
 func (k *rowKey) hash(seed uint64) uint64 {
-	return k.combine(mixAddr(&k.src, seed), mixAddr(&k.dst, seed+1), seed)
+	return k.combine(wyhash.Addr(&k.src, seed), wyhash.Addr(&k.dst, seed+1), seed)
 }
 
 // combine is the hash, given those of the two addresses.
 func (k *rowKey) combine(src, dst, seed uint64) uint64 {
 	meta, rest := k.words()
-	return src ^ dst ^ mix(meta^seed, rest^mixB)
-}
-
-// Constants of wyhash (Wang Yi, public domain).
-const (
-	mixA = 0xa0761d6478bd642f
-	mixB = 0xe7037ed1a0b428db
-)
-
-// mix is one round of wyhash: the halves of a 128-bit product.
-func mix(a, b uint64) uint64 {
-	hi, lo := bits.Mul64(a^mixA, b^mixB)
-	return hi ^ lo
-}
-
-func mixAddr(a *[16]byte, seed uint64) uint64 {
-	return mix(binary.LittleEndian.Uint64(a[:])^seed, binary.LittleEndian.Uint64(a[8:]))
+	return src ^ dst ^ wyhash.Mix(meta^seed, rest^wyhash.B)
 }
 
 // identity is a hash of what the kernel keeps unique among live entries: netns,
@@ -207,6 +191,6 @@ func mixAddr(a *[16]byte, seed uint64) uint64 {
 func identity(src, dst uint64, k *rowKey, t *event.Tuple) uint64 {
 	meta := uint64(k.netns) | uint64(k.zone)<<32 | uint64(t.Sport)<<48
 	rest := uint64(t.Proto) | uint64(t.Dport)<<8 | uint64(k.known&3)<<24
-	h := mix(src^meta, dst^rest)
+	h := wyhash.Mix(src^meta, dst^rest)
 	return max(1, h&^(1<<63))
 }

@@ -181,3 +181,7 @@ func (l *Live[V]) Refused() uint64 { return l.refused }
 
 // Replaced counts inserts at an address that was in use: a destroy was missed.
 func (l *Live[V]) Replaced() uint64 { return l.replaced }
+
+// Touch reads the place of an entry, so that it is in the processor's cache when
+// it is needed. What it returns is of no use but to keep the read.
+func (l *Live[V]) Touch(ptr uint64) uint64 { return l.slots[l.home(ptr)].ptr }

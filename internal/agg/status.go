@@ -98,20 +98,6 @@ type ClassCount struct {
 	Count uint64
 }
 
-// Finding is an incident: contract, section 6.
-type Finding struct {
-	ID          string
-	Class       string // closed list of the contract
-	State       string // suspect, confirmed, cleared
-	Severity    string // page, feed, info
-	NetNS       event.NetNS
-	Source      netip.Prefix // invalid where there is none
-	First, Last time.Time
-	Why         string // one sentence with the numbers in it
-	Statistic   float64
-	Threshold   float64
-}
-
 // Sample is one second of the past.
 type Sample struct {
 	At      time.Time // its end
