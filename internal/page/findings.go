@@ -10,12 +10,10 @@ import (
 
 const findingRows = 20
 
-const cleared = "cleared"
-
 // open is how many findings are not cleared.
 func (d *doc) open() (n uint64) {
 	for i := range d.s.Findings {
-		if d.s.Findings[i].State != cleared {
+		if d.s.Findings[i].State != agg.Cleared {
 			n++
 		}
 	}
@@ -23,7 +21,7 @@ func (d *doc) open() (n uint64) {
 }
 
 func severity(s string) int {
-	if i := slices.Index([]string{"page", "feed", "info"}, s); i >= 0 {
+	if i := slices.Index([]string{agg.Page, agg.Feed, agg.Info}, s); i >= 0 {
 		return i
 	}
 	return 3
@@ -33,8 +31,8 @@ func severity(s string) int {
 func (d *doc) findings() {
 	all := slices.Clone(d.s.Findings)
 	slices.SortStableFunc(all, func(a, b agg.Finding) int {
-		if (a.State == cleared) != (b.State == cleared) {
-			if a.State == cleared {
+		if (a.State == agg.Cleared) != (b.State == agg.Cleared) {
+			if a.State == agg.Cleared {
 				return 1
 			}
 			return -1
@@ -56,22 +54,39 @@ func (d *doc) findings() {
 func (d *doc) finding(f *agg.Finding) {
 	class := markup("lv1")
 	switch {
-	case f.State == cleared:
+	case f.State == agg.Cleared:
 		class = "lv0"
-	case f.Severity == "page":
+	case f.Severity == agg.Page:
 		class = "lv3"
-	case f.Severity == "feed":
+	case f.Severity == agg.Feed:
 		class = "lv2"
 	}
 	d.put(`<li class="{}"><b>{}</b> <span class="word">{}</span> <span class="soft">`, class, view.Name(f.Class), view.Name(f.State))
-	switch {
-	case f.Source.IsSingleIP():
-		d.put(`{}, `, f.Source.Addr().String())
-	case f.Source.IsValid():
-		d.put(`{}, `, f.Source.String())
+	if f.Shape != "" {
+		d.put(`{}, `, view.Name(f.Shape))
+	}
+	if f.Source.IsValid() {
+		d.put(`{}, `, view.SourceText(f.Source))
 	}
 	if f.NetNS != 0 {
 		d.put(`netns {}, `, d.netnsName(f.NetNS))
 	}
-	d.put(`{} to {} UTC</span><br>{}</li>`, f.First.UTC().Format("01-02 15:04:05"), clock(f.Last), sentence(f.Why))
+	d.put(`{} to {} UTC</span><br>{}`, f.First.UTC().Format("01-02 15:04:05"), clock(f.Last), sentence(f.Why))
+	if f.WhyNotBenign != "" {
+		d.put(` <span class="soft">{}</span>`, sentence(f.WhyNotBenign))
+	}
+	d.listed(f)
+	d.put(` <code>{}</code></li>`, view.Name(f.ID)) // for ctsight explain
+}
+
+// listed says what a block list makes of an incident that is confirmed.
+func (d *doc) listed(f *agg.Finding) {
+	if f.State != agg.Confirmed || !f.Source.IsValid() {
+		return
+	}
+	if why := f.Unlisted(d.s.At); why != "" {
+		d.put(` <span class="soft">Block lists do not take it: {}.</span>`, sentence(why))
+		return
+	}
+	d.put(` <span class="soft">Block lists take it until {} UTC.</span>`, f.Expires.UTC().Format("01-02 15:04:05"))
 }

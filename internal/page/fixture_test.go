@@ -36,8 +36,8 @@ func gateway() *agg.Status {
 		Hooks:      []agg.HookState{{Symbol: "__nf_conntrack_confirm", Backend: "fentry"}, {Symbol: "nf_ct_gc_expired", Lost: "the cause of some timeouts"}},
 		Findings: []agg.Finding{
 			{ID: "1", Class: "table_filling", State: "confirmed", Severity: "page", NetNS: gw, First: now.Add(-4 * time.Minute), Last: now, Why: "gw holds 54,753 of 65,536 entries and will be full in 102 s."},
-			{ID: "2", Class: "scan", State: "confirmed", Severity: "feed", Source: netip.MustParsePrefix(scan + "/32"), NetNS: gw, First: now.Add(-5 * time.Minute), Last: now,
-				Why: "41,000 connections to 41,000 destinations, port 23, none answered."},
+			{ID: "2", Class: "scan", Shape: "horizontal", State: "confirmed", Severity: "feed", Source: netip.MustParsePrefix(scan + "/32"), NetNS: gw, Expires: now.Add(time.Hour), First: now.Add(-5 * time.Minute), Last: now,
+				Why: "41,000 connections to 41,000 destinations, port 23, none answered.", WhyNotBenign: "Others reach most of the destinations that they try."},
 			{ID: "3", Class: "rate_burst", State: "cleared", Severity: "info", First: now.Add(-9 * time.Hour), Last: now.Add(-9*time.Hour + time.Minute), Why: "12,000/s in 10 ms, every minute."},
 		},
 		Lifetimes: agg.Lifetimes{

@@ -153,7 +153,8 @@ func hostile() *agg.Status {
 	s.Examples[0].Dst = netip.Addr{}
 	for i := range s.Findings {
 		f := &s.Findings[i]
-		f.Class, f.State, f.Severity, f.Why = attack, attack, attack, attack+long
+		f.ID, f.Class, f.Shape, f.State, f.Severity, f.Why = attack, attack, attack, attack, attack, attack+long
+		f.WhyNotBenign, f.Suppress = attack+long, attack+long
 	}
 	s.Drops = append(s.Drops, agg.ReasonCount{Reason: 250, Count: 1 << 62})
 	s.History[300].New, s.History[300].Peak = 1<<63, 1e300
