@@ -1,0 +1,49 @@
+package detect
+
+// cache remembers two times of each of many hashes, in sets of four that are one
+// cache line: of those that fall into a set the four that were seen last.
+type cache struct {
+	sets [][ways]seen // a power of two
+}
+
+const ways = 4
+
+// seen is when something was met: seconds of Engine.second, 0 never.
+type seen struct {
+	hash uint64
+	last uint32
+	good uint32 // with goodNow in it: the last contact was answered, or is not decided
+}
+
+func newCache(n int) *cache { return &cache{make([][ways]seen, n/ways)} }
+
+func (c *cache) set(h uint64) *[ways]seen { return &c.sets[h>>24&uint64(len(c.sets)-1)] }
+
+func (c *cache) peek(h uint64) uint64 { return c.set(h)[0].hash }
+
+// find returns what is known of h, nil for nothing.
+func (c *cache) find(h uint64) *seen {
+	set := c.set(h)
+	for i := range set {
+		if set[i].hash == h {
+			return &set[i]
+		}
+	}
+	return nil
+}
+
+// get returns the place of h, a new one if need be.
+func (c *cache) get(h uint64) (s *seen, fresh bool) {
+	set := c.set(h)
+	oldest := 0
+	for i := range set {
+		if set[i].hash == h {
+			return &set[i], false
+		}
+		if set[i].last < set[oldest].last {
+			oldest = i
+		}
+	}
+	set[oldest] = seen{hash: h}
+	return &set[oldest], true
+}

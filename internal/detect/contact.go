@@ -1,0 +1,208 @@
+package detect
+
+import (
+	"time"
+
+	"github.com/ctsight/ctsight/internal/agg"
+	"github.com/ctsight/ctsight/internal/event"
+)
+
+// Outcome is what became of a contact.
+type Outcome uint8
+
+// Outcomes of contacts.
+const (
+	Answered   Outcome = iota // a TCP handshake was finished, of others a packet came back
+	Refused                   // killed by an RST before anything else came back
+	Unanswered                // nothing came back within 3 s
+	HalfOpen                  // the client took back what the server had accepted
+	Invalid                   // a probe that no entry is made for
+	Accepted                  // the server has accepted and the client is silent; of no sort until it ends
+)
+
+var outcomeNames = [...]string{"answered", "refused", "unanswered", "half_open", "invalid", "accepted"}
+
+// String returns the word of the contract.
+func (o Outcome) String() string { return outcomeNames[min(int(o), len(outcomeNames)-1)] }
+
+// failure says whether it speaks for a scan.
+func (o Outcome) failure() bool { return o != Answered && o != Accepted }
+
+const (
+	retention = 24 * time.Hour // of contacts and of evidence
+	knownFor  = time.Hour      // an endpoint that has answered may fail for so long without being evidence
+	// refusedWithin: a TCP entry that goes away unreplied so soon was refused, on
+	// backends that do not tell causes. The shortest timeout is that of CLOSE, 10 s.
+	refusedWithin = 9 * time.Second
+	// sampled is how many contacts with endpoints that were good are looked at each
+	// second.
+	sampled = 2048
+)
+
+// used is where outcomes came from.
+type used struct {
+	destroy, peek, timer, invalid bool
+	touched                       uint64 // keeps the compiler from leaving out what touch does
+}
+
+// arrive takes a new entry.
+func (d *Engine) arrive(e *event.Event, p *place) {
+	sec := d.second(e.Time)
+	s := d.source(e.NetNS, e.Zone, e.Orig.Src, p.src)
+	s.last = sec
+	if e.ByUser {
+		return
+	}
+	edge, first := d.edges.get(p.edge)
+	first = first || sec-edge.last > uint32(retention/time.Second)
+	edge.last = sec
+	flags := pendFlags(0)
+	if first {
+		flags = pendFirst
+	}
+	if first || edge.good == 0 || d.sample(sec) {
+		d.await(e, p, s, flags)
+	}
+}
+
+// sample says whether a contact with an endpoint that was good for its source is
+// looked at.
+func (d *Engine) sample(sec uint32) bool {
+	if d.sampling.second != sec {
+		d.sampling.second, d.sampling.n = sec, 0
+	}
+	d.sampling.n++
+	return d.sampling.n <= sampled
+}
+
+type sampling struct{ second, n uint32 }
+
+// depart takes an entry that has gone: what it says of the contact.
+func (d *Engine) depart(e *event.Event, p *place) {
+	was, waits := d.pending.Remove(p.id)
+	if waits && was.t > e.Time { // of an entry before it
+		d.pending.Insert(p.id, was)
+		waits = false
+	}
+	c := Contact{At: was.t, Orig: e.Orig, NetNS: e.NetNS, Zone: e.Zone}
+	if !waits {
+		if c.At = e.Time; e.HasLifetime {
+			c.At -= event.Ktime(e.Lifetime)
+		}
+	} else {
+		d.settle(&c, &was)
+	}
+	if o, known := ended(e, e.Time.Sub(c.At)); known && (waits || o != Answered) {
+		d.outcome(&c, e.Time, was.flags, o, "destroy")
+	}
+}
+
+// ended is what the end of an entry says of the contact that made it.
+func ended(e *event.Event, age time.Duration) (Outcome, bool) {
+	tcp, replied := e.Orig.Proto == event.ProtoTCP, e.Status&event.SeenReply != 0
+	expired := false
+	switch e.Cause {
+	case event.TimeoutGC, event.TimeoutLookup, event.TimeoutDump, event.Timeout, event.CauseUnknown:
+		expired = true
+	}
+	unsaid := e.Cause == event.Timeout || e.Cause == event.CauseUnknown
+	switch {
+	case e.Cause == event.TCPRstUnreplied, tcp && !replied && unsaid && age < refusedWithin:
+		return Refused, true
+	case replied && (!tcp || e.Status&event.Assured != 0):
+		return Answered, true
+	case replied && (expired || e.Cause == event.TCPReopen):
+		return HalfOpen, true
+	case !replied && expired:
+		return Unanswered, true
+	}
+	return 0, false // evicted, deleted, or its namespace went: says nothing of the contact
+}
+
+// outcome takes what became of a contact; flags say what was known of it before.
+func (d *Engine) outcome(c *Contact, now event.Ktime, flags pendFlags, o Outcome, how string) {
+	d.now = max(d.now, now)
+	sec := d.second(now)
+	var p place
+	d.locateTuple(&p, c.NetNS, c.Zone, &c.Orig)
+	s := d.source(c.NetNS, c.Zone, c.Orig.Src, p.src)
+	s.last = sec
+	j := judgement{Contact: c, place: &p, now: now, sec: sec, o: o, first: flags&pendFirst != 0, how: how}
+	switch {
+	case flags&pendSilent != 0:
+		j.before, j.judged = Unanswered, true
+	case flags&pendHalf != 0:
+		j.before, j.judged = HalfOpen, true
+	}
+	if j.judged && j.before == o {
+		return
+	}
+	good := d.goods.find(p.endpoint)
+	j.known = good != nil && good.good != 0 && sec-good.good <= uint32(knownFor/time.Second)
+	edge := d.edges.find(p.edge)
+	switch {
+	case o == Answered:
+		if good == nil {
+			good, _ = d.goods.get(p.endpoint)
+		}
+		good.last, good.good = sec, sec
+		if edge != nil {
+			edge.good = sec
+		}
+		if c.Orig.Proto == event.ProtoTCP {
+			s.flags |= proven
+		}
+	case o.failure():
+		if edge != nil {
+			edge.good = 0
+		}
+		if o == HalfOpen {
+			s.flags |= proven
+		}
+	}
+	d.scan.judge(d, s, &j)
+}
+
+// judgement is a contact with its outcome.
+type judgement struct {
+	*Contact
+	place  *place
+	now    event.Ktime
+	sec    uint32
+	o      Outcome
+	before Outcome // as it was judged before
+	judged bool    // it was
+	first  bool    // first contact of the source with the endpoint
+	known  bool    // the endpoint was good for somebody within the last hour
+	how    string  // destroy, peek, timer, invalid
+}
+
+func (d *Engine) example(j *judgement) agg.Contacted {
+	return agg.Contacted{At: d.cfg.Clock.At(j.At), Orig: j.Orig, Outcome: j.o.String()}
+}
+
+func (u *used) add(how string) {
+	switch how {
+	case "destroy":
+		u.destroy = true
+	case "peek":
+		u.peek = true
+	case "timer":
+		u.timer = true
+	case "invalid":
+		u.invalid = true
+	}
+}
+
+// names are for the finding.
+func (u *used) names() (out []string) {
+	for _, x := range []struct {
+		is   bool
+		name string
+	}{{u.destroy, "destroy"}, {u.peek, "peek"}, {u.timer, "timer"}, {u.invalid, "invalid"}} {
+		if x.is {
+			out = append(out, x.name)
+		}
+	}
+	return out
+}

@@ -1,0 +1,192 @@
+// Package detect finds scans, floods, bursts, leaks and outages in the stream of
+// events. Detectors are deterministic and live in event time: the same events and
+// looks give the same findings, live and after the fact. All state is bounded and
+// says what it left out; nothing here reads a clock, does I/O or locks. One
+// goroutine owns an Engine.
+//
+// The unit of evidence is the outcome of a contact of a source with an endpoint
+// (destination, port, protocol): answered, refused, unanswered. It is known from
+// the destroy of the entry, or from a look at it (Due, Seen), whichever is first.
+package detect
+
+import (
+	"net/netip"
+	"time"
+
+	"github.com/ctsight/ctsight/internal/agg"
+	"github.com/ctsight/ctsight/internal/event"
+)
+
+// Config says what an Engine watches for. Zero fields get the defaults.
+type Config struct {
+	Clock event.Clock // for the times in findings
+	Seed  uint64      // of the hash tables; a secret where sources may be hostile
+	// Tell is called with every finding that is new, has changed its state, or is
+	// raised again, in the order of time. It may keep it.
+	Tell func(*agg.Finding)
+	// Allow says why a source is neither listed nor paged, "" for no reason; nil
+	// allows nobody.
+	Allow func(netip.Addr, time.Time) string
+	// Internal says whether an address is ours; default: what is private, shared,
+	// link-local or loopback.
+	Internal func(netip.Addr) bool
+	// Step, if not nil, is called with every piece of evidence of a scan test.
+	Step func(*Step)
+
+	MaxSubjects  int // sources and prefixes, default 2^17
+	MaxRecords   int // of them with evidence of a scan, default 2^14
+	MaxIncidents int // default 2^13
+}
+
+// Step is one piece of evidence of a scan test: what happened, what it counted, and
+// where the statistic is now.
+type Step struct {
+	At        event.Ktime
+	Contact   Contact
+	Outcome   Outcome
+	Subject   netip.Prefix // the source, or its prefix
+	Key       string       // what is tested: port, destination, source
+	Increment float64      // of the log likelihood ratio
+	Statistic float64      // after it
+	Note      string       // why it counted nothing
+}
+
+// Contact is an entry as evidence.
+type Contact struct {
+	At    event.Ktime // of its insert
+	Orig  event.Tuple
+	NetNS event.NetNS
+	Zone  uint16
+}
+
+// State is what is known from elsewhere, once a second.
+type State struct {
+	Tables []agg.TableState
+	Pools  []agg.PoolState
+	Loss   agg.Loss
+}
+
+// Engine finds incidents.
+type Engine struct {
+	cfg   Config
+	start event.Ktime
+	now   event.Ktime // of the last event or tick
+	state State
+
+	subjects *table[subject]
+	records  int
+	edges    *cache // contacts of sources with endpoints
+	goods    *cache // endpoints that have answered
+	pending  *agg.Live[pending]
+	queues   [stages]queue
+	scan     scan
+	book     book
+	places   [batch]place
+	used     used
+	sampling sampling
+	outage   outage
+	over     Overflow
+}
+
+// Overflow counts what the bounds have left out.
+type Overflow struct {
+	Subjects  uint64 // sources and prefixes that made room for others
+	Records   uint64 // with evidence
+	Contacts  uint64 // contacts that were not looked at
+	Incidents uint64 // findings that made room for others
+}
+
+// batch is how many events are prepared at a time.
+const batch = 64
+
+// New returns an engine that begins at a time.
+func New(c Config, start event.Ktime) *Engine {
+	c.MaxSubjects, c.MaxRecords = orDefault(c.MaxSubjects, 1<<17), orDefault(c.MaxRecords, 1<<14)
+	c.MaxIncidents = orDefault(c.MaxIncidents, 1<<13)
+	if c.Internal == nil {
+		c.Internal = internal
+	}
+	if c.Tell == nil {
+		c.Tell = func(*agg.Finding) {}
+	}
+	d := &Engine{cfg: c, start: start, now: start,
+		subjects: newTable[subject](c.MaxSubjects, weaker),
+		edges:    newCache(1 << 18), goods: newCache(1 << 16),
+		pending: agg.NewLive[pending](1<<18, 0),
+	}
+	d.queues = newQueues()
+	d.scan = newScan()
+	d.book = newBook(d)
+	return d
+}
+
+func orDefault(n, d int) int {
+	if n > 0 {
+		return n
+	}
+	return d
+}
+
+// AddAll takes events in the order of their time. A destroy has its lifetime where
+// its insert was seen.
+func (d *Engine) AddAll(events []event.Event) {
+	for len(events) > 0 {
+		n := min(len(events), batch)
+		for i := range n {
+			d.locate(&d.places[i], &events[i])
+		}
+		d.touch(events[:n])
+		for i := range n {
+			d.add(&events[i], &d.places[i])
+		}
+		events = events[n:]
+	}
+}
+
+// Add is AddAll of one.
+func (d *Engine) Add(e *event.Event) {
+	d.locate(&d.places[0], e)
+	d.add(e, &d.places[0])
+}
+
+func (d *Engine) add(e *event.Event, p *place) {
+	d.now = max(d.now, e.Time)
+	switch e.Kind {
+	case event.New:
+		d.arrive(e, p)
+	case event.Destroy:
+		d.depart(e, p)
+	case event.Drop:
+	case event.Invalid:
+	}
+}
+
+// Tick ends a second of event time. now is no earlier than the last event.
+func (d *Engine) Tick(now event.Ktime, s State) {
+	d.now, d.state = max(d.now, now), s
+	d.scan.tick(d)
+	d.book.tick(d)
+}
+
+// Findings returns the incidents that are open, and those that were cleared in the
+// last day, the newest first.
+func (d *Engine) Findings() []agg.Finding { return d.book.all() }
+
+// Found returns how many incidents were raised since the start, by class.
+func (d *Engine) Found() []agg.ClassCount { return d.book.counts() }
+
+// Overflow returns what was left out so far.
+func (d *Engine) Overflow() Overflow { return d.over }
+
+// second is the time in whole seconds since a day before the start, never 0.
+func (d *Engine) second(t event.Ktime) uint32 {
+	return uint32(max(0, t.Sub(d.start)/time.Second) + 86400)
+}
+
+// internal says whether an address is of a kind that is not routed on the Internet
+// (RFC 1918, 6598, 3927, 4193, 4291).
+func internal(a netip.Addr) bool {
+	return a.IsPrivate() || a.IsLoopback() || a.IsLinkLocalUnicast() || sharedSpace.Contains(a)
+}
+
+var sharedSpace = netip.MustParsePrefix("100.64.0.0/10")

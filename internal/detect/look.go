@@ -1,0 +1,242 @@
+package detect
+
+import (
+	"time"
+
+	"github.com/ctsight/ctsight/internal/event"
+)
+
+// When a contact that nothing has decided is looked at. The first look finds what
+// was answered at once, so that failures, which a RST tells within a round trip, are
+// not weighed while successes made beside them are still unknown. The second is the
+// time within which a contact has to be answered (detection.md, tau). The others
+// find late answers, which take back what silence has counted: the second and the
+// fifth retransmission of a SYN come after 3 and 63 s.
+var lookAfter = [stages]time.Duration{200 * time.Millisecond, 3 * time.Second, 30 * time.Second, 90 * time.Second}
+
+const (
+	early = iota
+	judged
+	late
+	latest
+	stages
+)
+
+// Places in the queues: of the contacts of 3 s at some 20,000 a second, and of some
+// of those that stayed unanswered.
+var queueLimit = [stages]int{1 << 16, 1 << 16, 1 << 13, 1 << 13}
+
+// Look is an entry that is to be looked at.
+type Look struct {
+	Ptr uint64 // kernel address, 0 where it is not known
+	Contact
+
+	id    uint64
+	stage uint8
+}
+
+// Seen is what a look has shown.
+type Seen struct {
+	// Known is false where it could not be looked: then silence is what the timer
+	// says.
+	Known    bool
+	Live     bool // in the table; otherwise its destroy tells, or has told
+	Status   event.Status
+	TCPState event.TCPState
+}
+
+// pending is an entry whose outcome is not known, or was silence.
+type pending struct {
+	t event.Ktime // of its insert
+	// early is its number in the first queue plus one while it waits there.
+	early uint32
+	flags pendFlags
+}
+
+type pendFlags uint8
+
+const (
+	pendFirst  pendFlags = 1 << iota // first contact
+	pendSilent                       // counts as unanswered
+	pendHalf                         // counts as half open
+)
+
+// waiting is a place in a queue.
+type waiting struct {
+	t      event.Ktime // of the insert
+	ptr    uint64
+	id     uint64
+	orig   event.Tuple
+	netns  event.NetNS
+	before uint32 // number of the contact of this source before it plus one, in the first queue
+	zone   uint16
+}
+
+// queue is a ring of contacts in the order of their time. Numbers count up from the
+// first that ever was in it.
+type queue struct {
+	ring       []waiting
+	head, tail uint32 // numbers
+	limit      int
+}
+
+func newQueues() (q [stages]queue) {
+	for i := range q {
+		q[i].limit = queueLimit[i]
+	}
+	return q
+}
+
+func (q *queue) len() int { return int(q.tail - q.head) }
+
+func (q *queue) at(n uint32) *waiting { return &q.ring[n&uint32(len(q.ring)-1)] }
+
+// push returns the number of what it has put in, false when there is no room.
+func (q *queue) push(w *waiting) (uint32, bool) {
+	if q.len() == len(q.ring) {
+		if len(q.ring) == q.limit {
+			return 0, false
+		}
+		bigger := make([]waiting, max(256, 2*len(q.ring)))
+		for n := q.head; n != q.tail; n++ {
+			bigger[n&uint32(len(bigger)-1)] = *q.at(n)
+		}
+		q.ring = bigger
+	}
+	*q.at(q.tail) = *w
+	q.tail++
+	return q.tail - 1, true
+}
+
+// await has a contact looked at.
+func (d *Engine) await(e *event.Event, p *place, s *subject, flags pendFlags) {
+	w := waiting{t: e.Time, ptr: e.Ptr, id: p.id, orig: e.Orig, netns: e.NetNS, zone: e.Zone, before: s.newest}
+	n, ok := d.queues[early].push(&w)
+	if !ok || !d.pending.Insert(p.id, pending{t: e.Time, early: n + 1, flags: flags}) {
+		d.over.Contacts++
+		return
+	}
+	s.newest = n + 1
+	if flags&pendFirst != 0 {
+		s.pend++
+		if r := s.record; r != nil {
+			r.each(e.Orig, func(k *key) { k.pend++ })
+		}
+	}
+}
+
+// Due takes the entries that are to be looked at now, at most as many as fit into
+// into. Called until there are none, ten times a second of event time.
+func (d *Engine) Due(now event.Ktime, into []Look) []Look {
+	into = into[:0]
+	for stage := range d.queues {
+		q := &d.queues[stage]
+		for ; q.len() > 0 && len(into) < cap(into); q.head++ {
+			w := q.at(q.head)
+			if w.t+event.Ktime(lookAfter[stage]) > now {
+				break
+			}
+			if p := d.pending.Get(w.id); p != nil && p.t == w.t {
+				into = append(into, Look{Ptr: w.ptr, Contact: Contact{At: w.t, Orig: w.orig, NetNS: w.netns, Zone: w.zone}, id: w.id, stage: uint8(stage)})
+			}
+		}
+	}
+	return into
+}
+
+// NextDue is when there will be something to look at, false for never.
+func (d *Engine) NextDue() (at event.Ktime, any bool) {
+	for stage := range d.queues {
+		if q := &d.queues[stage]; q.len() > 0 {
+			if t := q.at(q.head).t + event.Ktime(lookAfter[stage]); !any || t < at {
+				at, any = t, true
+			}
+		}
+	}
+	return at, any
+}
+
+// Seen takes what a look at a time has shown.
+func (d *Engine) Seen(l *Look, now event.Ktime, seen Seen) {
+	p := d.pending.Get(l.id)
+	if p == nil || p.t != l.At {
+		return // destroyed meanwhile, which has told
+	}
+	d.now = max(d.now, now)
+	src := "timer"
+	if seen.Known {
+		src = "peek"
+	}
+	if seen.Known && !seen.Live {
+		d.settle(&l.Contact, p)
+		d.pending.Remove(l.id) // its destroy was lost
+		return
+	}
+	o, known := l.shows(&seen)
+	switch {
+	case known && o == Answered:
+		c := l.Contact
+		was := *p
+		d.settle(&c, &was)
+		d.pending.Remove(l.id)
+		d.outcome(&c, now, was.flags, Answered, src)
+		return
+	case l.stage == early:
+		d.settle(&l.Contact, p)
+	case known && o == HalfOpen && p.flags&pendHalf == 0, l.stage == judged && !known:
+		if !known {
+			o = Unanswered
+		}
+		flags := p.flags
+		if p.flags |= pendHalf; o == Unanswered {
+			p.flags |= pendSilent
+			p.flags &^= pendHalf
+		}
+		d.outcome(&l.Contact, now, flags, o, src)
+	}
+	if next := l.stage + 1; next < stages {
+		w := waiting{t: l.At, ptr: l.Ptr, id: l.id, orig: l.Orig, netns: l.NetNS, zone: l.Zone}
+		if _, ok := d.queues[next].push(&w); !ok && next == judged {
+			d.over.Contacts++
+		}
+	}
+}
+
+// shows is what the state of an entry says of the contact. A TCP connection that was
+// accepted is no success before the client has taken it up: behind a gateway every
+// SYN of a flood gets its SYN-ACK.
+func (l *Look) shows(s *Seen) (Outcome, bool) {
+	switch {
+	case s.Status&event.SeenReply == 0:
+		return 0, false
+	case l.Orig.Proto != event.ProtoTCP, s.Status&event.Assured != 0:
+		return Answered, true
+	case s.TCPState == event.TCPClose:
+		return HalfOpen, true
+	}
+	return Accepted, l.stage >= judged
+}
+
+// settle ends the time in which a contact may yet be answered at once.
+func (d *Engine) settle(c *Contact, p *pending) {
+	if p.early == 0 {
+		return
+	}
+	p.early = 0
+	if p.flags&pendFirst == 0 {
+		return
+	}
+	var at place
+	d.locateTuple(&at, c.NetNS, c.Zone, &c.Orig)
+	s := d.subjects.find(at.src)
+	if s == nil {
+		return
+	}
+	s.pend -= min(s.pend, 1)
+	if s.record != nil {
+		s.record.each(c.Orig, func(k *key) { k.pend -= min(k.pend, 1) })
+		if s.record.begun == 0 {
+			d.scan.check(d, s, d.now, threshold)
+		}
+	}
+}

@@ -1,0 +1,605 @@
+package detect
+
+import (
+	"fmt"
+	"math"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/ctsight/ctsight/internal/agg"
+	"github.com/ctsight/ctsight/internal/event"
+)
+
+// D1 and D2: scans, fast and slow, by one source or out of one prefix.
+//
+// A sequential test (Wald; Jung, Paxson, Berger, Balakrishnan 2004) reflected at 0,
+// so that nobody earns trust with successes, of the outcomes of first contacts,
+// for each port, each destination and all of a source:
+//
+//	L <- max(0, L + increment), increment = ln((1-theta1)/(1-theta0)) of a failure,
+//	ln(theta1/theta0) of a success, theta1 = .2, theta0 = .8 or less when everybody
+//	fails (outage.go); half of it for what is half open, and for UDP that stays
+//	unanswered where others of the source's have been answered
+//
+// It is crossed at L >= ln(.99/alpha), alpha = 1e-6, with ten endpoints that failed.
+// There is no window: ten failures in a day are ten failures (retention). L is a
+// natural logarithm of a likelihood ratio. Crossed, it is suspect; confirmed makes
+// it what nothing benign explains.
+const (
+	alpha       = 1e-6
+	theta1      = .2
+	theta0      = .8
+	leastFailed = 10
+	blockSides  = 5 // destinations and ports at least, to test all of a source as one
+	sureFailed  = 25
+	newWindow   = 30 * time.Second
+	// Who comes back to what fails is no scanner: failures per endpoint, and for
+	// how long no new endpoint has failed. A scanner asks again too, but soon.
+	revisits  = 3
+	revisitIn = 2 * time.Minute
+	soon      = 30 * time.Second
+	doubtFor  = 15 * time.Minute // a confirmed one may yet turn out as polling
+	p2pGood   = .1               // answered share of peer-to-peer, at least
+	p2pSide   = 1.5              // endpoints per destination or port, at most
+	otherUDP  = 10               // UDP endpoints that have answered make others that do not count half
+)
+
+var threshold = math.Log(.99 / alpha)
+
+// prefixPenalty: among a hundred prefixes as among a thousand sources.
+var prefixPenalty = math.Log(10)
+
+// prefixSources is how many sources of a prefix have to fail.
+const prefixSources = 3
+
+// scan is the state of the test beside that of the subjects.
+type scan struct {
+	failure, success float64 // increments
+	open             []uint64
+	prefixes         []uint64 // to be looked at with the next tick
+}
+
+func newScan() scan {
+	return scan{failure: math.Log((1 - theta1) / (1 - theta0)), success: math.Log(theta1 / theta0)}
+}
+
+// judge takes the outcome of a contact of s.
+func (n *scan) judge(d *Engine, s *subject, j *judgement) {
+	if r := s.record; r != nil && j.now-r.last > event.Ktime(retention) {
+		d.letGo(s)
+		s.first = once{}
+	}
+	if !j.first || j.o == Accepted {
+		if r := s.record; r != nil && j.o.failure() && !j.judged && r.failed.has(j.place.endpoint) {
+			n.again(r, j)
+			d.step(s, j, nil, 0, "tried again")
+		}
+		return
+	}
+	n.count(d, s, j, threshold)
+	n.prefix(d, s, j)
+}
+
+// prefix counts for the network of a source what the source itself is not known for.
+func (n *scan) prefix(d *Engine, s *subject, j *judgement) {
+	if s.record != nil && s.record.begun != 0 {
+		return
+	}
+	net := prefixOf(s.addr)
+	p := d.network(s, net)
+	p.last = j.sec
+	n.count(d, p, j, threshold+prefixPenalty)
+	if r := p.record; r != nil && j.o.failure() {
+		r.from.add(s.hash)
+	}
+	if p.record != nil && p.flags&watched == 0 {
+		p.flags |= watched
+		n.prefixes = append(n.prefixes, p.hash)
+	}
+}
+
+// network returns the prefix of a source.
+func (d *Engine) network(s *subject, net netip.Prefix) *subject {
+	t := event.Tuple{Src: net.Addr(), Dst: net.Addr(), Proto: uint8(net.Bits()), Dport: 1}
+	var at place
+	d.locateTuple(&at, s.netns, s.zone, &t)
+	p, fresh := d.subjects.get(at.edge, d.gone)
+	if fresh {
+		p.hash, p.addr, p.bits, p.netns, p.zone = at.edge, net.Addr(), uint8(net.Bits()), s.netns, s.zone
+	}
+	return p
+}
+
+// count weighs the first contact of a subject.
+func (n *scan) count(d *Engine, s *subject, j *judgement, h float64) {
+	fails, failed := j.o.failure(), j.judged
+	switch {
+	case !failed:
+		s.contacts++
+	case !fails:
+		s.failed -= min(s.failed, 1)
+	}
+	switch {
+	case !fails:
+		s.answered++
+		if j.Orig.Proto == event.ProtoUDP && s.udp < math.MaxUint16 {
+			s.udp++
+		}
+	case !failed:
+		s.failed++
+	}
+	if fails && !failed && (j.known || d.frozen()) {
+		s.contacts--
+		s.failed--
+		if s.record != nil {
+			s.record.tally.excused++
+		}
+		d.step(s, j, nil, 0, "the endpoint was good, or everybody fails")
+		return
+	}
+	if s.record == nil && !n.begin(d, s, j) {
+		return
+	}
+	r := s.record
+	r.used.add(j.how)
+	switch {
+	case !fails && failed:
+		n.takeBack(d, s, j)
+	case !fails:
+		r.tally.answered++
+		r.each(j.Orig, func(k *key) { n.good(d, s, j, k) })
+		n.through(d, s, j)
+	case failed:
+		n.change(d, s, j)
+	default:
+		n.fail(d, s, j)
+	}
+	if s.bits == 0 {
+		n.check(d, s, j.now, h)
+	}
+}
+
+// begin keeps the first failing contact, and says whether there is a record, which
+// begins with the second.
+func (n *scan) begin(d *Engine, s *subject, j *judgement) bool {
+	f := &s.first
+	if f.hash != 0 && j.now-f.at > event.Ktime(retention) {
+		*f = once{}
+	}
+	switch {
+	case !j.o.failure():
+		if f.hash == j.place.endpoint && j.judged {
+			*f = once{}
+		}
+		return false
+	case f.hash == 0:
+		*f = once{c: *j.Contact, at: j.now, outcome: j.o, hash: j.place.endpoint}
+		s.base = s.answered
+		return false
+	case f.hash == j.place.endpoint:
+		f.outcome = j.o
+		return false
+	}
+	r := d.promote(s)
+	r.tally.answered = uint64(s.answered - s.base)
+	was := *j
+	var at place
+	d.locateTuple(&at, s.netns, s.zone, &f.c.Orig)
+	was.Contact, was.place, was.now, was.o, was.sec, was.judged = &f.c, &at, f.at, f.outcome, d.second(f.at), false
+	n.fail(d, s, &was)
+	if s.answered > s.base { // between the two, of whichever port
+		r.each(f.c.Orig, func(k *key) { k.lambda = max(0, k.lambda+n.success*float64(s.answered-s.base)) })
+	}
+	return true
+}
+
+// again counts an endpoint that failed once more.
+func (n *scan) again(r *record, j *judgement) {
+	r.tally.again++
+	if r.used.add(j.how); j.At-r.fresh > event.Ktime(soon) {
+		r.returned++
+	}
+}
+
+// weight is what a failure counts.
+func (n *scan) weight(s *subject, j *judgement, o Outcome) float64 {
+	if o == HalfOpen || o == Unanswered && j.Orig.Proto == event.ProtoUDP && s.udp >= otherUDP {
+		return n.failure / 2
+	}
+	return n.failure
+}
+
+func (n *scan) good(d *Engine, s *subject, j *judgement, k *key) {
+	k.contacts++
+	k.answered++
+	k.last = j.sec
+	k.lambda = max(0, k.lambda+n.success)
+	d.step(s, j, k, n.success, "")
+}
+
+func (n *scan) fail(d *Engine, s *subject, j *judgement) {
+	r := s.record
+	if !r.failed.add(j.place.endpoint) {
+		n.again(r, j)
+		return
+	}
+	if j.before = j.o; r.failed.full {
+		d.over.Contacts++
+	}
+	r.dst.add(j.place.dst)
+	r.port.add(uint64(port(&j.Orig))<<8 | uint64(j.Orig.Proto) + 1)
+	*r.tally.of(j.o)++
+	r.last, r.fresh, r.returned = j.now, j.now, 0
+	if e := d.example(j); len(r.sample) < samples {
+		r.sample = append(r.sample, e)
+	} else {
+		r.sample[samples-1] = e
+	}
+	w := n.weight(s, j, j.o)
+	window := uint32(j.now/event.Ktime(newWindow)) + 1
+	r.each(j.Orig, func(k *key) {
+		k.contacts++
+		k.failing++
+		k.last = j.sec
+		k.lambda += w
+		if k.window != window {
+			k.window = window
+			k.windows++
+			if r.begun != 0 && window != uint32(r.begun/event.Ktime(newWindow))+1 {
+				k.after++
+			}
+		}
+		d.step(s, j, k, w, "")
+	})
+}
+
+// samples of contacts in a finding: the first two and the last.
+const samples = 3
+
+// takeBack undoes what silence has counted: the contact was answered after all.
+func (n *scan) takeBack(d *Engine, s *subject, j *judgement) {
+	r := s.record
+	if !r.failed.has(j.place.endpoint) {
+		return
+	}
+	r.failed.remove(j.place.endpoint)
+	r.dst.remove(j.place.dst)
+	r.port.remove(uint64(port(&j.Orig))<<8 | uint64(j.Orig.Proto) + 1)
+	if t := r.tally.of(j.before); *t > 0 {
+		*t--
+	}
+	r.tally.answered++
+	undo := -n.weight(s, j, j.before) + n.success
+	r.each(j.Orig, func(k *key) {
+		k.failing -= min(k.failing, 1)
+		k.answered++
+		k.last = j.sec
+		k.lambda = max(0, k.lambda+undo)
+		d.step(s, j, k, undo, "answered late")
+	})
+}
+
+// change is for silence that turned out as something else that is no success.
+func (n *scan) change(d *Engine, s *subject, j *judgement) {
+	r := s.record
+	if !r.failed.has(j.place.endpoint) {
+		return
+	}
+	if t := r.tally.of(j.before); *t > 0 {
+		*t--
+	}
+	*r.tally.of(j.o)++
+	r.last = j.now
+	w := n.weight(s, j, j.o) - n.weight(s, j, j.before)
+	r.each(j.Orig, func(k *key) {
+		k.lambda = max(0, k.lambda+w)
+		d.step(s, j, k, w, "was "+j.before.String())
+	})
+}
+
+func (t *tally) of(o Outcome) *uint64 {
+	switch o {
+	case Refused:
+		return &t.refused
+	case HalfOpen:
+		return &t.half
+	case Invalid:
+		return &t.invalid
+	}
+	return &t.unanswered
+}
+
+// step tells who explains.
+func (d *Engine) step(s *subject, j *judgement, k *key, w float64, note string) {
+	if d.cfg.Step == nil {
+		return
+	}
+	x := &Step{At: j.now, Contact: *j.Contact, Outcome: j.o, Subject: s.prefix(), Increment: w, Note: note}
+	if k != nil {
+		x.Key, x.Statistic = k.name(), k.lambda
+	}
+	d.cfg.Step(x)
+}
+
+func (k *key) name() string {
+	switch {
+	case k.what.IsValid():
+		return "destination " + k.what.String()
+	case k.used:
+		return "port " + event.ProtoName(k.proto) + "/" + fmt.Sprint(k.port)
+	}
+	return "source"
+}
+
+// crossed says whether a test is: what may yet be answered counts as if it had
+// been.
+func (k *key) crossed(h float64) bool {
+	return k.lambda >= h && k.failing >= leastFailed && 2*(k.answered+k.pend) < k.contacts+k.pend
+}
+
+// leading is the test that is crossed with the most endpoints, nil for none.
+func (r *record) leading(h float64) (best *key) {
+	take := func(k *key) {
+		if k.crossed(h) && (best == nil || k.failing > best.failing || k.failing == best.failing && k.lambda > best.lambda) {
+			best = k
+		}
+	}
+	for i := range slots {
+		take(&r.dsts[i])
+		take(&r.ports[i])
+	}
+	if r.dst.len() >= blockSides && r.port.len() >= blockSides {
+		take(&r.all)
+	}
+	return best
+}
+
+// check looks whether something is to be told of a subject.
+func (n *scan) check(d *Engine, s *subject, now event.Ktime, h float64) {
+	r := s.record
+	if r.begun == 0 {
+		if r.top() < h {
+			return
+		}
+	}
+	k := r.leading(h)
+	if k == nil {
+		return
+	}
+	if r.begun == 0 {
+		r.begun = now
+		n.open = append(n.open, s.hash)
+	}
+	i := d.book.open(s.incident("scan"), r.first, now)
+	i.quiet = retention
+	i.changed = i.changed || i.last != r.last
+	i.last = r.last
+	state := agg.Suspect
+	if i.f.State == agg.Confirmed || r.sure(k) {
+		state = agg.Confirmed
+	}
+	if state == i.f.State {
+		return
+	}
+	r.fill(d, s, k, h, i)
+	hash := s.hash
+	i.refill = func() { // s may be another's by then
+		if s := d.subjects.find(hash); s != nil && s.record == r {
+			if best := r.leading(h); best != nil {
+				k = best
+			}
+			r.fill(d, s, k, h, i)
+		}
+	}
+	i.f.State = state
+	d.book.tell(i, now)
+}
+
+// through notes that a scanner was let in: the first endpoint that took up its
+// connection after it was confirmed.
+func (n *scan) through(d *Engine, s *subject, j *judgement) {
+	r := s.record
+	if r.through.IsValid() || r.begun == 0 || j.Orig.Proto != event.ProtoTCP || j.At < r.last {
+		return
+	}
+	i := d.book.find(s.incident("scan"))
+	if i == nil || i.f.State != agg.Confirmed {
+		return
+	}
+	r.through = netip.AddrPortFrom(j.Orig.Dst, j.Orig.Dport)
+	i.fill()
+	d.book.tell(i, j.now)
+}
+
+// incident says which one it is.
+func (s *subject) incident(class string) incidentKey {
+	return incidentKey{class: class, netns: s.netns, zone: s.zone, source: s.prefix()}
+}
+
+// sure says whether a test that is crossed is more than suspect.
+func (r *record) sure(k *key) bool {
+	if r.p2p() && (k.what.IsValid() || k == &r.all || 2*int(k.failing) < r.failed.len()) {
+		return false
+	}
+	good := float64(k.answered) / float64(max(1, k.contacts))
+	again := float64(r.tally.again) / float64(max(1, r.failed.len()))
+	switch {
+	case k.what.IsValid() && k.answered == 0: // ten ports of one host, none ever good
+		return true
+	case k.failing >= sureFailed && good < theta1:
+		return true
+	}
+	return (k.after >= 2 || k.windows >= 4) && again+1 < revisits
+}
+
+// p2p says whether the contacts look like those of peer-to-peer: about as many
+// endpoints as there are destinations or ports, and some of them answer.
+func (r *record) p2p() bool {
+	d, p, n := r.dst.len(), r.port.len(), float64(r.failed.len())
+	return d >= blockSides && p >= blockSides && n <= p2pSide*float64(max(d, p)) &&
+		float64(r.tally.answered) >= p2pGood*(float64(r.tally.answered)+n)
+}
+
+// tick looks after prefixes, and after those that may turn out to be polling.
+func (n *scan) tick(d *Engine) {
+	for _, h := range n.prefixes {
+		p := d.subjects.find(h)
+		if p == nil || p.record == nil {
+			continue
+		}
+		if p.flags &^= watched; p.record.from.len() >= prefixSources {
+			n.check(d, p, d.now, threshold+prefixPenalty)
+		}
+	}
+	n.prefixes = n.prefixes[:0]
+	n.open = slices.DeleteFunc(n.open, func(h uint64) bool {
+		s := d.subjects.find(h)
+		return s == nil || s.record == nil || n.settled(d, s)
+	})
+}
+
+// settled says whether a suspect needs no more looking after.
+func (n *scan) settled(d *Engine, s *subject) bool {
+	r := s.record
+	i := d.book.find(s.incident("scan"))
+	if i == nil || i.f.State == agg.Cleared {
+		return true
+	}
+	if failed := uint64(r.failed.len()); r.returned >= failed && r.tally.again >= (revisits-1)*failed && d.now-r.fresh >= event.Ktime(revisitIn) {
+		n.polling(d, s, i)
+		return true
+	}
+	return i.f.State == agg.Confirmed && d.now-r.begun > event.Ktime(doubtFor)
+}
+
+// polling explains a scan away: who is back at the same endpoints again and again
+// asks for something that is not there any more.
+func (n *scan) polling(d *Engine, s *subject, i *incident) {
+	r := s.record
+	p := d.book.open(s.incident("polling_dead_targets"), r.first, d.now)
+	p.quiet, p.last = time.Hour, r.last
+	r.fill(d, s, &r.all, threshold, p)
+	f := &p.f
+	f.State, f.Severity, f.Shape = agg.Confirmed, agg.Info, ""
+	f.Statistic, f.Threshold = float64(r.tally.again)/float64(r.failed.len())+1, revisits
+	f.Why = fmt.Sprintf("%s came back to %d endpoints that do not answer, %d times in all, and to no new one for %s",
+		s.prefix().Addr(), r.failed.len(), r.tally.again, d.now.Sub(r.fresh).Round(time.Second))
+	f.WhyNotBenign = ""
+	d.book.tell(p, d.now)
+	i.f.Why += "; it is polling dead targets"
+	d.book.clear(i, d.now)
+	r.begun = 0
+	for k := range slots {
+		r.ports[k].lambda, r.dsts[k].lambda = 0, 0
+	}
+	r.all.lambda = 0
+}
+
+// shape is the shape of what has failed.
+func (r *record) shape() string {
+	d, p, n := r.dst.len(), r.port.len(), r.failed.len()
+	switch {
+	case d >= 3 && p >= 3 && float64(n) >= .8*float64(d*p):
+		return "strobe"
+	case p <= 3 && d > p:
+		return "horizontal"
+	case d <= 3:
+		return "vertical"
+	}
+	return "block"
+}
+
+// fill writes what is known into a finding.
+func (r *record) fill(d *Engine, s *subject, k *key, h float64, i *incident) {
+	f, t := &i.f, &r.tally
+	f.Shape = r.shape()
+	f.Statistic, f.Threshold = k.lambda, h
+	f.Spoofable = s.flags&proven == 0
+	f.Evidence = agg.Evidence{
+		Contacts: uint64(r.failed.len()) + t.answered + uint64(s.pend), Attempts: uint64(r.failed.len()) + t.again,
+		Answered: t.answered, Refused: t.refused, Unanswered: t.unanswered, HalfOpen: t.half, Invalid: t.invalid,
+		Pending: uint64(s.pend), Excused: t.excused,
+		Dsts: uint64(r.dst.len()), Dports: uint64(r.port.len()), Sources: uint64(r.from.len()),
+		Estimated: r.failed.full || r.dst.full || r.port.full,
+		Figures:   []agg.Figure{{Name: "alpha", Value: alpha}},
+		Used:      r.used.names(), Samples: slices.Clone(r.sample),
+	}
+	f.Severity = agg.Feed
+	if s.bits == 0 && (d.cfg.Internal(s.addr) || r.through.IsValid()) {
+		f.Severity = agg.Page
+	}
+	if r.p2p() {
+		f.Severity = agg.Info
+	}
+	took := r.last.Sub(r.first)
+	what := fmt.Sprintf("%d destinations on %d ports", r.dst.len(), r.port.len())
+	switch f.Shape {
+	case "vertical":
+		what = fmt.Sprintf("%d ports of %s", r.port.len(), plural(r.dst.len(), "destination"))
+		if r.dst.len() == 1 && len(r.sample) > 0 {
+			what = fmt.Sprintf("%d ports of %s", r.port.len(), r.sample[0].Orig.Dst)
+			f.Target = agg.Target{Addr: r.sample[0].Orig.Dst}
+		}
+	case "horizontal":
+		what = fmt.Sprintf("%s of %d destinations", plural(r.port.len(), "port"), r.dst.len())
+		if o := r.sample[0].Orig; r.port.len() == 1 {
+			what = fmt.Sprintf("%s of %d destinations", portName(&o), r.dst.len())
+			f.Target = agg.Target{Proto: o.Proto, Port: port(&o)}
+		}
+	}
+	who := s.prefix().Addr().String()
+	if s.bits > 0 {
+		who = fmt.Sprintf("%d sources of %s", r.from.len(), s.prefix())
+	}
+	f.Why = fmt.Sprintf("%s tried %s in %s: %s of %d first contacts", who, what, brief(took), r.outcomes(), f.Evidence.Contacts)
+	f.WhyNotBenign = fmt.Sprintf("%.0f %% of the contacts of its test were answered, where a client with a role has half or more; it came back to a failed endpoint %d times, where polling does so again and again",
+		100*float64(k.answered)/float64(max(1, k.contacts)), t.again)
+	if r.through.IsValid() {
+		f.Why += fmt.Sprintf("; then %s took up its connection", r.through)
+	}
+	if r.p2p() {
+		f.WhyNotBenign = ""
+		f.Why += "; each destination has a port of its own and some answer, as with peer-to-peer"
+	}
+	i.last = r.last
+	f.Expires = d.cfg.Clock.At(r.last).Add(retention)
+}
+
+// outcomes says how the contacts ended, those that there are.
+func (r *record) outcomes() string {
+	t, out := &r.tally, ""
+	for _, x := range []struct {
+		n    uint64
+		word string
+	}{{t.refused, "refused"}, {t.unanswered, "unanswered"}, {t.half, "half open"}, {t.invalid, "invalid"}, {t.answered, "answered"}} {
+		if x.n > 0 {
+			out += fmt.Sprintf(", %d %s", x.n, x.word)
+		}
+	}
+	return out[min(2, len(out)):]
+}
+
+func plural(n int, word string) string {
+	if n == 1 {
+		return "1 " + word
+	}
+	return fmt.Sprintf("%d %ss", n, word)
+}
+
+func portName(t *event.Tuple) string {
+	if t.IsICMP() {
+		return event.ProtoName(t.Proto)
+	}
+	return fmt.Sprintf("%s/%d", event.ProtoName(t.Proto), t.Dport)
+}
+
+// brief is a duration with two or three digits.
+func brief(t time.Duration) string {
+	for _, unit := range []time.Duration{time.Hour, time.Minute, time.Second, time.Millisecond, time.Microsecond} {
+		if t >= unit {
+			return t.Round(unit / 10).String()
+		}
+	}
+	return t.String()
+}

@@ -1,0 +1,215 @@
+package detect
+
+import (
+	"net/netip"
+
+	"github.com/ctsight/ctsight/internal/agg"
+	"github.com/ctsight/ctsight/internal/event"
+)
+
+// subject is a source, or the prefix of one: who is tested. The first failing
+// contact is all that is kept of one that fails once, so that ten million sources
+// of a flood cost what the table costs; from the second on there is a record.
+type subject struct {
+	hash   uint64
+	last   uint32 // second of its last event
+	netns  event.NetNS
+	zone   uint16
+	bits   uint8 // of the prefix; 0 for a source
+	flags  subjectFlags
+	udp    uint16 // UDP endpoints that have answered
+	pend   uint32 // first contacts that may yet be answered at once
+	newest uint32 // number of the newest in the first queue plus one
+
+	contacts uint32 // first contacts with an outcome
+	answered uint32
+	failed   uint32
+	base     uint32 // answered, when the first failed
+
+	addr   netip.Addr
+	first  once
+	record *record
+	burst  rate
+}
+
+type subjectFlags uint8
+
+const (
+	proven  subjectFlags = 1 << iota // has finished a handshake: packets with its address come from it
+	watched                          // a prefix that is to be looked at with the next tick
+)
+
+// once is the first failing contact.
+type once struct {
+	c       Contact
+	at      event.Ktime // of the outcome
+	outcome Outcome
+	hash    uint64 // of the endpoint; 0 when there is none
+}
+
+// weaker says whether a is missed less than b.
+func weaker(a, b *subject) bool {
+	if (a.record == nil) != (b.record == nil) {
+		return a.record == nil
+	}
+	if a.record != nil {
+		if x, y := a.record.top(), b.record.top(); x != y {
+			return x < y
+		}
+	}
+	if x, y := a.contacts, b.contacts; x != y {
+		return x < y
+	}
+	return a.last < b.last
+}
+
+// source returns the source of a contact.
+func (d *Engine) source(ns event.NetNS, zone uint16, a netip.Addr, h uint64) *subject {
+	s, fresh := d.subjects.get(h, d.gone)
+	if fresh {
+		s.hash, s.addr, s.netns, s.zone = h, a, ns, zone
+	}
+	return s
+}
+
+// gone lets go of a subject whose place is needed.
+func (d *Engine) gone(s *subject) {
+	d.over.Subjects++
+	d.letGo(s)
+}
+
+func (d *Engine) letGo(s *subject) {
+	if s.record != nil {
+		d.records--
+		s.record = nil
+	}
+}
+
+// prefix says whose prefix it is: that of a single address is the address.
+func (s *subject) prefix() netip.Prefix {
+	if s.bits > 0 {
+		return netip.PrefixFrom(s.addr, int(s.bits))
+	}
+	return netip.PrefixFrom(s.addr, s.addr.BitLen())
+}
+
+// record is the evidence against a subject.
+type record struct {
+	all      key
+	ports    [slots]key // by port and protocol
+	dsts     [slots]key // by destination
+	failed   set        // endpoints
+	dst      counted    // destinations of these
+	port     counted    // and their ports
+	tally    tally
+	first    event.Ktime // of the evidence
+	last     event.Ktime
+	sample   []agg.Contacted
+	begun    event.Ktime    // when the test was first crossed, 0 for not yet
+	fresh    event.Ktime    // when an endpoint failed that had not failed before
+	returned uint64         // failures once more, well after that
+	from     counted        // of a prefix: the sources
+	through  netip.AddrPort // what took up a connection after the scan was confirmed
+	used     used
+}
+
+// slots is how many ports and destinations of a subject are tested at a time; a new
+// one takes the place of the one with the fewest contacts.
+const slots = 8
+
+// tally counts first contacts by their outcome.
+type tally struct {
+	refused, unanswered, half, invalid, answered, excused uint64
+	again                                                 uint64 // failed once more
+}
+
+// key is one test.
+type key struct {
+	what     netip.Addr // destination, invalid for none
+	port     uint16
+	proto    uint8
+	used     bool
+	lambda   float64
+	contacts uint32 // first contacts with an outcome
+	answered uint32
+	failing  uint32 // endpoints that failed
+	pend     uint32
+	windows  uint32 // of 30 s in which an endpoint failed that had not failed before
+	window   uint32 // the last of these
+	after    uint32 // those since the test was crossed
+	last     uint32 // second
+}
+
+// each calls fn for the tests that a contact is for.
+func (r *record) each(t event.Tuple, fn func(*key)) {
+	fn(&r.all)
+	fn(keyOf(&r.ports, netip.Addr{}, port(&t), t.Proto))
+	fn(keyOf(&r.dsts, t.Dst, 0, t.Proto))
+}
+
+func keyOf(all *[slots]key, a netip.Addr, port uint16, proto uint8) *key {
+	weakest := 0
+	for i := range all {
+		k := &all[i]
+		switch {
+		case !k.used:
+			*k = key{what: a, port: port, proto: proto, used: true}
+			return k
+		case k.port == port && k.proto == proto && k.what == a:
+			return k
+		case k.contacts+k.pend < all[weakest].contacts+all[weakest].pend,
+			k.contacts+k.pend == all[weakest].contacts+all[weakest].pend && k.last < all[weakest].last:
+			weakest = i
+		}
+	}
+	all[weakest] = key{what: a, port: port, proto: proto, used: true}
+	return &all[weakest]
+}
+
+// top is the highest statistic.
+func (r *record) top() (x float64) {
+	x = r.all.lambda
+	for i := range slots {
+		x = max(x, r.ports[i].lambda, r.dsts[i].lambda)
+	}
+	return x
+}
+
+// promote gives a subject a record that begins with its first failing contact.
+func (d *Engine) promote(s *subject) *record {
+	if d.records >= d.cfg.MaxRecords {
+		d.drop()
+	}
+	d.records++
+	r := &record{first: s.first.at, last: s.first.at}
+	s.record = r
+	r.all.answered, r.all.contacts, r.all.pend = s.base, s.base, s.pend
+	for n := s.newest; n > d.queues[early].head && n <= d.queues[early].tail; {
+		w := d.queues[early].at(n - 1)
+		if p := d.pending.Get(w.id); p != nil && p.t == w.t && p.flags&pendFirst != 0 && p.early == n {
+			keyOf(&r.ports, netip.Addr{}, port(&w.orig), w.orig.Proto).pend++
+			keyOf(&r.dsts, w.orig.Dst, 0, w.orig.Proto).pend++
+		}
+		n = w.before
+	}
+	return r
+}
+
+// drop takes the record from one of the next subjects that have one: from the one
+// with the least against it.
+func (d *Engine) drop() {
+	var worst *subject
+	t := d.subjects
+	for looked, n := 0, 0; looked < candidates && n < t.n; n++ {
+		t.hand = (t.hand + 1) % t.n
+		if s := t.at(t.hand); s.record != nil {
+			if looked++; worst == nil || s.record.top() < worst.record.top() {
+				worst = s
+			}
+		}
+	}
+	if worst != nil {
+		d.over.Records++
+		d.letGo(worst)
+	}
+}
