@@ -273,7 +273,7 @@ func (r *Reader) life(e *event.Event) error {
 func (r *Reader) cause(e *event.Event) error {
 	switch s := string(r.fields[colCause]); s {
 	case "timeout":
-		e.Cause = event.Timeout
+		e.Cause = event.TimeoutGC // which of the three does not matter to anybody
 	case "rst":
 		e.Cause = event.TCPRstUnreplied
 	case "-":
@@ -295,7 +295,7 @@ func (r *Reader) cause(e *event.Event) error {
 func stateAtEnd(e *event.Event) event.TCPState {
 	const synRecv = 60 * time.Second
 	switch {
-	case e.Orig.Proto != event.ProtoTCP, e.Cause != event.Timeout, e.Status&event.Assured != 0:
+	case e.Orig.Proto != event.ProtoTCP, e.Cause != event.TimeoutGC, e.Status&event.Assured != 0:
 		return event.TCPNone
 	case e.Status&event.SeenReply == 0:
 		return event.TCPSynSent

@@ -59,7 +59,7 @@ func New(name string, in io.Reader) (*Reader, error) {
 	r := &Reader{name: name, close: func() {}, addrs: map[string]netip.Addr{}}
 	raw := bufio.NewReaderSize(in, 4096)
 	magic, err := raw.Peek(4)
-	if err != nil && err != io.EOF {
+	if err != nil && !errors.Is(err, io.EOF) {
 		return nil, r.at(1, unreadable(err))
 	}
 	var unpacked io.Reader = raw
