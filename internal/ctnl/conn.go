@@ -1,8 +1,8 @@
 // Package ctnl is the netlink view of the connection tracking table: list the
-// network namespaces, dump a table without holding it, read count, limit and
+// network namespaces, dump a table without holding it, look up entries, read count, limit and
 // the per-CPU statistics, delete entries, and listen to new and destroy events
 // where BPF cannot be had. Changes go through ti-mo/conntrack; what that library
-// holds in memory, dies of, or does not know (dump, events, newer statistics)
+// holds in memory, dies of, or does not know (dump, lookups, events, newer statistics)
 // speaks nfnetlink on a socket of mdlayher/netlink. It judges nothing, writes no setting, and keeps no state
 // between calls; arithmetic over time is the caller's.
 package ctnl
@@ -40,6 +40,8 @@ type Conn struct {
 	// unfinished is its sequence number.
 	unfinished uint32
 	leftover   bool
+	lookSeq    uint32 // of the last request of Lookup, which numbers its own
+	ask        []byte
 
 	changeMu sync.Mutex // not mu: Close must not wait for a dump
 	changer  *conntrack.Conn

@@ -111,6 +111,23 @@ func (s *socket) send(typ uint16, flags netlink.HeaderFlags, family uint8, attrs
 	return m.Header.Sequence, s.closedOr(err)
 }
 
+// sendRaw sends requests that have their headers, all in one datagram. The kernel
+// has worked on them when it returns.
+func (s *socket) sendRaw(b []byte) error {
+	var err error
+	cerr := s.raw.Control(func(fd uintptr) {
+		for {
+			if err = unix.Sendto(int(fd), b, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); !errors.Is(err, unix.EINTR) {
+				return
+			}
+		}
+	})
+	if cerr != nil {
+		err = cerr
+	}
+	return s.closedOr(err)
+}
+
 func (s *socket) closedOr(err error) error {
 	if err != nil && s.closed.Load() {
 		return ErrClosed
