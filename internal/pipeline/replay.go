@@ -40,6 +40,7 @@ type Replayed struct {
 	// Strangers.
 	Forgotten uint64
 
+	Found    []agg.ClassCount // findings by class
 	Overflow detect.Overflow
 }
 
@@ -308,10 +309,13 @@ func (r *replay) finish() Replayed {
 	return r.done()
 }
 
+// done tells what was not told yet.
 func (r *replay) done() Replayed {
 	if r.engine != nil {
+		r.flush()
+		r.engine.End(r.past)
 		r.out.First, r.out.Last = r.c.Detect.Clock.At(r.first), r.c.Detect.Clock.At(r.last)
-		r.out.Overflow = r.engine.Overflow()
+		r.out.Found, r.out.Overflow = r.engine.Found(), r.engine.Overflow()
 	}
 	return r.out
 }
