@@ -115,6 +115,13 @@ func TestUsageErrors(t *testing.T) {
 		{[]string{"trace", "netns no-such-netns"}, "column 7"},
 		{[]string{"doctor", "extra"}, "extra"},
 		{[]string{"reasons", "extra"}, "extra"},
+		{[]string{"detect", "--from", "x", "--state", "guilty"}, "suspect, confirmed, cleared"},
+		{[]string{"detect", "--from", "x", "--netns", "1"}, "no network namespaces"},
+		{[]string{"detect", "--from", "x", "dport 99999"}, "column 7"},
+		{[]string{"explain", "--from", "x"}, "which finding"},
+		{[]string{"explain", "0123456789ab"}, "--from FILE"},
+		{[]string{"explain", "0123456789ab", "--from", "-"}, "twice"},
+		{[]string{"explain", "0123456789ab", "--from", "x", "--steps", "-1"}, "--steps -1"},
 	} {
 		t.Run(strings.Join(tc.args, " "), func(t *testing.T) {
 			r := runCmd(t, ctsight(t, tc.args...))
@@ -127,7 +134,7 @@ func TestUsageErrors(t *testing.T) {
 }
 
 func TestHelp(t *testing.T) {
-	for _, args := range []string{"", "help", "trace --help", "help trace", "top --help", "triage --help", "drops --help", "doctor --help", "reasons --help"} {
+	for _, args := range []string{"", "help", "trace --help", "help trace", "top --help", "triage --help", "drops --help", "detect --help", "explain --help", "doctor --help", "reasons --help"} {
 		t.Run(args, func(t *testing.T) {
 			r := runCmd(t, ctsight(t, strings.Fields(args)...))
 			if r.code != exitDone || r.stderr != "" {

@@ -1,0 +1,56 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/spf13/pflag"
+
+	"github.com/ctsight/ctsight/internal/detect"
+	"github.com/ctsight/ctsight/internal/filter"
+	"github.com/ctsight/ctsight/internal/pipeline"
+	"github.com/ctsight/ctsight/internal/record"
+)
+
+// fromFlag is the flag for a capture in place of this kernel.
+func fromFlag(f *pflag.FlagSet, from *string) {
+	f.StringVar(from, "from", "", "work on this capture (.ctr.tsv, plain, gzip or zstd; - is standard input), in its time")
+}
+
+// openCapture opens a capture for a replay.
+func openCapture(from string) (pipeline.Lines, error) {
+	r, err := record.Open(from, os.Stdin)
+	if err != nil {
+		return nil, err
+	}
+	return r, nil
+}
+
+// captureFilter parses the arguments for a capture, which has no namespaces.
+func (g *globals) captureFilter(args []string) (*filter.Filter, error) {
+	if g.netns != "" {
+		return nil, fmt.Errorf("%w: --netns with --from: a capture in text has no network namespaces", errUsage)
+	}
+	return g.filter(args)
+}
+
+// replayed says what was in a capture, and what of it does not fit together.
+func (g *globals) replayed(from string, r *pipeline.Replayed) {
+	log := g.logger()
+	findings := uint64(0)
+	for _, c := range r.Found {
+		findings += c.Count
+	}
+	log.Info("read", "capture", from, "lines", r.Lines, "events", r.Events, "findings", findings,
+		"from", r.First.Format(time.RFC3339), "for", r.Last.Sub(r.First).Round(time.Millisecond))
+	if r.Doubles > 0 {
+		log.Warn("entries were inserted while one of the same id was in the table", "times", r.Doubles)
+	}
+	if r.Strangers > 0 {
+		log.Warn("lines were about entries that were not in the table: the capture began later, or is incomplete", "lines", r.Strangers, "forgotten", r.Forgotten)
+	}
+	if o := r.Overflow; o != (detect.Overflow{}) {
+		log.Warn("bounds were reached", "sources", o.Subjects, "evidence", o.Records, "contacts", o.Contacts, "incidents", o.Incidents)
+	}
+}
