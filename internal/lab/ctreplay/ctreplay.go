@@ -28,43 +28,66 @@ type Line struct {
 	What  byte
 	ID    uint64
 	Event event.Event // Time from the first line on; of R and A only the tuple counts
+	Sent  uint64      // packets that the client sent in all, 0 where it is not known
 }
 
-// Dir returns where the captures are, and skips the test where they are not.
-func Dir(t testing.TB) string {
-	t.Helper()
+// Find returns where the captures are.
+func Find() (string, error) {
 	dir := os.Getenv(EnvData)
 	if dir == "" {
 		_, file, _, _ := runtime.Caller(0)
 		dir = filepath.Join(filepath.Dir(file), "../../../../shared/data")
 	}
 	if _, err := os.Stat(filepath.Join(dir, "replay")); err != nil {
-		t.Skipf("needs the public captures: put them at %s or name their directory in %s", dir, EnvData)
+		return "", fmt.Errorf("needs the public captures: put them at %s or name their directory in %s", dir, EnvData)
+	}
+	return dir, nil
+}
+
+// Dir is Find for a test, which it skips where they are not.
+func Dir(t testing.TB) string {
+	t.Helper()
+	dir, err := Find()
+	if err != nil {
+		t.Skip(err)
 	}
 	return dir
 }
 
-// Read returns the lines of a replay, in order of time.
+// Read is Load for a test.
 func Read(t testing.TB, name string) []Line {
 	t.Helper()
-	f, err := os.Open(filepath.Join(Dir(t), "replay", name+".ctr.tsv.gz"))
+	out, _, err := Load(Dir(t), name)
 	if err != nil {
 		t.Fatal(err)
+	}
+	return out
+}
+
+// Path is the file of a replay.
+func Path(dir, name string) string { return filepath.Join(dir, "replay", name+".ctr.tsv.gz") }
+
+// Load returns the lines of a replay, in order of time, and the wall time of the
+// first.
+func Load(dir, name string) (out []Line, start time.Time, err error) {
+	f, err := os.Open(Path(dir, name))
+	if err != nil {
+		return nil, start, err
 	}
 	defer f.Close()
 	z, err := gzip.NewReader(f)
 	if err != nil {
-		t.Fatal(err)
+		return nil, start, err
 	}
-	var out []Line
+	s := bufio.NewScanner(z)
 	var first int64
-	for s := bufio.NewScanner(z); s.Scan(); {
+	for s.Scan() {
 		if strings.HasPrefix(s.Text(), "#") {
 			continue
 		}
 		l, at, err := parse(strings.Split(s.Text(), "\t"))
 		if err != nil {
-			t.Fatalf("%s: %v: %s", name, err, s.Text())
+			return nil, start, fmt.Errorf("%s: %w: %s", name, err, s.Text())
 		}
 		if len(out) == 0 {
 			first = at
@@ -72,7 +95,7 @@ func Read(t testing.TB, name string) []Line {
 		l.Event.Time = event.Ktime(at - first)
 		out = append(out, l)
 	}
-	return out
+	return out, time.Unix(0, first).UTC(), s.Err()
 }
 
 func parse(w []string) (l Line, at int64, err error) {
@@ -110,6 +133,9 @@ func parse(w []string) (l Line, at int64, err error) {
 		if life := num(w[10]); life >= 0 {
 			e.Lifetime, e.HasLifetime = time.Duration(life), true
 		}
+	}
+	if len(w) > 11 {
+		l.Sent = uint64(max(0, num(w[11])))
 	}
 	return l, at, err
 }

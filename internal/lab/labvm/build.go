@@ -38,7 +38,7 @@ func (p pkg) name() string { return strings.TrimPrefix(strings.TrimPrefix(p.Impo
 func (p pkg) needsKernel() bool {
 	const lab = module + "/internal/lab"
 	return slices.ContainsFunc(slices.Concat(p.TestImports, p.XTestImports), func(i string) bool {
-		return i == lab || strings.HasPrefix(i, lab+"/") && i != lab+"/vm" && i != lab+"/ctreplay" && i != lab+"/prom" && i != lab+"/cert"
+		return i == lab || strings.HasPrefix(i, lab+"/") && i != lab+"/vm" && i != lab+"/ctreplay" && i != lab+"/prom" && i != lab+"/cert" && !strings.HasPrefix(i, lab+"/eval/") && i != lab+"/pcapct"
 	})
 }
 
