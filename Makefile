@@ -24,7 +24,7 @@ TEST_PACKAGES := prometheus
 BROWSER_PACKAGES := chromium fonts-dejavu-core
 export PATH := $(CURDIR)/$(BIN)/debian:$(PATH)
 
-.PHONY: help demo build generate test test-vm bench lint fmt package image clean deps-lab deps-bench deps-generate deps-test deps-browser deps-package
+.PHONY: help demo build generate test test-vm bench eval lint fmt package image clean deps-lab deps-bench deps-generate deps-test deps-browser deps-package
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -57,6 +57,9 @@ test-vm: build deps-lab deps-test ## only the tests that need a kernel; KERNELS=
 
 bench: build deps-lab deps-bench ## instructions per connection under -icount, into docs/bench.md; fails over the gate
 	@go run ./internal/lab/bench
+
+eval: ## how well scans are found, ours beside others, into docs/evaluation.md; needs ../shared/data
+	@go run ./internal/lab/eval
 
 lint: ## golangci-lint with .golangci.yml
 	@go run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0 run ./...

@@ -1,0 +1,77 @@
+// Command eval says how well scans are found: it runs what is known of the public
+// captures, and captures that it makes itself, through the detectors of ctsight and
+// through those that others use, and writes docs/evaluation.md. The same captures give
+// the same bytes. It is `make eval`.
+package main
+
+import (
+	"flag"
+	"fmt"
+	"os"
+
+	"github.com/ctsight/ctsight/internal/lab/eval/capture"
+	"github.com/ctsight/ctsight/internal/lab/eval/synth"
+)
+
+func main() {
+	out := flag.String("o", "docs/evaluation.md", "the file to write")
+	flag.Parse()
+	if err := write(*out); err != nil {
+		fmt.Fprintln(os.Stderr, "eval:", err)
+		os.Exit(1)
+	}
+}
+
+func write(path string) error {
+	text, err := document()
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(path, []byte(text), 0o644)
+}
+
+// document is docs/evaluation.md.
+func document() (string, error) {
+	replays, err := capture.Public()
+	if err != nil {
+		return "", err
+	}
+	packets, err := capture.Packets()
+	if err != nil {
+		return "", err
+	}
+	public, err := evaluateAll(replays)
+	if err != nil {
+		return "", err
+	}
+	converted, err := evaluateAll(packets)
+	if err != nil {
+		return "", err
+	}
+	var p page
+	p.say("%s", introduction)
+	compare(&p, public)
+	p.say("%s\n", aboutOthers)
+	p.say("%s", aboutClasses)
+	classes(&p, public)
+	p.say("%s", aboutEvents)
+	for i := range public {
+		if public[i].Name == "westermo-right" {
+			if err := events(&p, &public[i]); err != nil {
+				return "", err
+			}
+		}
+	}
+	p.say("%s", aboutPackets)
+	compare(&p, converted)
+	classes(&p, converted)
+	p.say("%s", aboutMade)
+	if err := madeScans(&p, synth.Scans()); err != nil {
+		return "", err
+	}
+	p.say("%s", aboutBenign)
+	if err := madeBenign(&p, synth.Benign()); err != nil {
+		return "", err
+	}
+	return p.String(), nil
+}
