@@ -12,7 +12,7 @@ export CGO_ENABLED := 0
 GO_SOURCES := $(shell find cmd internal -name '*.go' -o -name '*.o') go.mod go.sum
 
 # What the lab needs to boot a kernel, and what generating needs, as packages.
-LAB_PACKAGES := qemu-system-x86 busybox-static bash iproute2 nftables conntrack iptables ipvsadm kmod jq xz-utils cpio debian-archive-keyring hping3 nmap
+LAB_PACKAGES := qemu-system-x86 busybox-static bash iproute2 nftables conntrack iptables ipvsadm kmod jq xz-utils cpio debian-archive-keyring hping3 nmap masscan zmap
 # and what it is compared with, beside conntrack.
 BENCH_PACKAGES := bpftrace
 # What checks units and packages.

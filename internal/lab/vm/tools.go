@@ -38,7 +38,7 @@ var tools = []tool{
 
 // toolData are files that the tools read; those that do not exist are left out.
 var toolData = []string{
-	"/etc/protocols", "/etc/services", "/etc/iproute2", "/usr/share/iproute2",
+	"/etc/protocols", "/etc/services", "/etc/iproute2", "/usr/share/iproute2", "/etc/zmap",
 	"/usr/share/nmap/nmap-services", "/usr/share/nmap/nmap-protocols", "/usr/share/nmap/nmap-payloads",
 	"/usr/share/nmap/nmap-mac-prefixes", "/usr/share/nmap/nmap-rpc", "/usr/share/nmap/nmap-os-db",
 }

@@ -1,0 +1,129 @@
+// Package scan runs the tools that people scan and flood with through a gateway, on
+// real kernels, and traffic of honest programs that fails as much: what ctsight says
+// of them is held against the packets that nft saw at the gateway.
+package scan
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/ctsight/ctsight/internal/event"
+	"github.com/ctsight/ctsight/internal/lab"
+	"github.com/ctsight/ctsight/internal/lab/trace"
+	"github.com/ctsight/ctsight/internal/netlab"
+)
+
+func TestMain(m *testing.M) { os.Exit(trace.Main(m)) }
+
+func must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func addr(s string) netip.Addr { return netip.MustParseAddr(s) }
+
+// Where everybody lives. A client is any address of its network; of the servers'
+// network some addresses are alive, and nobody answers for the others.
+var (
+	clients = netip.MustParsePrefix("10.1.0.0/16")
+	servers = netip.MustParsePrefix("10.2.0.0/16")
+	alive   = []netip.Prefix{ // 10.2.0.2 and 10.2.0.10 to .29
+		netip.MustParsePrefix("10.2.0.2/32"), netip.MustParsePrefix("10.2.0.10/31"), netip.MustParsePrefix("10.2.0.12/30"),
+		netip.MustParsePrefix("10.2.0.16/29"), netip.MustParsePrefix("10.2.0.24/30"), netip.MustParsePrefix("10.2.0.28/31"),
+	}
+)
+
+// Ports that are open on whoever is alive, with TCP and UDP.
+var open = []uint16{53, 80}
+
+// town is a lab with a gateway under test and its truth.
+type town struct {
+	*netlab.Router
+	t testing.TB
+}
+
+// newTown builds one; outside the VM, and without a tool, the test is skipped.
+func newTown(t testing.TB, tools ...string) *town {
+	t.Helper()
+	lab.NeedVM(t)
+	for _, tool := range tools {
+		if _, err := exec.LookPath(tool); err != nil {
+			t.Skipf("no %s in the guest: make deps-lab", tool)
+		}
+	}
+	trace.LoadModules()
+	r, err := netlab.NewRouter(netlab.Options{Name: "town", ClientNets: []netip.Prefix{clients}, ServerNets: alive, NoSink: true})
+	must(t, err)
+	t.Cleanup(func() { must(t, r.Close()) })
+	w := &town{r, t}
+	must(t, r.R.Via(servers, netlab.ServerV4))
+	must(t, r.R.NFT(truthRules))
+	for _, p := range alive {
+		for a := p.Addr(); p.Contains(a); a = a.Next() {
+			for _, port := range open {
+				_, err := r.ServeTCP(netip.AddrPortFrom(a, port))
+				must(t, err)
+				_, err = r.ServeUDP(netip.AddrPortFrom(a, port))
+				must(t, err)
+			}
+		}
+	}
+	return w
+}
+
+// fate is what becomes of a first packet.
+type fate string
+
+const (
+	refused    fate = "refused"
+	unanswered fate = "unanswered"
+	answered   fate = "answered"
+)
+
+// fateOf tells by how the town is built. An ACK out of the blue is refused by a port
+// that is open, too.
+func fateOf(c contact, loose bool) fate {
+	if !isAlive(c.dst) {
+		return unanswered
+	}
+	isOpen := c.port == open[0] || c.port == open[1]
+	switch {
+	case c.proto == event.ProtoUDP && !isOpen:
+		return unanswered // an ICMP error is no answer to conntrack
+	case !isOpen || loose:
+		return refused
+	}
+	return answered
+}
+
+func isAlive(a netip.Addr) bool {
+	for _, p := range alive {
+		if p.Contains(a) {
+			return true
+		}
+	}
+	return false
+}
+
+// run runs a tool among the clients, and none for longer than a slow machine needs. Code
+// 124 is of one that was ended.
+func (w *town) run(limit time.Duration, cmd string) string {
+	w.t.Helper()
+	out, err := w.A.Run("timeout", append([]string{fmt.Sprint(limit.Seconds())}, strings.Fields(cmd)...)...)
+	var code *exec.ExitError
+	if err != nil && (limit == patience || !errors.As(err, &code) || code.ExitCode() != 124) {
+		w.t.Fatalf("%v\n%s", err, out)
+	}
+	return out
+}
+
+// patience is longer than any tool takes that ends by itself.
+const patience = 5 * time.Minute
