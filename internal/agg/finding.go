@@ -79,7 +79,7 @@ type Evidence struct {
 	Estimated    bool   // Dsts, Dports or Sources are estimates
 
 	Figures []Figure // what else this class counts
-	Used    []string // where the outcomes came from: destroy, peek, timer, invalid
+	Used    []string // where the outcomes came from: destroy, peek, query, invalid
 	Samples []Contacted
 	Items   []string // endpoints or clients by name, some of them
 }

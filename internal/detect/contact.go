@@ -41,7 +41,7 @@ const (
 
 // used is where outcomes came from.
 type used struct {
-	destroy, peek, timer, invalid bool
+	destroy, peek, query, invalid bool
 	touched                       uint64 // keeps the compiler from leaving out what touch does
 }
 
@@ -63,6 +63,21 @@ func (d *Engine) arrive(e *event.Event, p *place) {
 	if first || edge.good == 0 || d.sample(sec) {
 		d.await(e, p, s, flags)
 	}
+}
+
+// Seed takes an entry that was there before the start: its endpoint is one that
+// answers.
+func (d *Engine) Seed(e *event.Event) {
+	if e.Status&event.SeenReply == 0 || e.Orig.Proto == event.ProtoTCP && e.Status&event.Assured == 0 {
+		return
+	}
+	var p place
+	d.locate(&p, e)
+	sec := d.second(d.now)
+	good, _ := d.goods.get(p.endpoint)
+	good.last, good.good = sec, sec
+	edge, _ := d.edges.get(p.edge)
+	edge.last, edge.good = sec, sec
 }
 
 // sample says whether a contact with an endpoint that was good for its source is
@@ -174,7 +189,7 @@ type judgement struct {
 	judged bool    // it was
 	first  bool    // first contact of the source with the endpoint
 	known  bool    // the endpoint was good for somebody within the last hour
-	how    string  // destroy, peek, timer, invalid
+	how    string  // destroy, peek, query, invalid
 }
 
 func (d *Engine) example(j *judgement) agg.Contacted {
@@ -187,8 +202,8 @@ func (u *used) add(how string) {
 		u.destroy = true
 	case "peek":
 		u.peek = true
-	case "timer":
-		u.timer = true
+	case "query":
+		u.query = true
 	case "invalid":
 		u.invalid = true
 	}
@@ -199,7 +214,7 @@ func (u *used) names() (out []string) {
 	for _, x := range []struct {
 		is   bool
 		name string
-	}{{u.destroy, "destroy"}, {u.peek, "peek"}, {u.timer, "timer"}, {u.invalid, "invalid"}} {
+	}{{u.destroy, "destroy"}, {u.peek, "peek"}, {u.query, "query"}, {u.invalid, "invalid"}} {
 		if x.is {
 			out = append(out, x.name)
 		}

@@ -84,6 +84,7 @@ type Engine struct {
 	places   [batch]place
 	used     used
 	sampling sampling
+	swept    event.Ktime
 	outage   outage
 	over     Overflow
 }

@@ -37,9 +37,8 @@ type Look struct {
 
 // Seen is what a look has shown.
 type Seen struct {
-	// Known is false where it could not be looked: then silence is what the timer
-	// says.
-	Known    bool
+	Known    bool // false where it could not be looked: only its destroy will tell
+	Query    bool // by a query over netlink, not by a look into memory
 	Live     bool // in the table; otherwise its destroy tells, or has told
 	Status   event.Status
 	TCPState event.TCPState
@@ -112,6 +111,9 @@ func (q *queue) push(w *waiting) (uint32, bool) {
 func (d *Engine) await(e *event.Event, p *place, s *subject, flags pendFlags) {
 	w := waiting{t: e.Time, ptr: e.Ptr, id: p.id, orig: e.Orig, netns: e.NetNS, zone: e.Zone, before: s.newest}
 	n, ok := d.queues[early].push(&w)
+	if ok && d.pending.Len() == d.pending.Cap() {
+		d.sweep()
+	}
 	if !ok || !d.pending.Insert(p.id, pending{t: e.Time, early: n + 1, flags: flags}) {
 		d.over.Contacts++
 		return
@@ -124,6 +126,27 @@ func (d *Engine) await(e *event.Event, p *place, s *subject, flags pendFlags) {
 		}
 	}
 }
+
+// sweep forgets entries that are so old that their destroy may have been lost.
+func (d *Engine) sweep() {
+	if d.now-d.swept < event.Ktime(time.Minute) {
+		return
+	}
+	d.swept = d.now
+	var old []uint64
+	for id, p := range d.pending.All() {
+		if d.now-p.t > event.Ktime(sweepAfter) {
+			old = append(old, id)
+		}
+	}
+	for _, id := range old {
+		d.pending.Remove(id)
+	}
+}
+
+// sweepAfter is longer than an entry lives that was never answered: 120 s for a
+// SYN, 300 s for an ACK.
+const sweepAfter = 10 * time.Minute
 
 // Due takes the entries that are to be looked at now, at most as many as fit into
 // into. Called until there are none, ten times a second of event time.
@@ -163,14 +186,18 @@ func (d *Engine) Seen(l *Look, now event.Ktime, seen Seen) {
 		return // destroyed meanwhile, which has told
 	}
 	d.now = max(d.now, now)
-	src := "timer"
-	if seen.Known {
-		src = "peek"
-	}
-	if seen.Known && !seen.Live {
+	if !seen.Known || !seen.Live {
 		d.settle(&l.Contact, p)
-		d.pending.Remove(l.id) // its destroy was lost
+		if seen.Known && l.stage > early { // its destroy is not just on its way: it was lost
+			d.pending.Remove(l.id)
+			return
+		}
+		d.again(l)
 		return
+	}
+	how := "peek"
+	if seen.Query {
+		how = "query"
 	}
 	o, known := l.shows(&seen)
 	switch {
@@ -179,7 +206,7 @@ func (d *Engine) Seen(l *Look, now event.Ktime, seen Seen) {
 		was := *p
 		d.settle(&c, &was)
 		d.pending.Remove(l.id)
-		d.outcome(&c, now, was.flags, Answered, src)
+		d.outcome(&c, now, was.flags, Answered, how)
 		return
 	case l.stage == early:
 		d.settle(&l.Contact, p)
@@ -192,8 +219,13 @@ func (d *Engine) Seen(l *Look, now event.Ktime, seen Seen) {
 			p.flags |= pendSilent
 			p.flags &^= pendHalf
 		}
-		d.outcome(&l.Contact, now, flags, o, src)
+		d.outcome(&l.Contact, now, flags, o, how)
 	}
+	d.again(l)
+}
+
+// again puts what was looked at into the next queue.
+func (d *Engine) again(l *Look) {
 	if next := l.stage + 1; next < stages {
 		w := waiting{t: l.At, ptr: l.Ptr, id: l.id, orig: l.Orig, netns: l.NetNS, zone: l.Zone}
 		if _, ok := d.queues[next].push(&w); !ok && next == judged {

@@ -16,6 +16,7 @@ type KeeperConfig struct {
 	Config
 	Census   agg.CensusConfig
 	Prefixes int // how many rows of Status.Prefixes
+	Detection
 	// Attached is called once when tracing has begun, before the first event is
 	// read. An error ends Run.
 	Attached func(*Pipeline) error
@@ -92,6 +93,7 @@ func (k *Keeper) begin(p *Pipeline) error {
 	}
 	w, j := p.NewWatch(k.clock, k.cfg.Census), newJournal(p.sums != nil)
 	w.keeps = j
+	w.Detect(k.cfg.Detection)
 	k.mu.Lock()
 	k.p, k.w, k.journal = p, w, j
 	for _, c := range w.first {

@@ -48,6 +48,9 @@ func (k *Keeper) Status() *agg.Status {
 	s.Tables = w.tableStates(tables, at)
 	s.Pools, s.PoolSums = w.poolStates(tables, ahead)
 	s.Examples = j.examples(k.clock)
+	if w.detector != nil {
+		s.Findings, s.Found = w.detector.open, w.detector.found
+	}
 	w.mu.Unlock()
 	s.Total, s.Lifetimes, s.Live, s.Tracked, s.Folded = brief.Total, brief.Lifetimes, uint64(brief.Live), brief.Tracked, brief.Folded
 	s.Drops, s.Notes = brief.Totals.Drop, brief.Totals.Note

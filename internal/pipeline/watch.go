@@ -29,13 +29,14 @@ type Watch struct {
 	walks bool        // the tables are read by Walk, not dumped
 	first map[event.NetNS]probe.Counters
 
-	mu     sync.Mutex // guards the census and the feeds; held for one event or one picture
-	census *agg.Census
-	came   uint64        // events and sums
-	keeps  *journal      // what serve wants besides; nil elsewhere
-	batch  []event.Event // not in the census yet
-	feeds  map[event.NetNS]*forecast.Feed
-	recent struct { // the feed of the last event
+	mu       sync.Mutex // guards the census and the feeds; held for one event or one picture
+	census   *agg.Census
+	came     uint64        // events and sums
+	keeps    *journal      // what serve wants besides; nil elsewhere
+	detector *detector     // nil where nobody wants findings
+	batch    []event.Event // not in the census yet
+	feeds    map[event.NetNS]*forecast.Feed
+	recent   struct { // the feed of the last event
 		ns   event.NetNS
 		feed *forecast.Feed
 	}
@@ -59,7 +60,8 @@ func (w *Watch) Problems() (out []error) {
 	for _, x := range []struct {
 		err  error
 		what string
-	}{{w.listErr, "network namespaces that are new"}, {w.peekErr, "outcomes of first contacts"}, {w.walkErr, "states of live entries, for the time to full"}} {
+	}{{w.listErr, "network namespaces that are new"}, {w.peekErr, "outcomes of first contacts"}, {w.walkErr, "states of live entries, for the time to full"},
+		{w.looksErr(), "which contacts were answered, for detection"}} {
 		if x.err != nil {
 			out = append(out, fmt.Errorf("not known: %s: %w", x.what, x.err))
 		}
@@ -125,6 +127,9 @@ func (w *Watch) Run(ctx context.Context, each func(*event.Event) error) error {
 	defer wg.Wait()
 	defer cancel()
 	wg.Go(func() { w.look(ctx) })
+	if w.detector != nil {
+		wg.Go(func() { w.contacts(ctx) })
+	}
 	if b, ok := w.p.Source.(batcher); ok && each == nil {
 		return b.RunBatches(ctx, agg.Batch, func(events []event.Event) error {
 			w.addAll(events)
@@ -164,6 +169,9 @@ func (w *Watch) addAll(events []event.Event) {
 	for i := range events {
 		w.counted(&events[i])
 	}
+	if w.detector != nil {
+		w.detector.engine.AddAll(events)
+	}
 }
 
 // counted is for what else is made of an event that the census has. The lock is
@@ -193,6 +201,9 @@ func (w *Watch) add(e *event.Event, atOnce bool) bool {
 		w.flush()
 		w.census.Add(e)
 		w.counted(e)
+		if w.detector != nil {
+			w.detector.engine.Add(e)
+		}
 		return true
 	}
 	w.batch = append(w.batch, *e)
@@ -225,6 +236,9 @@ func (w *Watch) flush() {
 	w.census.AddAll(w.batch)
 	for i := range w.batch {
 		w.counted(&w.batch[i])
+	}
+	if w.detector != nil {
+		w.detector.engine.AddAll(w.batch)
 	}
 	w.batch = w.batch[:0]
 }
@@ -283,6 +297,7 @@ func (w *Watch) lookOnce(ctx context.Context, l *looked) {
 	}
 	w.judge()
 	w.forecast()
+	w.detect()
 }
 
 // cameSoFar is a number that is another when something has happened.
@@ -394,6 +409,7 @@ func (w *Watch) seedOne(e *event.Event) {
 	defer w.mu.Unlock()
 	if w.census.Seed(e.NetNS, e.Zone, &e.Orig) {
 		w.census.SeedPool(e)
+		w.detector.seeded(e)
 	}
 }
 
@@ -541,8 +557,13 @@ func (w *Watch) Finish() error {
 	w.mu.Unlock()
 	done, cancel := context.WithCancel(context.Background())
 	cancel()
-	return errors.Join(w.p.Detach(), w.p.Source.Run(done, func(e *event.Event) error {
+	err := errors.Join(w.p.Detach(), w.p.Source.Run(done, func(e *event.Event) error {
 		w.add(e, false)
 		return nil
 	}))
+	if w.detector != nil {
+		w.detect()
+		w.handOut()
+	}
+	return err
 }

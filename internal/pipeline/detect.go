@@ -1,0 +1,197 @@
+package pipeline
+
+import (
+	"context"
+	"math/rand/v2"
+	"net/netip"
+	"time"
+
+	"github.com/ctsight/ctsight/internal/agg"
+	"github.com/ctsight/ctsight/internal/detect"
+	"github.com/ctsight/ctsight/internal/event"
+	"github.com/ctsight/ctsight/internal/probe"
+)
+
+// Detection has a Watch find incidents.
+type Detection struct {
+	// Found is called with every finding that is told, one after the other, by a
+	// goroutine that reads no events; it may take its time, and then hears of many
+	// at once. nil is for who asks for Status.
+	Found func(*agg.Finding)
+	// Allow is that of detect.Config.
+	Allow func(netip.Addr, time.Time) string
+}
+
+// detector is the engine of a Watch and what waits for others.
+type detector struct {
+	cfg    Detection
+	engine *detect.Engine
+	looks  looker
+
+	told  []agg.Finding // not handed out yet
+	news  bool          // something was told since the last picture
+	open  []agg.Finding // the picture of the last second: nobody changes it
+	found []agg.ClassCount
+	err   error // of looking
+}
+
+// looker looks at live entries. It fills in seen, of as many as there are looks.
+type looker interface {
+	look(ctx context.Context, looks []detect.Look, seen []detect.Seen) error
+}
+
+const (
+	contactEvery = 100 * time.Millisecond // looks at contacts
+	contactBatch = 1024
+)
+
+// Detect has the watch find incidents; before Run.
+func (w *Watch) Detect(c Detection) {
+	d := &detector{cfg: c}
+	d.engine = detect.New(detect.Config{Clock: w.clock, Seed: rand.Uint64(), Allow: c.Allow, Tell: d.tell}, w.start)
+	if p, ok := w.p.Source.(peeker); ok {
+		d.looks = peeks{p}
+	}
+	w.detector = d
+}
+
+// tell is called by the engine, while the lock is held.
+func (d *detector) tell(f *agg.Finding) {
+	d.news = true
+	if d.cfg.Found != nil {
+		d.told = append(d.told, *f)
+	}
+}
+
+// Findings returns the incidents that are open and those of the last day, and how
+// many there were, as of the last second.
+func (w *Watch) Findings() ([]agg.Finding, []agg.ClassCount) {
+	w.lock()
+	defer w.mu.Unlock()
+	if w.detector == nil {
+		return nil, nil
+	}
+	return w.detector.open, w.detector.found
+}
+
+// contacts looks at contacts that are old enough until ctx ends.
+func (w *Watch) contacts(ctx context.Context) {
+	tick := time.NewTicker(contactEvery)
+	defer tick.Stop()
+	for {
+		w.lookAtContacts(ctx)
+		w.handOut()
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+// lookAtContacts looks at all that are due. No lock is held meanwhile: what is
+// destroyed in between tells by itself.
+func (w *Watch) lookAtContacts(ctx context.Context) {
+	d := w.detector
+	looks, seen := make([]detect.Look, 0, contactBatch), make([]detect.Seen, contactBatch)
+	for until := now(); ; {
+		w.lock()
+		looks = d.engine.Due(until, looks)
+		w.mu.Unlock()
+		if len(looks) == 0 {
+			return
+		}
+		clear(seen)
+		if d.looks != nil {
+			if err := d.looks.look(ctx, looks, seen[:len(looks)]); err != nil {
+				w.failed(err)
+			}
+		}
+		w.lock()
+		at := now()
+		for i := range looks {
+			d.engine.Seen(&looks[i], at, seen[i])
+		}
+		w.mu.Unlock()
+	}
+}
+
+// failed keeps the first error of looking, for Problems.
+func (w *Watch) failed(err error) {
+	w.nets.Lock()
+	defer w.nets.Unlock()
+	if w.detector.err == nil {
+		w.detector.err = err
+	}
+}
+
+// looksErr is why contacts could not be looked at. The lock of nets is held.
+func (w *Watch) looksErr() error {
+	if w.detector == nil {
+		return nil
+	}
+	return w.detector.err
+}
+
+// handOut calls who wants to hear of findings.
+func (w *Watch) handOut() {
+	d := w.detector
+	w.lock()
+	told := d.told
+	d.told = nil
+	w.mu.Unlock()
+	for i := range told {
+		d.cfg.Found(&told[i])
+	}
+}
+
+// detect ends a second.
+func (w *Watch) detect() {
+	d := w.detector
+	if d == nil {
+		return
+	}
+	tables, ahead, loss := w.all(), w.poolsAhead(), w.p.loss()
+	w.lock()
+	defer w.mu.Unlock()
+	at := w.now()
+	s := detect.State{Tables: w.tableStates(tables, at), Loss: loss}
+	s.Pools, _ = w.poolStates(tables, ahead)
+	d.engine.Tick(at, s)
+	if d.news {
+		d.news = false
+		d.open, d.found = d.engine.Findings(), d.engine.Found()
+	}
+}
+
+// peeks looks with a program that reads the entries where they lie.
+type peeks struct{ p peeker }
+
+func (l peeks) look(_ context.Context, looks []detect.Look, seen []detect.Seen) error {
+	q := make([]probe.Peek, 0, len(looks))
+	at := make([]int, 0, len(looks))
+	for i := range looks {
+		if x := &looks[i]; x.Ptr != 0 {
+			q = append(q, probe.Peek{Ptr: x.Ptr, Orig: x.Orig, Zone: x.Zone, NetNS: x.NetNS})
+			at = append(at, i)
+		}
+	}
+	if len(q) == 0 {
+		return nil
+	}
+	if err := l.p.Peek(q); err != nil {
+		return err
+	}
+	for i := range q {
+		seen[at[i]] = detect.Seen{Known: q[i].Result != probe.PeekFault, Live: q[i].Result == probe.PeekLive,
+			Status: q[i].Status, TCPState: q[i].TCPState}
+	}
+	return nil
+}
+
+// seeded tells the engine of an entry that was there.
+func (d *detector) seeded(e *event.Event) {
+	if d != nil {
+		d.engine.Seed(e)
+	}
+}
