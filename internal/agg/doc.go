@@ -113,6 +113,7 @@ type TableState struct {
 	// it stays below. Without Forecast nothing is known yet.
 	Forecast                      bool
 	TimeToFull, FullLow, FullHigh *float64
+	Saturation                    float64 // entries expected a day from now, 0 without Forecast
 	NewRate                       float64 // entries per second, over the last second
 	Err                           string  // why the kernel's numbers are not known
 }

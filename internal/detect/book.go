@@ -44,6 +44,7 @@ type incident struct {
 	refill func()
 	// quiet is after how long without evidence it is over.
 	quiet time.Duration
+	level level // of what is filling
 }
 
 // Times after which an incident that goes on is raised again.
@@ -77,6 +78,17 @@ func (b *book) open(k incidentKey, first, now event.Ktime) *incident {
 		First: b.d.cfg.Clock.At(first), ID: k.id(b.d.cfg.Clock.At(first))}
 	b.known[k] = i
 	b.byAge = append(b.byAge, i)
+	return i
+}
+
+// begin opens an incident, or opens one again that was over: its evidence is
+// counted from then on.
+func (d *Engine) begin(k incidentKey, first event.Ktime) *incident {
+	i := d.book.open(k, first, d.now)
+	if i.f.State == agg.Cleared {
+		i.first, i.last, i.loss, i.level = first, first, d.state.Loss, fine
+		i.f.First = d.cfg.Clock.At(first)
+	}
 	return i
 }
 

@@ -53,6 +53,9 @@ func (d *Engine) arrive(e *event.Event, p *place) {
 	if e.ByUser {
 		return
 	}
+	if s.burst.count(sec) {
+		d.burst(s)
+	}
 	edge, first := d.edges.get(p.edge)
 	first = first || sec-edge.last > uint32(retention/time.Second)
 	edge.last = sec

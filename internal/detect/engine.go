@@ -86,6 +86,8 @@ type Engine struct {
 	sampling sampling
 	swept    event.Ktime
 	outage   outage
+	bursts   bursting
+	filling  filling
 	over     Overflow
 }
 
@@ -95,6 +97,7 @@ type Overflow struct {
 	Records   uint64 // with evidence
 	Contacts  uint64 // contacts that were not looked at
 	Incidents uint64 // findings that made room for others
+	Bursts    uint64 // of a source, that were not told
 }
 
 // batch is how many events are prepared at a time.
@@ -166,6 +169,7 @@ func (d *Engine) add(e *event.Event, p *place) {
 func (d *Engine) Tick(now event.Ktime, s State) {
 	d.now, d.state = max(d.now, now), s
 	d.scan.tick(d)
+	d.filling.tick(d)
 	d.book.tick(d)
 }
 

@@ -1,4 +1,179 @@
 package detect
 
-// rate is the arrival rate of a subject (D7).
-type rate struct{}
+import (
+	"fmt"
+	"math"
+	"time"
+
+	"github.com/ctsight/ctsight/internal/agg"
+	"github.com/ctsight/ctsight/internal/event"
+)
+
+// D7: a burst of new entries of a source. A CUSUM of the counts k of whole seconds
+// against three times the source's own rate (Page 1954; Lorden 1971), scaled by how
+// much burstier than Poisson the source is:
+//
+//	S <- max(0, S + (k ln rho - lambda (rho - 1)) / phi), rho = 3
+//	lambda = max(mean of k over the last hour, .2), phi = max(1, variance / lambda)
+//
+// in nats; crossed at 20: once in e^20 seconds for a source that does not change.
+// Nobody is tested before it has been known for five minutes, and what is fewer than
+// a hundred entries is not told. A burst alone is no abuse: for information.
+const (
+	rateRho     = 3.
+	rateFloor   = .2
+	rateCross   = 20.
+	rateMost    = 1.5 * rateCross // so that it falls again when the burst is over
+	rateHour    = 3600
+	rateLearns  = 300 // seconds
+	burstLeast  = 100
+	burstQuiet  = time.Minute
+	burstsAHour = 256 // findings
+	rateNever   = math.MaxUint32
+)
+
+// rate is the arrival rate of a subject.
+type rate struct {
+	second uint32 // that n is of
+	n      uint32 // new entries in it
+	before uint32 // in the one before
+	need   uint32 // n with which the test is crossed
+	born   uint32 // second
+	run    uint32 // entries since S was 0, without n
+	since  uint32 // second of the first of these
+	s      float32
+	mean   float32
+	spread float32 // mean square of k - mean
+}
+
+// count takes a new entry and says whether the test is crossed with it.
+func (r *rate) count(sec uint32) bool {
+	if r.second != sec {
+		r.turn(sec)
+	}
+	r.n++
+	return r.n == r.need
+}
+
+// turn ends the second that was, and those without an entry up to sec.
+func (r *rate) turn(sec uint32) {
+	if r.born == 0 {
+		*r = rate{born: sec, second: sec, since: sec, need: rateNever}
+		return
+	}
+	if sec < r.second {
+		return
+	}
+	k, age := float32(r.n), float32(min(r.second-r.born, rateHour))
+	r.step(k)
+	if r.run += r.n; r.s == 0 || r.second-r.born < rateLearns {
+		r.s, r.run = 0, 0
+	}
+	dev := k - r.mean
+	r.mean += dev / (age + 1)
+	r.spread += (dev*dev - r.spread) / (age + 1)
+	r.before = r.n
+	if empty := float32(sec - r.second - 1); empty > 0 {
+		keep := age / (age + empty)
+		r.spread = keep*r.spread + (1-keep)*r.mean*r.mean
+		r.mean *= keep
+		lambda, phi := r.scale()
+		if r.s = max(0, r.s-lambda*(rateRho-1)*empty/phi); r.s == 0 {
+			r.run = 0
+		}
+		r.before = 0
+	}
+	if r.run == 0 {
+		r.since = sec
+	}
+	r.n, r.second, r.need = 0, sec, rateNever
+	if sec-r.born >= rateLearns {
+		lambda, phi := r.scale()
+		need := ((rateCross-r.s)*phi + lambda*(rateRho-1)) / float32(math.Log(rateRho))
+		r.need = uint32(max(1, math.Ceil(float64(need))))
+		if r.run < burstLeast {
+			r.need = max(r.need, burstLeast-r.run)
+		}
+	}
+}
+
+func (r *rate) step(k float32) {
+	lambda, phi := r.scale()
+	r.s = min(rateMost, max(0, r.s+(k*float32(math.Log(rateRho))-lambda*(rateRho-1))/phi))
+}
+
+func (r *rate) scale() (lambda, phi float32) {
+	lambda = max(r.mean, rateFloor)
+	return lambda, max(1, r.spread/lambda)
+}
+
+// lately is how many new entries came within the last second or two, at most those
+// of one.
+func (r *rate) lately(sec uint32) uint32 {
+	switch sec - r.second {
+	case 0:
+		return max(r.n, r.before)
+	case 1:
+		return r.n
+	}
+	return 0
+}
+
+// bursting bounds what is told of bursts.
+type bursting struct {
+	hour uint32
+	n    int
+}
+
+// burst tells of a source whose test is crossed, or that it goes on.
+func (d *Engine) burst(s *subject) {
+	k := s.incident("rate_burst")
+	i := d.book.find(k)
+	if i == nil || i.f.State == agg.Cleared {
+		if hour := s.burst.second / rateHour; d.bursts.hour != hour {
+			d.bursts = bursting{hour: hour}
+		}
+		if d.bursts.n++; d.bursts.n > burstsAHour {
+			d.over.Bursts++
+			return
+		}
+		i = d.begin(k, d.instant(s.burst.since))
+	}
+	i.last, i.changed, i.quiet = d.now, true, burstQuiet
+	if i.f.State == agg.Confirmed {
+		return
+	}
+	hash, base := s.hash, float64(s.burst.mean)
+	i.refill = func() {
+		if s := d.subjects.find(hash); s != nil && s.burst.s+float32(s.burst.n) > 0 {
+			s.burst.fill(d, i, s.addr.String(), base)
+		}
+	}
+	i.f.State, i.f.Severity = agg.Confirmed, agg.Info
+	i.f.Spoofable = s.flags&proven == 0
+	i.fill()
+	d.book.tell(i, d.now)
+}
+
+// fill writes the burst into a finding; base is the rate before it.
+func (r *rate) fill(d *Engine, i *incident, who string, base float64) {
+	if r.since > d.second(i.last) || d.instant(r.since) != i.first {
+		return // that one is over
+	}
+	n := r.run + r.n
+	took := max(1, d.second(d.now)-r.since+1)
+	_, phi := r.scale()
+	f := &i.f
+	f.Statistic, f.Threshold = float64(r.s), rateCross
+	if r.n >= r.need {
+		f.Statistic = rateCross
+	}
+	f.Evidence = agg.Evidence{Figures: []agg.Figure{{Name: "new_entries", Value: float64(n)}, {Name: "seconds", Value: float64(took)},
+		{Name: "usual_per_second", Value: base}, {Name: "variance_to_mean", Value: float64(phi)}}}
+	f.Why = fmt.Sprintf("%s made %d new entries in %s, where %.2g per second are usual", who, n, plural(int(took), "second"), base)
+}
+
+// instant is the begin of a second of Engine.second.
+func (d *Engine) instant(sec uint32) event.Ktime {
+	return d.start + (event.Ktime(sec)-86400)*event.Ktime(time.Second)
+}

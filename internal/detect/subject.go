@@ -20,6 +20,7 @@ type subject struct {
 	udp    uint16 // UDP endpoints that have answered
 	pend   uint32 // first contacts that may yet be answered at once
 	newest uint32 // number of the newest in the first queue plus one
+	burst  rate
 
 	contacts uint32 // first contacts with an outcome
 	answered uint32
@@ -29,7 +30,6 @@ type subject struct {
 	addr   netip.Addr
 	first  once
 	record *record
-	burst  rate
 }
 
 type subjectFlags uint8

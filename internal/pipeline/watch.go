@@ -525,6 +525,7 @@ func (w *Watch) tableStates(tables []table, at event.Ktime) (out []agg.TableStat
 		if t.steps >= minSteps {
 			s.Forecast = true
 			s.TimeToFull, s.FullLow, s.FullHigh = inSeconds(t.forecast.TimeToFull), inSeconds(t.forecast.Low), inSeconds(t.forecast.High)
+			s.Saturation = t.forecast.Saturation
 		}
 		out = append(out, s)
 	}
