@@ -178,6 +178,9 @@ func (d *Engine) outcome(c *Contact, now event.Ktime, flags pendFlags, o Outcome
 			s.flags |= proven
 		}
 	}
+	if flags&pendLooked != 0 {
+		d.common(s, &j)
+	}
 	d.scan.judge(d, s, &j)
 }
 

@@ -168,6 +168,7 @@ func (d *Engine) add(e *event.Event, p *place) {
 // Tick ends a second of event time. now is no earlier than the last event.
 func (d *Engine) Tick(now event.Ktime, s State) {
 	d.now, d.state = max(d.now, now), s
+	d.outage.tick(d)
 	d.scan.tick(d)
 	d.filling.tick(d)
 	d.book.tick(d)

@@ -58,6 +58,7 @@ const (
 	pendFirst  pendFlags = 1 << iota // first contact
 	pendSilent                       // counts as unanswered
 	pendHalf                         // counts as half open
+	pendLooked                       // it is looked at, whatever becomes of it
 )
 
 // waiting is a place in a queue.
@@ -114,7 +115,7 @@ func (d *Engine) await(e *event.Event, p *place, s *subject, flags pendFlags) {
 	if ok && d.pending.Len() == d.pending.Cap() {
 		d.sweep()
 	}
-	if !ok || !d.pending.Insert(p.id, pending{t: e.Time, early: n + 1, flags: flags}) {
+	if !ok || !d.pending.Insert(p.id, pending{t: e.Time, early: n + 1, flags: flags | pendLooked}) {
 		d.over.Contacts++
 		return
 	}
@@ -152,6 +153,9 @@ const sweepAfter = 10 * time.Minute
 // into. Called until there are none, ten times a second of event time.
 func (d *Engine) Due(now event.Ktime, into []Look) []Look {
 	into = into[:0]
+	if len(d.outage.held) > 0 {
+		d.release(now)
+	}
 	for stage := range d.queues {
 		q := &d.queues[stage]
 		for ; q.len() > 0 && len(into) < cap(into); q.head++ {
@@ -174,6 +178,11 @@ func (d *Engine) NextDue() (at event.Ktime, any bool) {
 			if t := q.at(q.head).t + event.Ktime(lookAfter[stage]); !any || t < at {
 				at, any = t, true
 			}
+		}
+	}
+	for _, h := range d.outage.held {
+		if t := h.since + event.Ktime(silenceTold); t > d.now && (!any || t < at) {
+			at, any = t, true
 		}
 	}
 	return at, any

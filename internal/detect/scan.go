@@ -129,7 +129,7 @@ func (n *scan) count(d *Engine, s *subject, j *judgement, h float64) {
 	case !failed:
 		s.failed++
 	}
-	if fails && !failed && (j.known || d.frozen()) {
+	if fails && !failed && (j.known || d.excused(j.At)) {
 		s.contacts--
 		s.failed--
 		if s.record != nil {
@@ -176,6 +176,7 @@ func (n *scan) begin(d *Engine, s *subject, j *judgement) bool {
 	case f.hash == 0:
 		*f = once{c: *j.Contact, at: j.now, outcome: j.o, hash: j.place.endpoint}
 		s.base = s.answered
+		d.blame(s, j, 0)
 		return false
 	case f.hash == j.place.endpoint:
 		f.outcome = j.o
@@ -237,6 +238,7 @@ func (n *scan) fail(d *Engine, s *subject, j *judgement) {
 		r.sample[samples-1] = e
 	}
 	w := n.weight(s, j, j.o)
+	d.blame(s, j, w)
 	window := uint32(j.now/event.Ktime(newWindow)) + 1
 	r.each(j.Orig, func(k *key) {
 		k.contacts++
@@ -355,17 +357,21 @@ func (r *record) leading(h float64) (best *key) {
 	return best
 }
 
-// check looks whether something is to be told of a subject.
-func (n *scan) check(d *Engine, s *subject, now event.Ktime, h float64) {
+// check looks whether something is to be told of a subject, and says whether that has
+// to wait.
+func (n *scan) check(d *Engine, s *subject, now event.Ktime, h float64) (waits bool) {
 	r := s.record
 	if r.begun == 0 {
 		if r.top() < h {
-			return
+			return false
 		}
 	}
 	k := r.leading(h)
-	if k == nil {
-		return
+	switch {
+	case k == nil:
+		return false
+	case r.begun == 0 && d.hold(s, now):
+		return true
 	}
 	if r.begun == 0 {
 		r.begun = now
@@ -379,8 +385,11 @@ func (n *scan) check(d *Engine, s *subject, now event.Ktime, h float64) {
 	if i.f.State == agg.Confirmed || r.sure(k) {
 		state = agg.Confirmed
 	}
-	if state == i.f.State {
-		return
+	switch {
+	case state == i.f.State:
+		return false
+	case i.f.State == agg.Suspect && d.hold(s, now):
+		return true
 	}
 	r.fill(d, s, k, h, i)
 	hash := s.hash
@@ -394,6 +403,7 @@ func (n *scan) check(d *Engine, s *subject, now event.Ktime, h float64) {
 	}
 	i.f.State = state
 	d.book.tell(i, now)
+	return false
 }
 
 // through notes that a scanner was let in: the first endpoint that took up its

@@ -21,6 +21,7 @@ type subject struct {
 	pend   uint32 // first contacts that may yet be answered at once
 	newest uint32 // number of the newest in the first queue plus one
 	burst  rate
+	health health
 
 	contacts uint32 // first contacts with an outcome
 	answered uint32

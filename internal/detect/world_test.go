@@ -34,7 +34,7 @@ type deed struct {
 type fate uint8
 
 const (
-	closed    fate = iota // answered, closed after a while by FIN
+	closed   fate = iota // answered, closed after a while by FIN
 	refusing             // RST
 	silent
 	halfway // SYN-ACK, then RST by the client
