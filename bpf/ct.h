@@ -199,4 +199,26 @@ static __always_inline void pkt_tuple(struct ct_tuple *t, const struct sk_buff *
 	}
 }
 
+/*
+ * The flags of the TCP segment that pkt_tuple() has read t from. False when
+ * they are not in the packet, or not in the part of it that is in one piece.
+ */
+static __always_inline bool pkt_tcp_flags(__u8 *flags, const struct ct_tuple *t, const struct sk_buff *skb, bool typed)
+{
+	__u8 *head = RD(typed, skb, head), ihl = 0;
+	__u32 at = RD(typed, skb, network_header);
+
+	if (t->proto != IPPROTO_TCP)
+		return false;
+	if (t->l3num == AF_INET) {
+		bpf_probe_read_kernel(&ihl, 1, head + at);
+		at += (ihl & 0xf) * 4;
+	} else {
+		at += 40;
+	}
+	if (at + 14 > RD(typed, skb, tail))
+		return false;
+	return !bpf_probe_read_kernel(flags, 1, head + at + 13);
+}
+
 #endif

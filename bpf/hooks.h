@@ -330,6 +330,8 @@ static __always_inline void emit_pkt(struct ct_cpu *c, __u32 cpu, __u8 kind, __u
 	rec_ifaces(o.r, skb, typed);
 	o.x->location = location;
 	o.x->kfree_reason = kreason;
+	if (kind == K_INVALID && pkt_tcp_flags(&o.x->tcp_flags, t, skb, typed))
+		o.r->flags = RF_EXT | RF_TCP_FLAGS;
 	out_close(&o);
 }
 

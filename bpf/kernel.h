@@ -108,6 +108,7 @@ struct sk_buff {
 	__be16 protocol;
 	__u16 transport_header;
 	__u16 network_header;
+	__u32 tail; /* sk_buff_data_t: an offset from head */
 	unsigned char *head;
 };
 

@@ -131,13 +131,15 @@ struct ct_ext {
 	__u32 pid;
 	__u32 kfree_reason;
 	__u8 comm[16];
-	__u8 rest[72];
+	__u8 tcp_flags; /* INVALID with RF_TCP_FLAGS: byte 13 of the TCP header */
+	__u8 rest[71];
 };
 
 #define RF_EXT (1 << 0)	    /* a K_EXT record follows */
 #define RF_TASK (1 << 1)    /* current was the cause, not an interrupted bystander */
 #define RF_USER (1 << 2)    /* inserted by user space or BPF, not by a packet */
 #define RF_REPLY_ONLY (1 << 3)
+#define RF_TCP_FLAGS (1 << 4) /* known: not all of them may be 0 */
 
 /*
  * Counters of one netns on one CPU. Exact whatever happens to the records.

@@ -77,7 +77,8 @@ type ConntrackCtExt struct {
 	Pid         uint32
 	KfreeReason uint32
 	Comm        [16]uint8
-	Rest        [72]uint8
+	TcpFlags    uint8
+	Rest        [71]uint8
 }
 
 type ConntrackCtFilter struct {

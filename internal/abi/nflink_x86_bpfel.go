@@ -285,7 +285,8 @@ type NflinkScratch struct {
 		Pid         uint32
 		KfreeReason uint32
 		Comm        [16]uint8
-		Rest        [72]uint8
+		TcpFlags    uint8
+		Rest        [71]uint8
 	}
 	Busy uint32
 	Pad  [31]uint32

@@ -157,6 +157,10 @@ type Event struct {
 
 	IIf, OIf uint32 // interface indexes, 0 unknown
 	Hook     Hook
+	// TCPFlags of an Invalid segment; HasTCPFlags is set where they are known, for
+	// a segment may have none.
+	TCPFlags    TCPFlags
+	HasTCPFlags bool
 
 	// Ptr is the kernel address of the entry. With the time of its insert
 	// it identifies a live entry; alone it does not, memory is reused.

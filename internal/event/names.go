@@ -154,3 +154,45 @@ func (h Hook) String() string {
 
 // ParseHook is the inverse of String for known hooks, in any case.
 func ParseHook(s string) (Hook, bool) { return parse[Hook](hookNames[:], strings.ToLower(s)) }
+
+// TCPFlags are the flags of a TCP segment, byte 13 of its header.
+type TCPFlags uint8
+
+// Flags of a TCP segment.
+const (
+	FIN TCPFlags = 1 << iota
+	SYN
+	RST
+	PSH
+	ACK
+	URG
+	ECE
+	CWR
+)
+
+var tcpFlagNames = [...]string{"fin", "syn", "rst", "psh", "ack", "urg", "ece", "cwr"}
+
+// tcpFlagLetters are those of tcpdump(8).
+const tcpFlagLetters = "FSRP.UEW"
+
+// TCPFlagName returns the name of bit number i.
+func TCPFlagName(i int) string { return tcpFlagNames[i] }
+
+// String returns the flags as tcpdump(8) prints them between brackets: "S.", "FPU",
+// "none".
+func (f TCPFlags) String() string {
+	if f == 0 {
+		return "none"
+	}
+	return string(f.AppendTo(nil))
+}
+
+// AppendTo appends the letters of the flags to b, nothing where there are none.
+func (f TCPFlags) AppendTo(b []byte) []byte {
+	for i := range len(tcpFlagLetters) {
+		if f>>i&1 != 0 {
+			b = append(b, tcpFlagLetters[i])
+		}
+	}
+	return b
+}

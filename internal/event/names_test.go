@@ -142,3 +142,16 @@ func TestStatesAndHooks(t *testing.T) {
 		t.Error("nothing must print as nothing")
 	}
 }
+
+func TestTCPFlags(t *testing.T) {
+	for f, want := range map[TCPFlags]string{0: "none", SYN | ACK: "S.", FIN | PSH | URG: "FPU", FIN | ACK: "F.", RST: "R", 0xff: "FSRP.UEW"} {
+		if got := f.String(); got != want {
+			t.Errorf("%#x: %s, want %s", uint8(f), got, want)
+		}
+	}
+	for i, want := range []string{"fin", "syn", "rst", "psh", "ack", "urg", "ece", "cwr"} {
+		if got := TCPFlagName(i); got != want {
+			t.Errorf("bit %d: %s, want %s", i, got, want)
+		}
+	}
+}

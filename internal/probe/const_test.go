@@ -31,6 +31,7 @@ func TestConstants(t *testing.T) {
 		{"RF_TASK", flagTask},
 		{"RF_USER", flagUser},
 		{"RF_REPLY_ONLY", flagReplyOnly},
+		{"RF_TCP_FLAGS", flagTCPFlags},
 		{"K_EVICTOR", kindEvictor},
 		{"K_EXT", kindExt},
 		{"PEEK_GONE", int64(PeekGone)},

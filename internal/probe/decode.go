@@ -16,6 +16,7 @@ const (
 	flagTask      = 1 << 1
 	flagUser      = 1 << 2
 	flagReplyOnly = 1 << 3
+	flagTCPFlags  = 1 << 4
 
 	kindEvictor = 6
 	kindExt     = 7
@@ -82,6 +83,9 @@ func decode(e *event.Event, r *abi.ConntrackCtRec, x *abi.ConntrackCtExt, cpu in
 
 func decodeExt(e *event.Event, x *abi.ConntrackCtExt, flags uint8) {
 	e.Location, e.KfreeReason = x.Location, x.KfreeReason
+	if flags&flagTCPFlags != 0 {
+		e.TCPFlags, e.HasTCPFlags = event.TCPFlags(x.TcpFlags), true
+	}
 	if flags&flagTask == 0 {
 		return
 	}

@@ -106,6 +106,24 @@ func TestDecode(t *testing.T) {
 			want: event.Event{Kind: event.Invalid, Reason: event.InvalidPacket, Orig: orig6, Hook: 1},
 		},
 		{
+			name: "invalid segment",
+			rec:  abi.ConntrackCtRec{Kind: 5, Code: uint8(event.InvalidPacket), Orig: wireTuple(orig6), Flags: flagExt | flagTCPFlags},
+			ext:  &abi.ConntrackCtExt{TcpFlags: 0x29},
+			want: event.Event{Kind: event.Invalid, Reason: event.InvalidPacket, Orig: orig6, TCPFlags: event.FIN | event.PSH | event.URG, HasTCPFlags: true},
+		},
+		{
+			name: "invalid segment without flags",
+			rec:  abi.ConntrackCtRec{Kind: 5, Code: uint8(event.InvalidPacket), Orig: wireTuple(orig6), Flags: flagExt | flagTCPFlags},
+			ext:  &abi.ConntrackCtExt{},
+			want: event.Event{Kind: event.Invalid, Reason: event.InvalidPacket, Orig: orig6, HasTCPFlags: true},
+		},
+		{
+			name: "invalid segment whose flags are not known: what lies there is noise",
+			rec:  abi.ConntrackCtRec{Kind: 5, Code: uint8(event.InvalidPacket), Orig: wireTuple(orig6), Flags: flagExt},
+			ext:  &abi.ConntrackCtExt{TcpFlags: 0x29},
+			want: event.Event{Kind: event.Invalid, Reason: event.InvalidPacket, Orig: orig6},
+		},
+		{
 			name: "unknown kind and family",
 			rec:  abi.ConntrackCtRec{Kind: 200, Code: 199, Orig: abi.ConntrackCtTuple{L3num: 7, Proto: 6}},
 			want: event.Event{Kind: 200, Reason: 199, Orig: event.Tuple{Proto: 6}},
@@ -113,7 +131,7 @@ func TestDecode(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			tc.want.CPU = 3
-			got := event.Event{Sample: 99, By: orig4, HasLifetime: true} // nothing of the event before may stay
+			got := event.Event{Sample: 99, By: orig4, HasLifetime: true, TCPFlags: 1, HasTCPFlags: true} // nothing of the event before may stay
 			decode(&got, &tc.rec, tc.ext, 3, tick)
 			if d := cmp.Diff(tc.want, got, sameAddr); d != "" {
 				t.Errorf("(-want +got)\n%s", d)

@@ -139,6 +139,24 @@ func jsonState(_ *EventWriter, b []byte, e *event.Event) []byte {
 	return appendQuoted(b, e.TCPState.String())
 }
 
+// jsonFlags is an empty list for a segment without flags.
+func jsonFlags(_ *EventWriter, b []byte, e *event.Event) []byte {
+	if !e.HasTCPFlags {
+		return b
+	}
+	b = append(b, '[')
+	for i, first := 0, true; i < 8; i++ {
+		if e.TCPFlags>>i&1 == 0 {
+			continue
+		}
+		if !first {
+			b = append(b, ',')
+		}
+		b, first = appendQuoted(b, event.TCPFlagName(i)), false
+	}
+	return append(b, ']')
+}
+
 func jsonBy(_ *EventWriter, b []byte, e *event.Event) []byte {
 	if e.Kind != event.Destroy || e.By.IsZero() {
 		return b

@@ -75,6 +75,17 @@ func textState(w *EventWriter, b []byte, e *event.Event) []byte {
 	return append(b, e.TCPState.String()...)
 }
 
+// textFlags is tcpdump(8)'s notation.
+func textFlags(_ *EventWriter, b []byte, e *event.Event) []byte {
+	switch {
+	case !e.HasTCPFlags:
+		return b
+	case e.TCPFlags == 0:
+		return append(b, "flags [none]"...)
+	}
+	return append(e.TCPFlags.AppendTo(append(b, "flags ["...)), ']')
+}
+
 // textStatus has conntrack(8)'s brackets: [UNREPLIED], [ASSURED] and whatever
 // is unusual.
 func textStatus(w *EventWriter, b []byte, e *event.Event) []byte {

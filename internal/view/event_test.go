@@ -58,6 +58,7 @@ func checkContract(t *testing.T, e *event.Event, m map[string]any, line string) 
 		"lifetime_ns": destroy && e.HasLifetime,
 		"timeout_ns":  destroy && e.Timeout != 0,
 		"tcp_state":   destroy && e.TCPState != 0,
+		"tcp_flags":   e.HasTCPFlags,
 		"by":          destroy && !e.By.IsZero(),
 		"task":        e.Task.PID != 0,
 		"nat_pool":    e.NATPool().Addr.IsValid(),
@@ -127,6 +128,31 @@ func TestEventTime(t *testing.T) {
 		want := `{"time":"` + string(appendTime(nil, o.Clock.At(k))) + `",`
 		if !strings.HasPrefix(out.String(), want) {
 			t.Errorf("time %d: %s, want %s", k, out.String(), want)
+		}
+	}
+}
+
+// TestEventFlags: a segment without flags is not one whose flags are not known.
+func TestEventFlags(t *testing.T) {
+	for _, tc := range []struct {
+		flags      event.TCPFlags
+		known      bool
+		text, json string
+	}{
+		{0, false, "", ""},
+		{0, true, " flags [none]", `,"tcp_flags":[]`},
+		{event.FIN | event.ACK, true, " flags [F.]", `,"tcp_flags":["fin","ack"]`},
+	} {
+		e := event.Event{Kind: event.Invalid, Reason: event.InvalidPacket, TCPFlags: tc.flags, HasTCPFlags: tc.known}
+		for _, js := range []bool{false, true} {
+			want := tc.text
+			if js {
+				want = tc.json
+			}
+			got := string(NewEventWriter(nil, EventOptions{JSON: js}).append(nil, &e))
+			if want == "" && strings.Contains(got, "flags") || !strings.Contains(got, want) {
+				t.Errorf("%v %v: %s, want %s", tc.flags, tc.known, got, want)
+			}
 		}
 	}
 }

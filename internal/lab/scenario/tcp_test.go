@@ -63,7 +63,16 @@ func TestT7Invalid(t *testing.T) {
 				t.Errorf("%d allocated, %d freed, want 3", got.Traced.Alloc, got.Traced.Free)
 			}
 			events := trace.CountBy(got.Events, func(e *event.Event) event.Tuple { return e.Orig })
+			flags := map[event.Tuple]event.TCPFlags{}
+			for _, e := range got.Events {
+				if e.Kind == event.Invalid && e.HasTCPFlags {
+					flags[e.Orig] = e.TCPFlags
+				}
+			}
 			for _, p := range sent {
+				if f, known := flags[p.Tuple]; !known || uint8(f) != uint8(p.Flags) {
+					t.Errorf("%v: flags %v (%t), sent %#x", p.Tuple, f, known, uint8(p.Flags))
+				}
 				if n := uint64(len(want.Reasons)); events[p.Tuple] != n {
 					t.Errorf("%v: %d events, want %d", p.Tuple, events[p.Tuple], n)
 				}
