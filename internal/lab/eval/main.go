@@ -15,8 +15,13 @@ import (
 
 func main() {
 	out := flag.String("o", "docs/evaluation.md", "the file to write")
+	word := flag.String("show", "", "write nothing, but print what is told of captures with this in their name")
 	flag.Parse()
-	if err := write(*out); err != nil {
+	run := func() error { return write(*out) }
+	if *word != "" {
+		run = func() error { return show(os.Stdout, *word) }
+	}
+	if err := run(); err != nil {
 		fmt.Fprintln(os.Stderr, "eval:", err)
 		os.Exit(1)
 	}
