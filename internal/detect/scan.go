@@ -1,6 +1,7 @@
 package detect
 
 import (
+	"encoding/binary"
 	"fmt"
 	"math"
 	"net/netip"
@@ -41,7 +42,9 @@ const (
 	soon      = 30 * time.Second
 	doubtFor  = 15 * time.Minute // a confirmed one may yet turn out as polling
 	p2pGood   = .1               // answered share of peer-to-peer, at least
-	p2pSide   = 1.5              // endpoints per destination or port, at most
+	p2pSide   = 1.5              // endpoints per destination or port, whichever there are more of, at most
+	p2pSpread = 4                // and of which there are fewer
+	p2pWide   = .5               // networks on the Internet per endpoint of one port, at least
 	otherUDP  = 10               // UDP endpoints that have answered make others that do not count half
 )
 
@@ -122,6 +125,7 @@ func (n *scan) count(d *Engine, s *subject, j *judgement, h float64) {
 	}
 	switch {
 	case !fails:
+		s.mark(j.sec)
 		s.answered++
 		if j.Orig.Proto == event.ProtoUDP && s.udp < math.MaxUint16 {
 			s.udp++
@@ -129,13 +133,13 @@ func (n *scan) count(d *Engine, s *subject, j *judgement, h float64) {
 	case !failed:
 		s.failed++
 	}
-	if fails && !failed && (j.known || d.excused(j.At)) {
+	if fails && !failed && (j.known || d.excused(j.At) || d.otherwise(j)) {
 		s.contacts--
 		s.failed--
 		if s.record != nil {
 			s.record.tally.excused++
 		}
-		d.step(s, j, nil, 0, "the endpoint was good, or everybody fails")
+		d.step(s, j, nil, 0, "the endpoint was good, or is over another protocol, or everybody fails")
 		return
 	}
 	if s.record == nil && !n.begin(d, s, j) {
@@ -149,6 +153,7 @@ func (n *scan) count(d *Engine, s *subject, j *judgement, h float64) {
 	case !fails:
 		r.tally.answered++
 		r.each(j.Orig, func(k *key) { n.good(d, s, j, k) })
+		s.serve(&j.Orig)
 		n.through(d, s, j)
 	case failed:
 		n.change(d, s, j)
@@ -158,6 +163,25 @@ func (n *scan) count(d *Engine, s *subject, j *judgement, h float64) {
 	if s.bits == 0 {
 		n.check(d, s, j.now, h)
 	}
+}
+
+// otherwise says whether the service has answered over the other of TCP and UDP within
+// the last hour: a browser tries UDP first, a resolver TCP when an answer was cut, and
+// where one of the two is filtered it fails with everybody.
+func (d *Engine) otherwise(j *judgement) bool {
+	t := j.Orig
+	switch t.Proto {
+	case event.ProtoTCP:
+		t.Proto = event.ProtoUDP
+	case event.ProtoUDP:
+		t.Proto = event.ProtoTCP
+	default:
+		return false
+	}
+	var at place
+	d.locateTuple(&at, j.NetNS, j.Zone, &t)
+	good := d.goods.find(at.endpoint)
+	return good != nil && good.good != 0 && j.sec-good.good <= uint32(knownFor/time.Second)
 }
 
 // begin keeps the first failing contact, and says whether there is a record, which
@@ -172,10 +196,11 @@ func (n *scan) begin(d *Engine, s *subject, j *judgement) bool {
 		if f.hash == j.place.endpoint && j.judged {
 			*f = once{}
 		}
+		s.serve(&j.Orig)
 		return false
 	case f.hash == 0:
 		*f = once{c: *j.Contact, at: j.now, outcome: j.o, hash: j.place.endpoint}
-		s.base = s.answered
+		s.base, s.lead = s.answered, s.lately(j.sec)
 		d.blame(s, j, 0)
 		return false
 	case f.hash == j.place.endpoint:
@@ -183,7 +208,7 @@ func (n *scan) begin(d *Engine, s *subject, j *judgement) bool {
 		return false
 	}
 	r := d.promote(s)
-	r.tally.answered = uint64(s.answered - s.base)
+	r.tally.answered, r.before = uint64(s.answered-s.base), uint64(s.lead)
 	was := *j
 	var at place
 	d.locateTuple(&at, s.netns, s.zone, &f.c.Orig)
@@ -230,6 +255,9 @@ func (n *scan) fail(d *Engine, s *subject, j *judgement) {
 	}
 	r.dst.add(j.place.dst)
 	r.port.add(uint64(port(&j.Orig))<<8 | uint64(j.Orig.Proto) + 1)
+	if !d.cfg.Internal(j.Orig.Dst) {
+		r.net.add(wide(j.Orig.Dst))
+	}
 	*r.tally.of(j.o)++
 	r.last, r.fresh, r.returned = j.now, j.now, 0
 	if e := d.example(j); len(r.sample) < samples {
@@ -268,6 +296,7 @@ func (n *scan) takeBack(d *Engine, s *subject, j *judgement) {
 	r.failed.remove(j.place.endpoint)
 	r.dst.remove(j.place.dst)
 	r.port.remove(uint64(port(&j.Orig))<<8 | uint64(j.Orig.Proto) + 1)
+	r.net.remove(wide(j.Orig.Dst))
 	if t := r.tally.of(j.before); *t > 0 {
 		*t--
 	}
@@ -429,7 +458,7 @@ func (s *subject) incident(class string) incidentKey {
 
 // sure says whether a test that is crossed is more than suspect.
 func (r *record) sure(k *key) bool {
-	if r.p2p() && (k.what.IsValid() || k == &r.all || 2*int(k.failing) < r.failed.len()) {
+	if r.p2p(k) {
 		return false
 	}
 	good := float64(k.answered) / float64(max(1, k.contacts))
@@ -443,12 +472,33 @@ func (r *record) sure(k *key) bool {
 	return (k.after >= 2 || k.windows >= 4) && again+1 < revisits
 }
 
-// p2p says whether the contacts look like those of peer-to-peer: about as many
-// endpoints as there are destinations or ports, and some of them answer.
-func (r *record) p2p() bool {
+// p2p says whether the contacts of a test look like those of peer-to-peer: some
+// answer, and where one port is tested, it is tried all over the Internet, of which
+// scanners find less; where a source is, there are about as many endpoints as there
+// are destinations or ports, and many of either.
+func (r *record) p2p(k *key) bool {
 	d, p, n := r.dst.len(), r.port.len(), float64(r.failed.len())
-	return d >= blockSides && p >= blockSides && n <= p2pSide*float64(max(d, p)) &&
-		float64(r.tally.answered) >= p2pGood*(float64(r.tally.answered)+n)
+	if k.used && !k.what.IsValid() && 2*int(k.failing) >= r.failed.len() {
+		return someAnswer(float64(k.answered), float64(k.contacts)) && float64(r.net.len()) >= p2pWide*n
+	}
+	return d >= blockSides && p >= blockSides && n <= p2pSide*float64(max(d, p)) && n <= p2pSpread*float64(min(d, p)) &&
+		someAnswer(float64(r.tally.answered+r.before), float64(r.tally.answered+r.before)+n)
+}
+
+// someAnswer says whether of n contacts as many were answered as of peers are. Fewer by
+// chance is as many: below the first percentile of what a share of p2pGood gives.
+func someAnswer(answered, n float64) bool {
+	mean := p2pGood * n
+	return answered > 0 && answered >= mean-2.33*math.Sqrt(mean*(1-p2pGood))
+}
+
+// wide is the network of an address that a provider has: /16, or /32 of IPv6. Never 0.
+func wide(a netip.Addr) uint64 {
+	b := a.As16()
+	if a.Is4() {
+		return uint64(b[12])<<8 | uint64(b[13]) | 1<<16
+	}
+	return uint64(binary.BigEndian.Uint32(b[:4])) | 1<<32
 }
 
 // tick looks after prefixes, and after those that may turn out to be polling.
@@ -539,7 +589,7 @@ func (r *record) fill(d *Engine, s *subject, k *key, h float64, i *incident) {
 	if s.bits == 0 && (d.cfg.Internal(s.addr) || r.through.IsValid()) {
 		f.Severity = agg.Page
 	}
-	if r.p2p() {
+	if r.p2p(k) {
 		f.Severity = agg.Info
 	}
 	took := r.last.Sub(r.first)
@@ -568,7 +618,7 @@ func (r *record) fill(d *Engine, s *subject, k *key, h float64, i *incident) {
 	if r.through.IsValid() {
 		f.Why += fmt.Sprintf("; then %s took up its connection", r.through)
 	}
-	if r.p2p() {
+	if r.p2p(k) {
 		f.WhyNotBenign = ""
 		f.Why += "; each destination has a port of its own and some answer, as with peer-to-peer"
 	}

@@ -27,8 +27,11 @@ type subject struct {
 	answered uint32
 	failed   uint32
 	base     uint32 // answered, when the first failed
+	lead     uint32 // of these, just before that
 
 	addr   netip.Addr
+	served [servedPorts]served
+	marks  marks
 	first  once
 	record *record
 }
@@ -86,6 +89,61 @@ func (d *Engine) letGo(s *subject) {
 	}
 }
 
+// served is how many first contacts on a port were answered. Most successes come
+// before there is a record: a round of checks is made at once, and silence is
+// known 3 s after the answers. Without them the role of who made it would not show.
+type served struct {
+	n     uint32
+	port  uint16
+	proto uint8
+}
+
+const servedPorts = 4
+
+// serve counts an answer. What was not seen before takes the place of what has the
+// fewest.
+func (s *subject) serve(t *event.Tuple) {
+	least := 0
+	for i := range s.served {
+		v := &s.served[i]
+		if v.n > 0 && v.port == port(t) && v.proto == t.Proto {
+			v.n++
+			return
+		}
+		if v.n < s.served[least].n {
+			least = i
+		}
+	}
+	s.served[least] = served{1, port(t), t.Proto}
+}
+
+// marks say how many first contacts had been answered a while ago: what was tried
+// together with what failed first was answered before that was known to fail.
+type marks struct {
+	second   uint32
+	old, new uint32
+}
+
+const markEach = 4 // seconds, more than a contact is waited for
+
+// mark is called before an answer is counted.
+func (s *subject) mark(sec uint32) {
+	if m := &s.marks; sec-m.second >= markEach {
+		m.old, m.new, m.second = m.new, s.answered, sec
+	}
+}
+
+// lately is how many were answered in the last 4 to 8 s.
+func (s *subject) lately(sec uint32) uint32 {
+	switch age := sec - s.marks.second; {
+	case age < markEach:
+		return s.answered - s.marks.old
+	case age < 2*markEach:
+		return s.answered - s.marks.new
+	}
+	return 0
+}
+
 // prefix says whose prefix it is: that of a single address is the address.
 func (s *subject) prefix() netip.Prefix {
 	if s.bits > 0 {
@@ -97,12 +155,15 @@ func (s *subject) prefix() netip.Prefix {
 // record is the evidence against a subject.
 type record struct {
 	all      key
-	ports    [slots]key // by port and protocol
-	dsts     [slots]key // by destination
-	failed   set        // endpoints
-	dst      counted    // destinations of these
-	port     counted    // and their ports
+	ports    [slots]key           // by port and protocol
+	dsts     [slots]key           // by destination
+	failed   set                  // endpoints
+	dst      counted              // destinations of these
+	port     counted              // and their ports
+	net      counted              // and those of their networks that are on the Internet
+	served   *[servedPorts]served // of the subject
 	tally    tally
+	before   uint64      // answered just before the first failed
 	first    event.Ktime // of the evidence
 	last     event.Ktime
 	sample   []agg.Contacted
@@ -144,8 +205,22 @@ type key struct {
 // each calls fn for the tests that a contact is for.
 func (r *record) each(t event.Tuple, fn func(*key)) {
 	fn(&r.all)
-	fn(keyOf(&r.ports, netip.Addr{}, port(&t), t.Proto))
+	fn(r.portKey(&t))
 	fn(keyOf(&r.dsts, t.Dst, 0, t.Proto))
+}
+
+// portKey returns the test of a port; a new one begins with what was answered there.
+func (r *record) portKey(t *event.Tuple) *key {
+	k := keyOf(&r.ports, netip.Addr{}, port(t), t.Proto)
+	if k.contacts != 0 || k.pend != 0 || k.failing != 0 {
+		return k
+	}
+	for _, v := range r.served {
+		if v.n > 0 && v.port == k.port && v.proto == k.proto {
+			k.answered, k.contacts = v.n, v.n
+		}
+	}
+	return k
 }
 
 func keyOf(all *[slots]key, a netip.Addr, port uint16, proto uint8) *key {
@@ -182,13 +257,13 @@ func (d *Engine) promote(s *subject) *record {
 		d.drop()
 	}
 	d.records++
-	r := &record{first: s.first.at, last: s.first.at}
+	r := &record{served: &s.served, first: s.first.at, last: s.first.at}
 	s.record = r
 	r.all.answered, r.all.contacts, r.all.pend = s.base, s.base, s.pend
 	for n := s.newest; n > d.queues[early].head && n <= d.queues[early].tail; {
 		w := d.queues[early].at(n - 1)
 		if p := d.pending.Get(w.id); p != nil && p.t == w.t && p.flags&pendFirst != 0 && p.early == n {
-			keyOf(&r.ports, netip.Addr{}, port(&w.orig), w.orig.Proto).pend++
+			r.portKey(&w.orig).pend++
 			keyOf(&r.dsts, w.orig.Dst, 0, w.orig.Proto).pend++
 		}
 		n = w.before

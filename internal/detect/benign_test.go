@@ -1,0 +1,221 @@
+package detect_test
+
+import (
+	"cmp"
+	"net/netip"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/ctsight/ctsight/internal/agg"
+	"github.com/ctsight/ctsight/internal/detect"
+	"github.com/ctsight/ctsight/internal/event"
+)
+
+// outcome is what a target does.
+type outcome uint8
+
+const (
+	good outcome = iota
+	refused
+	filtered
+	rtt = 20 * time.Millisecond
+)
+
+// network makes contacts and runs an engine over them: in order, looks every 100 ms, a
+// tick each second.
+type network struct {
+	events []event.Event
+	good   map[uint64]event.Ktime // by entry: when the answer comes
+}
+
+func (n *network) contact(at time.Duration, src, dst netip.Addr, port uint16, proto uint8, o outcome) {
+	if n.good == nil {
+		n.good = map[uint64]event.Ktime{}
+	}
+	id := 1<<63 | uint64(len(n.events))
+	e := event.Event{Kind: event.New, Time: event.Ktime(at), NetNS: 1, Ptr: id,
+		Orig: event.Tuple{Src: src, Dst: dst, Sport: uint16(32768 + len(n.events)%30000), Dport: port, Proto: proto}}
+	n.events = append(n.events, e)
+	switch o {
+	case good:
+		n.good[id] = e.Time + event.Ktime(rtt)
+	case refused:
+		e.Kind, e.Time, e.Cause, e.Lifetime, e.HasLifetime = event.Destroy, e.Time+event.Ktime(rtt), event.TCPRstUnreplied, rtt, true
+		n.events = append(n.events, e)
+	}
+}
+
+// run returns the findings that were told, with their states.
+func (n *network) run() (told []agg.Finding) {
+	d := detect.New(detect.Config{Tell: func(f *agg.Finding) { told = append(told, *f) }}, 0)
+	slices.SortStableFunc(n.events, func(a, b event.Event) int { return cmp.Compare(a.Time, b.Time) })
+	const raster = event.Ktime(100 * time.Millisecond)
+	var now event.Ktime
+	looks := make([]detect.Look, 0, 64)
+	end := n.events[len(n.events)-1].Time + event.Ktime(5*time.Second)
+	for i := 0; now < end; {
+		now += raster
+		for ; i < len(n.events) && n.events[i].Time <= now; i++ {
+			d.Add(&n.events[i])
+		}
+		for due := d.Due(now, looks); len(due) > 0; due = d.Due(now, looks) {
+			for k := range due {
+				s := detect.Seen{Known: true, Live: true, TCPState: event.TCPSynSent}
+				if at, ok := n.good[due[k].Ptr]; ok && at <= now {
+					s.Status, s.TCPState = event.SeenReply|event.Assured, event.TCPEstablished
+				}
+				d.Seen(&due[k], now, s)
+			}
+		}
+		if now%event.Ktime(time.Second) == 0 {
+			d.Tick(now, detect.State{})
+		}
+	}
+	return told
+}
+
+func host(a, b, c, d int) netip.Addr {
+	return netip.AddrFrom4([4]byte{byte(a), byte(b), byte(c), byte(d)})
+}
+
+// scans are the findings of a scan in a state, those for information only apart.
+func scans(told []agg.Finding, state string) (alarms, infos int) {
+	for i := range told {
+		switch f := &told[i]; {
+		case f.Class != "scan" || f.State != state:
+		case f.Severity == agg.Info:
+			infos++
+		default:
+			alarms++
+		}
+	}
+	return alarms, infos
+}
+
+var client = host(10, 0, 0, 9)
+
+// A round of checks is made at once, and silence is known 3 s after the answers: those
+// count all the same.
+func TestRoleOfARound(t *testing.T) {
+	for _, dead := range []int{60, 160} {
+		var n network
+		for round := range 3 {
+			for k := range 200 {
+				o := good
+				if k*7%200 < dead {
+					o = filtered
+				} else if round > 0 {
+					continue
+				}
+				n.contact(time.Duration(round)*2*time.Second+time.Duration(k)*10*time.Millisecond, client, host(10, 3, 0, k), 9100, event.ProtoTCP, o)
+			}
+		}
+		told := n.run()
+		if alarms, _ := scans(told, agg.Suspect); dead < 100 && alarms > 0 {
+			t.Errorf("%d of 200 targets are dead: %s", dead, told[0].Why)
+		} else if dead > 100 && alarms == 0 {
+			t.Errorf("%d of 200 targets are dead: not even suspect", dead)
+		}
+	}
+}
+
+// Who finds one in four of addresses all over the Internet has a list of peers; the same
+// in one network is a scan, and so is what finds nothing.
+func TestPeersOnOnePort(t *testing.T) {
+	for _, tc := range []struct {
+		name    string
+		dst     func(i int) netip.Addr
+		answers bool
+		want    bool
+	}{
+		{"peers", func(i int) netip.Addr { return host(11+i*37%89, i*59%256, i%256, 7) }, true, false},
+		{"nobody answers", func(i int) netip.Addr { return host(11+i*37%89, i*59%256, i%256, 7) }, false, true},
+		{"one network", func(i int) netip.Addr { return host(198, 18, i/256, i%256) }, true, true},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			var n network
+			for i := range 600 {
+				o := refused
+				if i%4 == 0 && tc.answers {
+					o = good
+				}
+				n.contact(time.Duration(i)*500*time.Millisecond, client, tc.dst(i), 8333, event.ProtoTCP, o)
+			}
+			alarms, infos := scans(n.run(), agg.Confirmed)
+			if got := alarms > 0; got != tc.want || infos > 0 {
+				t.Errorf("confirmed %d times, %d for information", alarms, infos)
+			}
+		})
+	}
+}
+
+// Peers that all come late do not look like a scan for the moment that their share is
+// low by chance.
+func TestPeersThatAreFewForAMoment(t *testing.T) {
+	var n network
+	for i := range 400 {
+		o := filtered
+		if i < 30 && i%3 == 0 || i > 150 && i%3 == 0 {
+			o = good
+		}
+		n.contact(time.Duration(i)*100*time.Millisecond, client, host(11+i*37%89, i*59%256, i%256, 7), uint16(1024+i*131), event.ProtoTCP, o)
+	}
+	told := n.run()
+	if alarms, _ := scans(told, agg.Confirmed); alarms > 0 {
+		for _, f := range told {
+			t.Log(f.State, f.Severity, f.Statistic, f.Why)
+		}
+		t.Error("x")
+	}
+}
+
+// A scan of one port by a user of a gateway is one, whatever the others do: few ports,
+// many destinations and many answers are no sign of peers.
+func TestScanThroughAGateway(t *testing.T) {
+	var n network
+	ports := []uint16{443, 80, 8443, 993}
+	for i := range 3000 {
+		o := good
+		if i%25 == 0 {
+			o = refused
+		}
+		n.contact(time.Duration(i)*20*time.Millisecond, client, host(192, i/60000, i/250, i%250), ports[i%4], event.ProtoTCP, o)
+	}
+	for i := range 80 {
+		n.contact(10*time.Second+time.Duration(i)*500*time.Millisecond, client, host(198, 18, 0, i), 445, event.ProtoTCP, filtered)
+	}
+	told := n.run()
+	if alarms, infos := scans(told, agg.Confirmed); alarms == 0 || infos > 0 {
+		t.Errorf("confirmed %d times, %d for information", alarms, infos)
+	}
+}
+
+// What answers over the other protocol is there: browsers where UDP is blocked, and a
+// resolver whose TCP is.
+func TestTheOtherProtocol(t *testing.T) {
+	for _, tc := range []struct {
+		name         string
+		port         uint16
+		there, fails uint8
+		want         bool
+	}{
+		{"QUIC", 443, event.ProtoTCP, event.ProtoUDP, false},
+		{"DNS", 53, event.ProtoUDP, event.ProtoTCP, false},
+		{"nothing answers", 443, 0, event.ProtoUDP, true},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			var n network
+			for i := range 100 {
+				at, dst := time.Duration(i)*2*time.Second, host(11+i*37%89, i*59%256, 1, 7)
+				n.contact(at, client, dst, tc.port, tc.fails, filtered)
+				if tc.there != 0 {
+					n.contact(at+50*time.Millisecond, client, dst, tc.port, tc.there, good)
+				}
+			}
+			if alarms, _ := scans(n.run(), agg.Confirmed); alarms > 0 != tc.want {
+				t.Errorf("confirmed %d times", alarms)
+			}
+		})
+	}
+}
