@@ -20,7 +20,7 @@ func (w *world) office(length time.Duration, n int, fails float64) {
 // surf is a host that opens connections, first contacts every now and then.
 func (w *world) surf(src netip.Addr, from, length, fresh time.Duration, fails float64) {
 	for at := from + w.soon(fresh); at < from+length; at += w.soon(fresh) {
-		e := tcp(addr("192.0.0.0/8", w.IntN(1<<24)), []uint16{443, 443, 443, 80, 993, 8443}[w.IntN(6)])
+		e := tcp(w.anywhere(), []uint16{443, 443, 443, 80, 993, 8443}[w.IntN(6)])
 		o := good
 		if w.chance(fails) {
 			o = w.dead()
@@ -90,6 +90,13 @@ func Benign() (out []Scenario) {
 		Scenario{Name: "host whose IPv6 does not work, IPv4 does", make: brokenIPv6},
 		Scenario{Name: "clients that come and go behind a proxy, 2 % refused, 200/s", make: proxyLAN},
 		Scenario{Name: "rollout: 30 new pods refuse for 20 s, then serve", make: rollout},
+		Scenario{Name: "poller of 200 targets every 2s, 30 % dead, black-holed", make: func(w *world) { w.poller(200, 2*time.Second, .3, filtered) }},
+		Scenario{Name: "pings to 200 hosts every minute, 30 % down", make: pingMonitor},
+		Scenario{Name: "crawler, 200 in parallel, 100 ms away, 15 % dead, all silent", make: func(w *world) { w.crawl(.15, func() outcome { return filtered }) }},
+		Scenario{Name: "browsers where UDP is blocked: QUIC first, then TCP", make: quicBlocked},
+		Scenario{Name: "resolver whose TCP is blocked, 5 % of answers truncated", make: tcpBlocked},
+		Scenario{Name: "FTP client whose passive ports are filtered", make: ftpBlocked},
+		Scenario{Name: "link so slow that half of the answers take 4 s", make: slowLink},
 		Scenario{Name: "backup that asks 40 laptops every night, 60 % asleep", make: backup},
 	)
 }
@@ -161,7 +168,9 @@ func wholePool(w *world) {
 }
 
 // crawler keeps 200 connections under way: who is silent holds a place for 20 s.
-func (w *world) crawler(dead float64) {
+func (w *world) crawler(dead float64) { w.crawl(dead, w.dead) }
+
+func (w *world) crawl(dead float64, how func() outcome) {
 	w.rtt = 100 * time.Millisecond
 	src := w.who(addr("10.2.0.99/32", 0), "benign", capture.Benign)
 	next := 0
@@ -169,7 +178,7 @@ func (w *world) crawler(dead float64) {
 		for at := time.Duration(0); at < 5*time.Minute; {
 			o := good
 			if w.chance(dead) {
-				o = w.dead()
+				o = how()
 			}
 			w.contact(at, src, tcp(addr("192.0.0.0/8", next), []uint16{443, 443, 80}[next%3]), o)
 			next++
@@ -181,7 +190,7 @@ func (w *world) crawler(dead float64) {
 func mail(w *world) {
 	src := w.who(addr("10.2.0.25/32", 0), "benign", capture.Benign)
 	for n := range 1500 {
-		at, e := time.Duration(n)*10*time.Second+w.soon(5*time.Second), tcp(addr("192.0.0.0/8", w.IntN(1<<24)), 25)
+		at, e := time.Duration(n)*10*time.Second+w.soon(5*time.Second), tcp(w.anywhere(), 25)
 		if !w.chance(.4) {
 			w.contact(at, src, e, good)
 			continue
@@ -201,7 +210,7 @@ func (w *world) peers(port uint16, isUDP bool) {
 		if p == 0 {
 			p = uint16(1024 + w.IntN(60000))
 		}
-		e := tcp(addr("192.0.0.0/8", w.IntN(1<<24)), p)
+		e := tcp(w.anywhere(), p)
 		if isUDP {
 			e.proto = 17
 		}
@@ -229,7 +238,7 @@ func (w *world) cut(hosts int, every time.Duration) {
 			} else if w.chance(.03) {
 				o = w.dead()
 			}
-			w.contact(at, src, tcp(addr("192.0.0.0/8", w.IntN(1<<24)), []uint16{443, 443, 80}[w.IntN(3)]), o)
+			w.contact(at, src, tcp(w.anywhere(), []uint16{443, 443, 80}[w.IntN(3)]), o)
 		}
 	}
 }
@@ -256,7 +265,7 @@ func calls(w *world) {
 		for call := range 40 {
 			at := time.Duration(call)*15*time.Minute + w.soon(5*time.Minute)
 			for k := range 9 {
-				e, o := udp(addr("192.0.0.0/8", w.IntN(1<<24)), uint16(20000+w.IntN(40000))), good
+				e, o := udp(w.anywhere(), uint16(20000+w.IntN(40000))), good
 				if k%3 == 0 {
 					e.addr, o = addr("192.168.0.0/16", w.IntN(1<<16)), filtered
 				}
@@ -274,7 +283,7 @@ func brokenIPv6(w *world) {
 	for n := range 300 {
 		at := time.Duration(n)*20*time.Second + w.soon(10*time.Second)
 		w.contact(at, v6, tcp(addr("2001:db8:ffff::/48", w.IntN(1<<20)), 443), filtered)
-		w.contact(at+250*time.Millisecond, v4, tcp(addr("192.0.0.0/8", w.IntN(1<<24)), 443), good)
+		w.contact(at+250*time.Millisecond, v4, tcp(w.anywhere(), 443), good)
 	}
 	w.office(100*time.Minute, 20, .05)
 }
@@ -321,5 +330,62 @@ func backup(w *world) {
 				w.contact(at+time.Duration(try)*5*time.Minute, src, tcp(addr("10.1.0.0/16", k), 2049), o)
 			}
 		}
+	}
+}
+
+func pingMonitor(w *world) {
+	src := w.who(addr("10.2.0.7/32", 0), "benign", capture.Benign)
+	for round := range 30 {
+		for k := range 200 {
+			o := good
+			if k%10 < 3 {
+				o = filtered
+			}
+			w.contact(time.Duration(round)*time.Minute+time.Duration(k)*20*time.Millisecond, src, to{addr("10.3.0.0/16", k), 8 << 8, 1}, o)
+		}
+	}
+}
+
+// quicBlocked: browsers race the two, and learn nothing from one site for the next.
+func quicBlocked(w *world) {
+	for h := range 30 {
+		src := w.who(addr("10.1.0.0/16", 1+h), "benign", capture.Benign)
+		for at := w.soon(time.Minute); at < 4*time.Hour; at += w.soon(time.Minute) {
+			site := w.anywhere()
+			w.contact(at-100*time.Millisecond, src, udp(addr("10.2.0.53/32", 0), 53), good)
+			w.contact(at, src, udp(site, 443), filtered)
+			w.contact(at+50*time.Millisecond, src, tcp(site, 443), good)
+		}
+	}
+}
+
+func tcpBlocked(w *world) {
+	src := w.who(addr("10.2.0.53/32", 0), "benign", capture.Benign)
+	for n := range 20_000 {
+		at, server := time.Duration(n)*30*time.Millisecond, addr("192.0.0.0/8", 31*w.some(5000))
+		w.contact(at, src, udp(server, 53), good)
+		if w.chance(.05) {
+			w.contact(at+25*time.Millisecond, src, tcp(server, 53), filtered)
+		}
+	}
+}
+
+func ftpBlocked(w *world) {
+	src, server := w.who(addr("10.1.0.9/32", 0), "benign", capture.Benign), addr("198.51.100.21/32", 0)
+	for n := range 40 {
+		at := time.Duration(n) * 20 * time.Second
+		w.contact(at, src, tcp(server, 21), good)
+		w.contact(at+time.Second, src, tcp(server, uint16(50000+w.IntN(10000))), filtered)
+	}
+}
+
+// slowLink: the answer comes, but later than a contact is waited for.
+func slowLink(w *world) {
+	src := w.who(addr("10.1.0.8/32", 0), "benign", capture.Benign)
+	for n := range 600 {
+		if w.rtt = 600 * time.Millisecond; w.chance(.5) {
+			w.rtt = 4 * time.Second
+		}
+		w.contact(time.Duration(n)*500*time.Millisecond, src, tcp(w.anywhere(), 443), good)
 	}
 }

@@ -186,3 +186,9 @@ func (w *world) chance(p float64) bool { return w.Float64() < p }
 func (w *world) soon(mean time.Duration) time.Duration {
 	return time.Duration(w.ExpFloat64() * float64(mean))
 }
+
+// anywhere is an address on the Internet.
+func (w *world) anywhere() netip.Addr {
+	first := 11 + w.IntN(89) // neither private nor shared
+	return netip.AddrFrom4([4]byte{byte(first), byte(w.IntN(256)), byte(w.IntN(256)), byte(w.IntN(256))})
+}
