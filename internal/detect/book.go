@@ -70,7 +70,7 @@ func (b *book) open(k incidentKey, first, now event.Ktime) *incident {
 	if i := b.known[k]; i != nil {
 		return i
 	}
-	if len(b.known) >= b.d.cfg.MaxIncidents {
+	if len(b.byAge) >= b.d.cfg.MaxIncidents {
 		b.makeRoom()
 	}
 	i := &incident{key: k, first: first, last: first, quiet: keepClosed, loss: b.d.state.Loss}
@@ -90,6 +90,14 @@ func (d *Engine) begin(k incidentKey, first event.Ktime) *incident {
 		i.f.First = d.cfg.Clock.At(first)
 	}
 	return i
+}
+
+// renew is open, but one that was over is left as it is and a new one opened.
+func (b *book) renew(k incidentKey, first, now event.Ktime) *incident {
+	if i := b.known[k]; i != nil && i.f.State == agg.Cleared {
+		delete(b.known, k)
+	}
+	return b.open(k, first, now)
 }
 
 // id is the same for the same incident of the same recording.
@@ -114,8 +122,15 @@ func (k *incidentKey) id(first time.Time) string {
 func (b *book) makeRoom() {
 	at := max(0, slices.IndexFunc(b.byAge, func(i *incident) bool { return i.f.State == agg.Cleared }))
 	b.d.over.Incidents++
-	delete(b.known, b.byAge[at].key)
+	b.forget(b.byAge[at])
 	b.byAge = slices.Delete(b.byAge, at, at+1)
+}
+
+// forget takes an incident out of those that are known, unless there is a new one.
+func (b *book) forget(i *incident) {
+	if b.known[i.key] == i {
+		delete(b.known, i.key)
+	}
 }
 
 // tell hands out the finding as it is now. It is an alarm when it is the first time.
@@ -161,7 +176,7 @@ func (b *book) tick(d *Engine) {
 		switch {
 		case f.State == agg.Cleared:
 			if now-i.told > event.Ktime(keepClosed) {
-				delete(b.known, i.key)
+				b.forget(i)
 				return true
 			}
 			return false

@@ -12,7 +12,22 @@ const ways = 4
 type seen struct {
 	hash uint64
 	last uint32
-	good uint32 // with goodNow in it: the last contact was answered, or is not decided
+	good uint32 // when it was answered; with failing in it the last contact failed
+}
+
+const failing = 1 << 31
+
+// fine says whether it was answered and has not failed since.
+func (s *seen) fine() bool { return s.good != 0 && s.good&failing == 0 }
+
+// served says whether it was ever answered.
+func (s *seen) served() bool { return s.good != 0 }
+
+// fail notes that the last contact failed.
+func (s *seen) fail() {
+	if s.good != 0 {
+		s.good |= failing
+	}
 }
 
 func newCache(n int) *cache { return &cache{make([][ways]seen, n/ways)} }

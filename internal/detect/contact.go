@@ -57,13 +57,20 @@ func (d *Engine) arrive(e *event.Event, p *place) {
 		d.burst(s)
 	}
 	edge, first := d.edges.get(p.edge)
-	first = first || sec-edge.last > uint32(retention/time.Second)
+	if !first && sec-edge.last > uint32(retention/time.Second) {
+		edge.good, first = 0, true
+	}
 	edge.last = sec
+	if edge.served() {
+		d.fronts.served(d, e, p)
+	} else if d.fronts.arrive(d, e, p, s, first) {
+		return
+	}
 	flags := pendFlags(0)
 	if first {
 		flags = pendFirst
 	}
-	if first || edge.good == 0 || d.sample(sec) {
+	if first || !edge.fine() || d.sample(sec) {
 		d.await(e, p, s, flags)
 	}
 }
@@ -110,7 +117,11 @@ func (d *Engine) depart(e *event.Event, p *place) {
 	} else {
 		d.settle(&c, &was)
 	}
-	if o, known := ended(e, e.Time.Sub(c.At)); known && (waits || o != Answered) {
+	o, known := ended(e, e.Time.Sub(c.At))
+	if known && o == Refused {
+		d.fronts.depart(e, p, c.At)
+	}
+	if known && (waits || o != Answered) {
 		d.outcome(&c, e.Time, was.flags, o, "destroy")
 	}
 }
@@ -172,11 +183,17 @@ func (d *Engine) outcome(c *Contact, now event.Ktime, flags pendFlags, o Outcome
 		}
 	case o.failure():
 		if edge != nil {
-			edge.good = 0
+			edge.fail()
 		}
 		if o == HalfOpen {
 			s.flags |= proven
 		}
+	}
+	if j.first {
+		d.fronts.judge(s, &j)
+	}
+	if o.failure() && !j.judged && d.fronts.covers(d, &j) {
+		return
 	}
 	if flags&pendLooked != 0 {
 		d.common(s, &j)

@@ -80,6 +80,7 @@ type Engine struct {
 	pending  *agg.Live[pending]
 	queues   [stages]queue
 	scan     scan
+	fronts   fronts
 	book     book
 	places   [batch]place
 	used     used
@@ -120,6 +121,7 @@ func New(c Config, start event.Ktime) *Engine {
 	}
 	d.queues = newQueues()
 	d.scan = newScan()
+	d.fronts = newFronts(c.Seed, start)
 	d.book = newBook(d)
 	return d
 }
@@ -161,6 +163,7 @@ func (d *Engine) add(e *event.Event, p *place) {
 	case event.Destroy:
 		d.depart(e, p)
 	case event.Drop:
+		d.fronts.drop(e, p)
 	case event.Invalid:
 	}
 }
@@ -169,6 +172,7 @@ func (d *Engine) add(e *event.Event, p *place) {
 func (d *Engine) Tick(now event.Ktime, s State) {
 	d.now, d.state = max(d.now, now), s
 	d.outage.tick(d)
+	d.tickFloods()
 	d.scan.tick(d)
 	d.filling.tick(d)
 	d.book.tick(d)

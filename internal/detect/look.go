@@ -20,6 +20,7 @@ const (
 	late
 	latest
 	stages
+	ofCrowd // a sample of what comes in at a front
 )
 
 // Places in the queues: of the contacts of 3 s at some 20,000 a second, and of some
@@ -42,6 +43,14 @@ type Seen struct {
 	Live     bool // in the table; otherwise its destroy tells, or has told
 	Status   event.Status
 	TCPState event.TCPState
+}
+
+// how says where it was looked.
+func (s *Seen) how() string {
+	if s.Query {
+		return "query"
+	}
+	return "peek"
 }
 
 // pending is an entry whose outcome is not known, or was silence.
@@ -168,7 +177,7 @@ func (d *Engine) Due(now event.Ktime, into []Look) []Look {
 			}
 		}
 	}
-	return into
+	return d.fronts.due(now, into)
 }
 
 // NextDue is when there will be something to look at, false for never.
@@ -185,11 +194,20 @@ func (d *Engine) NextDue() (at event.Ktime, any bool) {
 			at, any = t, true
 		}
 	}
+	if q := &d.fronts.queue; q.len() > 0 {
+		if t := q.at(q.head).t + lookAt; !any || t < at {
+			at, any = t, true
+		}
+	}
 	return at, any
 }
 
 // Seen takes what a look at a time has shown.
 func (d *Engine) Seen(l *Look, now event.Ktime, seen Seen) {
+	if l.stage == ofCrowd {
+		d.fronts.seen(d, l, &seen)
+		return
+	}
 	p := d.pending.Get(l.id)
 	if p == nil || p.t != l.At {
 		return // destroyed meanwhile, which has told
@@ -204,10 +222,7 @@ func (d *Engine) Seen(l *Look, now event.Ktime, seen Seen) {
 		d.again(l)
 		return
 	}
-	how := "peek"
-	if seen.Query {
-		how = "query"
-	}
+	how := seen.how()
 	o, known := l.shows(&seen)
 	switch {
 	case known && o == Answered:

@@ -508,7 +508,12 @@ func (n *scan) tick(d *Engine) {
 		if p == nil || p.record == nil {
 			continue
 		}
-		if p.flags &^= watched; p.record.from.len() >= prefixSources {
+		if p.flags &^= watched; d.fronts.explains(d, p) {
+			d.letGo(p) // before the flood was known
+			p.first = once{}
+			continue
+		}
+		if p.record.from.len() >= prefixSources {
 			n.check(d, p, d.now, threshold+prefixPenalty)
 		}
 	}
