@@ -112,23 +112,28 @@ func TestConfigFile(t *testing.T) {
 	if err != nil {
 		t.Fatalf("%v\n%s", err, shown)
 	}
-	c.RemoteWrite = nil
+	c.RemoteWrite, c.Detect.Allow = nil, nil
 	if d := cmp.Diff(config.Default(), c); d != "" {
 		t.Error(d)
 	}
-	// The example too.
-	example := strings.ReplaceAll(strings.ReplaceAll(text, "#     ", "  "), "#remote_write: []", "")
-	example = "remote_write:\n" + strings.Join(regexp.MustCompile(`(?m)^  .*$`).FindAllString(example, -1), "\n")
-	c, err = config.Parse("ctsight.yml", []byte(example))
-	if err != nil || len(c.RemoteWrite) != 1 {
-		t.Errorf("%v\n%s", err, example)
+	// The examples too.
+	c, err = config.Parse("ctsight.yml", []byte("remote_write:\n"+example(text, "#remote_write:")+"detect:\n  allow:\n"+example(text, "#  allow:")))
+	if err != nil || len(c.RemoteWrite) != 1 || len(c.Detect.Allow) != 1 {
+		t.Errorf("%v\n%+v", err, c)
 	}
 	for _, key := range []string{"backend", "netns", "web", "listen", "config_file", "telemetry_path", "max_connections", "enable_reload",
-		"top_prefixes", "sources", "live", "memory", "remote_write", "capabilities", "landlock", "socket", "level", "format"} {
+		"top_prefixes", "sources", "live", "memory", "remote_write", "allow", "file", "blocklist", "enable", "dry_run", "hook", "action", "url", "subject", "capabilities", "landlock", "socket", "level", "format"} {
 		if !regexp.MustCompile(`(?m)^ *` + key + `:`).MatchString(shown) {
 			t.Errorf("%s is not shown", key)
 		}
 	}
+}
+
+// example is the last one before a line of the file.
+func example(text, before string) string {
+	text, _, _ = strings.Cut(text, "\n"+before)
+	all := regexp.MustCompile(`(?m)(^#     .*\n)+`).FindAllString(text, -1)
+	return strings.ReplaceAll(all[len(all)-1], "#     ", "    ")
 }
 
 // built is a package that `make package` has made.

@@ -28,6 +28,12 @@ var checks = map[string]func(any) error{
 	"label":        labelName,
 	"memory":       memory,
 	"file":         fileName,
+	"words":        words,
+	"feed":         oneOf("json", "eve", "ecs", "plain"),
+	"hook":         oneOf("prerouting", "input", "forward"),
+	"action":       oneOf("drop", "count"),
+	"nats":         natsServer,
+	"subject":      subject,
 }
 
 func oneOf(words ...string) func(any) error {
@@ -135,6 +141,8 @@ func checkList(path string, v reflect.Value) string {
 		if s := repeated(l); s != "" {
 			return path + ": " + show(s) + " is there twice: remove one"
 		}
+	case []Allow:
+		return checkAllow(path, l)
 	case []RemoteWrite:
 		if len(l) > maxListed {
 			return fmt.Sprintf("%s: %d are too many, at most %d", path, len(l), maxListed)
@@ -180,7 +188,7 @@ func (r *RemoteWrite) check() (key, text string) {
 
 func (b *BasicAuth) check() (key, text string) {
 	if b.Username == "" || b.PasswordFile == "" {
-		return "", "remote_write.basic_auth: needs both username and password_file"
+		return "", "basic_auth: needs both username and password_file"
 	}
 	return "", ""
 }

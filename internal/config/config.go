@@ -22,6 +22,8 @@ type Config struct {
 	Metrics     Metrics       `yaml:"metrics"`
 	Limits      Limits        `yaml:"limits"`
 	RemoteWrite []RemoteWrite `yaml:"remote_write" reload:"live"`
+	Detect      Detect        `yaml:"detect"`
+	Feed        Feed          `yaml:"feed"`
 	Sandbox     Sandbox       `yaml:"sandbox"`
 	CRI         CRI           `yaml:"cri"`
 	Log         Log           `yaml:"log"`
@@ -94,6 +96,8 @@ func Default() *Config {
 		Backend: "auto",
 		Web:     Web{Listen: []string{":9781"}, TelemetryPath: "/metrics", MaxConnections: 100, EnableReload: true},
 		Limits:  Limits{Sources: 1 << 18, Live: 1 << 22},
+		Feed: Feed{Format: "json", Blocklist: true, NFT: NFT{Hook: "prerouting", Action: "drop"},
+			NATS: NATS{Subject: "ctsight.findings"}},
 		Sandbox: Sandbox{Capabilities: "drop", Landlock: "auto"},
 		Log:     Log{Level: "info", Format: "text"},
 	}
@@ -110,6 +114,8 @@ func (c *Config) Files() []string {
 	for _, r := range c.RemoteWrite {
 		names = append(names, r.BasicAuth.PasswordFile, r.BearerTokenFile, r.TLS.CAFile)
 	}
+	n := &c.Feed.NATS
+	names = append(names, n.CredentialsFile, n.BasicAuth.PasswordFile, n.TLS.CAFile)
 	var out []string
 	for _, n := range names {
 		if n != "" {
@@ -139,9 +145,10 @@ func Parse(name string, data []byte) (*Config, error) {
 	return c, nil
 }
 
-// absolute makes a file name of the configuration one that holds anywhere.
+// absolute makes a file name of the configuration one that holds anywhere; - is no
+// file.
 func absolute(dir, name string) string {
-	if name == "" || filepath.IsAbs(name) {
+	if name == "" || name == "-" || filepath.IsAbs(name) {
 		return name
 	}
 	if !filepath.IsAbs(dir) {

@@ -2,6 +2,7 @@ package config
 
 import (
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -10,6 +11,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/ctsight/ctsight/internal/probe"
 )
@@ -34,10 +36,28 @@ remote_write:
     tls: {ca_file: ca.pem}
   - url: http://h/two
     bearer_token_file: token
+detect:
+  allow:
+    - {prefix: 198.51.100.0/24, owner: netops, until: 2027-01-31, reason: "scanner of ours, ticket 7"}
+    - {prefix: "2001:db8::7", owner: netops, until: "2027-01-31T08:00:00+02:00"}
+    - {prefix: 10.0.0.0/8, owner: "us all", until: never}
+feed:
+  file: findings.json
+  format: eve
+  blocklist: false
+  nft: {enable: true, dry_run: true, hook: input, action: count}
+  nats:
+    url: tls://h:4222
+    subject: a.b
+    credentials_file: my.creds
+    tls: {ca_file: ca.pem}
 sandbox: {capabilities: keep, landlock: off}
 cri: {socket: /run/cri.sock}
 log: {level: debug, format: json}
 `
+
+// comparable lets prefixes be compared.
+var comparable = cmpopts.EquateComparable(netip.Prefix{})
 
 func parse(t testing.TB, text string) *Config {
 	t.Helper()
@@ -59,15 +79,22 @@ func TestParseEverything(t *testing.T) {
 			URL: "https://h/write", Interval: time.Minute, ExternalLabels: map[string]string{"dc": "1", "instance": "a b"},
 			BasicAuth: BasicAuth{Username: "u", PasswordFile: "/etc/pw"}, TLS: TLS{CAFile: "/etc/ctsight/ca.pem"},
 		}, {URL: "http://h/two", Interval: 15 * time.Second, BearerTokenFile: "/etc/ctsight/token"}},
+		Detect: Detect{Allow: []Allow{
+			{Prefix{netip.MustParsePrefix("198.51.100.0/24")}, "netops", Until{time.Date(2027, 2, 1, 0, 0, 0, 0, time.UTC), true}, "scanner of ours, ticket 7"},
+			{Prefix{netip.MustParsePrefix("2001:db8::7/128")}, "netops", Until{time.Date(2027, 1, 31, 6, 0, 0, 0, time.UTC), true}, ""},
+			{Prefix{netip.MustParsePrefix("10.0.0.0/8")}, "us all", Until{Given: true}, ""},
+		}},
+		Feed: Feed{File: "/etc/ctsight/findings.json", Format: "eve", NFT: NFT{true, true, "input", "count"},
+			NATS: NATS{URL: "tls://h:4222", Subject: "a.b", CredentialsFile: "/etc/ctsight/my.creds", TLS: TLS{CAFile: "/etc/ctsight/ca.pem"}}},
 		Sandbox: Sandbox{Capabilities: "keep", Landlock: "off"},
 		CRI:     CRI{Socket: "/run/cri.sock"},
 		Log:     Log{Level: "debug", Format: "json"},
 	}
 	got := parse(t, everything)
-	if d := cmp.Diff(want, got); d != "" {
+	if d := cmp.Diff(want, got, comparable); d != "" {
 		t.Error(d)
 	}
-	files := []string{"/etc/ctsight/web.yml", "/etc/pw", "/etc/ctsight/ca.pem", "/etc/ctsight/token"}
+	files := []string{"/etc/ctsight/web.yml", "/etc/pw", "/etc/ctsight/ca.pem", "/etc/ctsight/token", "/etc/ctsight/my.creds", "/etc/ctsight/ca.pem"}
 	if d := cmp.Diff(files, got.Files()); d != "" {
 		t.Error(d)
 	}
@@ -84,7 +111,7 @@ func TestParseSaysNothing(t *testing.T) {
 func TestParseRefuses(t *testing.T) {
 	const rw = "remote_write:\n- url: https://h/w\n  "
 	for _, c := range []struct{ name, text, want string }{
-		{"unknown key", "log: {}\nwebb:\n", `2:1: unknown key "webb": the file takes backend, netns, web, metrics, limits, remote_write, sandbox, cri, log`},
+		{"unknown key", "log: {}\nwebb:\n", `2:1: unknown key "webb": the file takes backend, netns, web, metrics, limits, remote_write, detect, feed, sandbox, cri, log`},
 		{"unknown key below", "web:\n  listen: [':1']\n  lsiten: 1\n", `3:3: unknown key "lsiten": web takes listen, config_file, telemetry_path, max_connections, enable_reload`},
 		{"unknown key in a list", rw + "usr: x\n", `3:3: unknown key "usr": remote_write takes url, interval, external_labels, basic_auth, bearer_token_file, tls`},
 		{"twice", "log: {}\ncri: {}\nlog: {}\n", `3:1: key "log" is there twice, first in line 1: remove one`},
@@ -93,7 +120,7 @@ func TestParseRefuses(t *testing.T) {
 		{"keys for list", "web:\n  listen: {a: b}\n", `2:11: web.listen: expected a list (lines that begin with a dash), not keys`},
 		{"text for list", "web:\n  listen: ':80'\n", `2:11: web.listen: expected a list (lines that begin with a dash), not ":80"`},
 		{"text for keys", "web: yes\n", `1:6: web: expected keys (listen, config_file, telemetry_path, max_connections, enable_reload), not "yes"`},
-		{"a list", "- a\n", `1:1: the file: expected keys (backend, netns, web, metrics, limits, remote_write, sandbox, cri, log), not a list`},
+		{"a list", "- a\n", `1:1: the file: expected keys (backend, netns, web, metrics, limits, remote_write, detect, feed, sandbox, cri, log), not a list`},
 		{"quoted number", "metrics: {top_prefixes: '5'}\n", `1:25: metrics.top_prefixes: expected a whole number, not "5"`},
 		{"fraction", "metrics: {top_prefixes: 1.5}\n", `1:25: metrics.top_prefixes: expected a whole number, not "1.5"`},
 		{"too large a number", "limits: {live: 99999999999999999999}\n", `1:16: limits.live: expected a whole number, not "99999999999999999999"`},
@@ -120,10 +147,30 @@ func TestParseRefuses(t *testing.T) {
 		{"bare interval", rw + "interval: 15\n", `3:13: remote_write.interval: expected a time such as 15s, not "15"`},
 		{"interval", rw + "interval: 5ms\n", `3:13: remote_write.interval: 5ms is not within 1s and 1h`},
 		{"label", rw + "external_labels: {a-b: x}\n", `3:21: remote_write.external_labels: "a-b" is no label: letters, digits and _, and no __ at the beginning`},
-		{"half of basic auth", rw + "basic_auth: {username: u}\n", `3:15: remote_write.basic_auth: needs both username and password_file`},
+		{"half of basic auth", rw + "basic_auth: {username: u}\n", `3:15: basic_auth: needs both username and password_file`},
 		{"both secrets", rw + "basic_auth: {username: u, password_file: p}\n  bearer_token_file: t\n", `4:22: remote_write: basic_auth or bearer_token_file, not both: remove one`},
 		{"secret for anyone", rw + "bearer_token_file: t\n  tls: {insecure_skip_verify: true}\n", `4:8: remote_write.tls: a password or token would go to a receiver nobody has verified: name its ca_file`},
 		{"tls without https", "remote_write:\n- url: http://h/w\n  tls: {ca_file: c}\n", `3:8: remote_write.tls: the url is not https: change one of them`},
+		{"no prefix", "detect: {allow: [{owner: x, until: never}]}\n", `1:18: detect.allow: an entry without prefix: add it`},
+		{"no owner", "detect: {allow: [{prefix: 10.0.0.1, until: never}]}\n", `1:18: detect.allow: an entry without owner: say who answers for it`},
+		{"no end", "detect: {allow: [{prefix: 10.0.0.1, owner: x}]}\n", `1:18: detect.allow: an entry without until: a day such as 2027-01-31, or never`},
+		{"end", "detect: {allow: [{prefix: 10.0.0.1, owner: x, until: tomorrow}]}\n", `1:54: detect.allow.until: expected a day such as 2027-01-31, a time such as 2027-01-31T08:00:00Z, or never, not "tomorrow"`},
+		{"no such day", "detect: {allow: [{until: 2027-02-30}]}\n", `1:26: detect.allow.until: expected a day such as 2027-01-31, a time such as 2027-01-31T08:00:00Z, or never, not "2027-02-30"`},
+		{"prefix", "detect: {allow: [{prefix: 10.0.0.0/33}]}\n", `1:27: detect.allow.prefix: expected a prefix such as 198.51.100.0/24, or an address, not "10.0.0.0/33"`},
+		{"zone", "detect: {allow: [{prefix: 'fe80::1%eth0'}]}\n", `1:27: detect.allow.prefix: expected a prefix such as 198.51.100.0/24, or an address, not "fe80::1%eth0"`},
+		{"host bits", "detect: {allow: [{prefix: 10.0.0.1/24}]}\n", `1:27: detect.allow.prefix: "10.0.0.1/24" has bits behind its length: 10.0.0.0/24, or 10.0.0.1`},
+		{"mapped", "detect: {allow: [{prefix: '::ffff:10.0.0.1'}]}\n", `1:27: detect.allow.prefix: "::ffff:10.0.0.1" is IPv4 within IPv6: write the IPv4 address`},
+		{"allowed twice", "detect: {allow: [{prefix: 10.0.0.1, owner: x, until: never}, {prefix: 10.0.0.1/32, owner: y, until: never}]}\n", `1:17: detect.allow: 10.0.0.1/32 is there twice: remove one`},
+		{"long reason", "detect: {allow: [{reason: \"a\\nb\"}]}\n", `1:27: detect.allow.reason: expected one line of at most 200 bytes`},
+		{"format", "feed: {format: xml}\n", `1:16: feed.format: expected json, eve, ecs, plain, not "xml"`},
+		{"hook", "feed: {nft: {hook: output}}\n", `1:20: feed.nft.hook: expected prerouting, input, forward, not "output"`},
+		{"two on stdout", "feed: {file: '-', nft: {dry_run: true}}\n", `1:14: feed.file: the dry run of nft writes to standard output too: name a file`},
+		{"nats", "feed: {nats: {url: 'nats://h'}}\n", `1:20: feed.nats.url: expected an address such as nats://host:4222 or tls://host:4222`},
+		{"nats password", "feed: {nats: {url: 'nats://u:secret@h:1'}}\n", `1:20: feed.nats.url: no user and password in an address: use credentials_file or basic_auth`},
+		{"nats subject", "feed: {nats: {url: 'nats://h:1', subject: a.*}}\n", `1:43: feed.nats.subject: "a.*": expected a subject such as ctsight.findings`},
+		{"nats key for anyone", "feed: {nats: {url: 'tls://h:1', credentials_file: c, tls: {insecure_skip_verify: true}}}\n", `1:59: feed.nats.tls: a password or key would go to a server nobody has verified: name its ca_file`},
+		{"nats tls", "feed: {nats: {url: 'nats://h:1', tls: {ca_file: c}}}\n", `1:39: feed.nats.tls: the url is not tls: change one of them`},
+		{"nats nowhere", "feed: {nats: {tls: {ca_file: c}}}\n", `1:14: feed.nats: no url: add it`},
 		{"landlock", "sandbox: {landlock: yes}\n", `1:21: sandbox.landlock: expected auto, on, off, not "yes"`},
 		{"level", "log: {level: loud}\n", `1:14: log.level: expected debug, info, warn, error, not "loud"`},
 		{"two documents", "log: {}\n---\ncri: {}\n", `2:1: a second document begins: one per file, remove the line ---`},
@@ -139,8 +186,8 @@ func TestParseRefuses(t *testing.T) {
 		{"UTF-16", "\xff\xfea\x00", `1:1: byte 0xff is not UTF-8: save the file as UTF-8`},
 		{"control", "netns: \"é\x1b[2J\"\n", `1:10: control character U+001B: remove it`},
 		{"hostile", `netns: {"\e]0;` + strings.Repeat("x", 900) + `": 1}` + "\n", `1:8: netns: expected a text, not keys`},
-		{"hostile key", `"\e]0;` + strings.Repeat("x", 900) + `": 1` + "\n", `1:1: unknown key "\x1b]0;xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx...": the file takes backend, netns, web, metrics, limits, remote_write, sandbox, cri, log`},
-		{"many", "a: 1\nb: 2\nc: 3\n", `1:1: unknown key "a": the file takes backend, netns, web, metrics, limits, remote_write, sandbox, cri, log (and 2 more)`},
+		{"hostile key", `"\e]0;` + strings.Repeat("x", 900) + `": 1` + "\n", `1:1: unknown key "\x1b]0;xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx...": the file takes backend, netns, web, metrics, limits, remote_write, detect, feed, sandbox, cri, log`},
+		{"many", "a: 1\nb: 2\nc: 3\n", `1:1: unknown key "a": the file takes backend, netns, web, metrics, limits, remote_write, detect, feed, sandbox, cri, log (and 2 more)`},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			_, err := Parse("c.yml", []byte(c.text))
