@@ -18,8 +18,9 @@ BENCH_PACKAGES := bpftrace
 # What checks units and packages.
 PACKAGE_PACKAGES := systemd rpm
 GENERATE_PACKAGES := clang-14 llvm-14
-# Servers that tests run themselves: unpacked, not installed.
-TEST_PACKAGES := prometheus
+# Servers that tests run themselves: unpacked, not installed; and what they are written in.
+TEST_PACKAGES := prometheus fail2ban:fail2ban-regex crowdsec
+TEST_NEEDS := python3
 # A browser that tests drive, and letters for it.
 BROWSER_PACKAGES := chromium fonts-dejavu-core
 export PATH := $(CURDIR)/$(BIN)/debian:$(PATH)
@@ -90,6 +91,7 @@ deps-generate:
 	@./.ci/deps $(GENERATE_PACKAGES)
 
 deps-test:
+	@./.ci/deps $(TEST_NEEDS)
 	@./.ci/unpack $(BIN)/debian $(TEST_PACKAGES)
 
 deps-browser:

@@ -1,6 +1,7 @@
 package view
 
 import (
+	"encoding/json"
 	"net/netip"
 	"time"
 
@@ -45,3 +46,15 @@ func ForecastText(known bool, full, from, to *float64) string {
 
 // Span writes a time that people wait for: 870ms, 12.3s, 4m10s, 3h05m, 2d04h.
 func Span(d time.Duration) string { return span(d) }
+
+// Quoted is a string from outside as JSON: more is escaped than JSON asks for, all that
+// is not safe to show.
+func Quoted(s string) json.RawMessage { return appendJSONString(nil, s) }
+
+// AppendName appends what Name returns.
+func AppendName(b []byte, s string) []byte { return appendName(b, s) }
+
+// AppendQuoted appends a sentence from outside in double quotes, with escapes as in Go.
+func AppendQuoted(b []byte, s string) []byte {
+	return append(appendEscaped(append(b, '"'), s, `"`), '"')
+}
