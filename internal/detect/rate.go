@@ -16,7 +16,9 @@ import (
 //	S <- max(0, S + (k ln rho - lambda (rho - 1)) / phi), rho = 3
 //	lambda = max(mean of k over the last hour, .2), phi = max(1, variance / lambda)
 //
-// in nats; crossed at 20: once in e^20 seconds for a source that does not change.
+// in nats; crossed at 20: once in e^20 seconds for a source that does not change. It
+// falls by a sixtieth of that at least in a second with no more than usual, so that a
+// burst ends within a minute and a half however much it has raised phi.
 // Nobody is tested before it has been known for five minutes, and what is fewer than
 // a hundred entries is not told. A burst alone is no abuse: for information.
 const (
@@ -24,6 +26,7 @@ const (
 	rateFloor   = .2
 	rateCross   = 20.
 	rateMost    = 1.5 * rateCross // so that it falls again when the burst is over
+	rateFalls   = rateCross / 60
 	rateHour    = 3600
 	rateLearns  = 300 // seconds
 	burstLeast  = 100
@@ -78,7 +81,7 @@ func (r *rate) turn(sec uint32) {
 		r.spread = keep*r.spread + (1-keep)*r.mean*r.mean
 		r.mean *= keep
 		lambda, phi := r.scale()
-		if r.s = max(0, r.s-lambda*(rateRho-1)*empty/phi); r.s == 0 {
+		if r.s = max(0, r.s-max(rateFalls, lambda*(rateRho-1)/phi)*empty); r.s == 0 {
 			r.run = 0
 		}
 		r.before = 0
@@ -99,7 +102,11 @@ func (r *rate) turn(sec uint32) {
 
 func (r *rate) step(k float32) {
 	lambda, phi := r.scale()
-	r.s = min(rateMost, max(0, r.s+(k*float32(math.Log(rateRho))-lambda*(rateRho-1))/phi))
+	x := (k*float32(math.Log(rateRho)) - lambda*(rateRho-1)) / phi
+	if k <= lambda {
+		x = min(x, -rateFalls)
+	}
+	r.s = min(rateMost, max(0, r.s+x))
 }
 
 func (r *rate) scale() (lambda, phi float32) {
