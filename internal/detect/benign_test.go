@@ -2,6 +2,7 @@ package detect_test
 
 import (
 	"cmp"
+	"math/rand/v2"
 	"net/netip"
 	"slices"
 	"testing"
@@ -217,5 +218,78 @@ func TestTheOtherProtocol(t *testing.T) {
 				t.Errorf("confirmed %d times", alarms)
 			}
 		})
+	}
+}
+
+func classes(told []agg.Finding, class string) (n int) {
+	for i := range told {
+		if told[i].Class == class {
+			n++
+		}
+	}
+	return n
+}
+
+// Hosts of which a few contacts fail now and then are no outage, however few of them
+// are active.
+func TestOutageNotOfChance(t *testing.T) {
+	r := rand.New(rand.NewPCG(1, 2))
+	var n network
+	for h := range 30 {
+		for at := time.Duration(0); at < 2*time.Hour; at += time.Duration(r.ExpFloat64() * float64(40*time.Second)) {
+			o := good
+			if r.Float64() < .25 {
+				o = refused
+			}
+			n.contact(at, host(10, 1, 0, 1+h), host(11+r.IntN(89), r.IntN(256), r.IntN(256), 7), 443, event.ProtoTCP, o)
+		}
+	}
+	if k := classes(n.run(), "upstream_outage"); k > 0 {
+		t.Errorf("told %d times", k)
+	}
+}
+
+// Scanners that find something are no sources with a history: they cannot make failing
+// evidence of nothing.
+func TestScannersAreNoOutage(t *testing.T) {
+	var n network
+	for s := range 8 {
+		for i := range 400 {
+			o := refused
+			if i%5 == 0 {
+				o = good
+			}
+			n.contact(time.Duration(i)*100*time.Millisecond, host(203, 0, 113, s), host(198, 18, i/200, s*30+i%30), uint16(1+i), event.ProtoTCP, o)
+		}
+	}
+	told := n.run()
+	if k := classes(told, "upstream_outage"); k > 0 {
+		t.Errorf("an outage is told %d times", k)
+	}
+	found := map[netip.Prefix]bool{}
+	for i := range told {
+		if told[i].Class == "scan" && told[i].State == agg.Confirmed {
+			found[told[i].Source] = true
+		}
+	}
+	if len(found) < 8 {
+		t.Errorf("%d of 8 are found", len(found))
+	}
+}
+
+// One service that everybody uses is no uplink.
+func TestOutageNotOfOneService(t *testing.T) {
+	var n network
+	for i := range 300 {
+		for h := range 20 {
+			o := good
+			if i > 150 {
+				o = refused
+			}
+			n.contact(time.Duration(i)*time.Second+time.Duration(h)*20*time.Millisecond, host(10, 1, 0, 1+h), host(10, 5, 0, 5), 5432, event.ProtoTCP, o)
+		}
+	}
+	if k := classes(n.run(), "upstream_outage"); k > 0 {
+		t.Errorf("told %d times", k)
 	}
 }

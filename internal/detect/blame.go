@@ -74,6 +74,7 @@ func (d *Engine) unblame(b *blame) bool {
 		r.failed.remove(b.endpoint)
 		r.dst.remove(b.dst)
 		r.port.remove(uint64(port(&b.c.Orig))<<8 | uint64(b.c.Orig.Proto) + 1)
+		r.net.remove(wide(b.c.Orig.Dst))
 		if t := r.tally.of(b.o); *t > 0 {
 			*t--
 		}

@@ -17,8 +17,10 @@ import (
 //
 //   - p, the median over sources with 20 successes in the last hour, five or more of
 //     these, of the failed share of their contacts (weights exp(-t/30 s)). A scanner
-//     with a history is one source among them. The scan test takes
-//     theta0 = 1 - min(.6, max(.2, 1.5 p)), and with p > .5 nothing is evidence;
+//     with a history is one source among them, and who fails more than succeeds has
+//     none. The scan test takes theta0 = 1 - min(.6, max(.2, 1.5 p)), and with p > .5
+//     nothing is evidence, if all their contacts say so together: more than half of
+//     them fail by three standard deviations, at five endpoints or more;
 //   - contacts with endpoints that had been good within the hour, by the second they
 //     were made in: of those since one of the last 30 seconds, ten or more with five
 //     endpoints or more that failed, more than half of the contacts and of the
@@ -34,6 +36,7 @@ import (
 const (
 	panelSize     = 256
 	panelLeast    = 5
+	panelWeight   = 10 // contacts of one source that count at most
 	healthyLeast  = 20
 	healthyFor    = 3600 // seconds
 	healthTau     = 30.
@@ -70,6 +73,7 @@ type outage struct {
 	panel      []uint64    // sources with a history
 	p          float64     // median of their failed shares, 0 when they are too few
 	of         int         // how many these are
+	most       bool        // p is more than half, and not by chance
 	moments    [outageWindow]moment
 	looked     event.Ktime
 	doubt      event.Ktime // since when, 0 for not
@@ -105,9 +109,12 @@ type health struct {
 	second  uint32 // of the last outcome
 	hour    uint32 // when the hour of ok began
 	ok, had uint16 // successes in this hour, and in the one before
+	bad     uint16 // failures in this hour
+	fair    bool   // at the last success there were no more failures than successes: no scanner
 	inPanel bool
 	all     float32 // contacts, fading
 	failed  float32
+	end     uint64 // the last endpoint that failed
 }
 
 // fade is exp(-t/healthTau) for whole seconds.
@@ -124,15 +131,17 @@ func (h *health) add(sec uint32, fails bool) bool {
 	h.all, h.failed, h.second = h.all*f+1, h.failed*f, max(sec, h.second)
 	if fails {
 		h.failed++
+		h.bad = min(h.bad, math.MaxUint16-1) + 1
 	} else {
 		if passed := sec - min(sec, h.hour); passed >= healthyFor {
 			h.had = h.ok
 			if passed >= 2*healthyFor {
 				h.had = 0
 			}
-			h.ok, h.hour = 0, sec
+			h.ok, h.bad, h.hour = 0, 0, sec
 		}
 		h.ok = min(h.ok, math.MaxUint16-1) + 1
+		h.fair = h.bad <= h.ok
 	}
 	return h.healthy(sec)
 }
@@ -145,7 +154,7 @@ func (h *health) healthy(sec uint32) bool {
 	if passed >= healthyFor {
 		ok, had, passed = 0, ok, passed-healthyFor
 	}
-	return ok+had*(1-float64(passed)/healthyFor) >= healthyLeast
+	return h.fair && ok+had*(1-float64(passed)/healthyFor) >= healthyLeast
 }
 
 // common takes the outcome of a contact that was looked at.
@@ -154,6 +163,9 @@ func (d *Engine) common(s *subject, j *judgement) {
 		return
 	}
 	o, fails := &d.outage, j.o.failure() && j.o != HalfOpen
+	if fails {
+		s.health.end = j.place.endpoint
+	}
 	if !j.judged && s.health.add(j.sec, fails) && !s.health.inPanel && len(o.panel) < panelSize {
 		s.health.inPanel = true
 		o.panel = append(o.panel, s.hash)
@@ -358,7 +370,7 @@ func (o *outage) tick(d *Engine) {
 		if o.over(d) {
 			o.thaw(d)
 		}
-	case o.p > outageShare && !rests:
+	case o.most && !rests:
 		o.freeze(d, d.now-event.Ktime(healthTau*float64(time.Second)), true)
 	default:
 		o.look(d)
@@ -370,20 +382,27 @@ func (o *outage) tick(d *Engine) {
 func (o *outage) median(d *Engine) {
 	sec := d.second(d.now)
 	var shares []float64
+	var all, failed float64
+	o.ends = set{}
 	o.panel = slices.DeleteFunc(o.panel, func(h uint64) bool {
 		s := d.subjects.find(h)
 		if s == nil {
 			return true
 		}
-		if sec-min(sec, s.health.second) <= healthTau && s.health.all >= 1 {
-			shares = append(shares, float64(s.health.failed/s.health.all))
+		if v := &s.health; sec-min(sec, v.second) <= healthTau && v.all >= 1 {
+			share, weight := float64(v.failed/v.all), float64(min(v.all, panelWeight))
+			shares, all, failed = append(shares, share), all+weight, failed+share*weight
+			if share > outageShare {
+				o.ends.add(v.end)
+			}
 		}
 		s.health.inPanel = s.health.healthy(sec)
 		return !s.health.inPanel
 	})
-	if o.p, o.of = 0, len(shares); o.of >= panelLeast {
+	if o.p, o.of, o.most = 0, len(shares), false; o.of >= panelLeast {
 		slices.Sort(shares)
 		o.p = (shares[(o.of-1)/2] + shares[o.of/2]) / 2
+		o.most = o.p > outageShare && failed > all/2+1.5*math.Sqrt(all) && o.ends.len() >= outageEnds
 	}
 }
 
