@@ -63,15 +63,20 @@ type ask struct {
 }
 
 func (a *ask) run(w *world) {
+	fate := map[to]outcome{}
 	for s := range scanners {
 		src := w.who(addr("203.0.113.0/24", 10+s), "scanner-"+a.shape, capture.Scanner)
 		at := time.Duration(s) * 700 * time.Millisecond
 		for n := range a.n {
-			o := a.fails
-			if !w.chance(a.share) {
-				o = good
+			e := a.next(w, n+5000*s)
+			o, known := fate[e]
+			if !known { // the same for whoever asks
+				if o = a.fails; !w.chance(a.share) {
+					o = good
+				}
+				fate[e] = o
 			}
-			w.contact(at, src, a.next(w, n), o)
+			w.contact(at, src, e, o)
 			at += a.step
 		}
 	}
