@@ -99,6 +99,7 @@ func (n *scan) reconsider(d *Engine, s *subject, begin event.Ktime) {
 	}
 	r.begun = 0
 	if i := d.book.find(s.incident("scan")); i != nil && i.f.State != agg.Cleared {
+		i.fill()
 		i.f.Why += "; everybody fails since then"
 		i.refill = nil
 		d.book.clear(i, d.now)

@@ -110,12 +110,13 @@ func (d *Engine) depart(e *event.Event, p *place) {
 		waits = false
 	}
 	c := Contact{At: was.t, Orig: e.Orig, NetNS: e.NetNS, Zone: e.Zone}
+	var s *subject
 	if !waits {
 		if c.At = e.Time; e.HasLifetime {
 			c.At -= event.Ktime(e.Lifetime)
 		}
 	} else {
-		d.settle(&c, &was)
+		s = d.settle(&c, &was)
 	}
 	o, known := ended(e, e.Time.Sub(c.At))
 	if known && o == Refused {
@@ -123,7 +124,9 @@ func (d *Engine) depart(e *event.Event, p *place) {
 	}
 	if known && (waits || o != Answered) {
 		d.outcome(&c, e.Time, was.flags, o, "destroy")
+		return
 	}
+	d.recheck(s)
 }
 
 // ended is what the end of an entry says of the contact that made it.

@@ -214,7 +214,7 @@ func (d *Engine) Seen(l *Look, now event.Ktime, seen Seen) {
 	}
 	d.now = max(d.now, now)
 	if !seen.Known || !seen.Live {
-		d.settle(&l.Contact, p)
+		d.recheck(d.settle(&l.Contact, p))
 		if seen.Known && l.stage > early { // its destroy is not just on its way: it was lost
 			d.pending.Remove(l.id)
 			return
@@ -233,7 +233,7 @@ func (d *Engine) Seen(l *Look, now event.Ktime, seen Seen) {
 		d.outcome(&c, now, was.flags, Answered, how)
 		return
 	case l.stage == early:
-		d.settle(&l.Contact, p)
+		d.recheck(d.settle(&l.Contact, p))
 	case known && o == HalfOpen && p.flags&pendHalf == 0, l.stage == judged && !known:
 		if !known {
 			o = Unanswered
@@ -273,26 +273,32 @@ func (l *Look) shows(s *Seen) (Outcome, bool) {
 	return Accepted, l.stage >= judged
 }
 
-// settle ends the time in which a contact may yet be answered at once.
-func (d *Engine) settle(c *Contact, p *pending) {
+// settle ends the time in which a contact may yet be answered at once. Who knows no
+// outcome looks whether that decides a test (recheck).
+func (d *Engine) settle(c *Contact, p *pending) *subject {
 	if p.early == 0 {
-		return
+		return nil
 	}
 	p.early = 0
 	if p.flags&pendFirst == 0 {
-		return
+		return nil
 	}
 	var at place
 	d.locateTuple(&at, c.NetNS, c.Zone, &c.Orig)
 	s := d.subjects.find(at.src)
 	if s == nil {
-		return
+		return nil
 	}
 	s.pend -= min(s.pend, 1)
 	if s.record != nil {
 		s.record.each(c.Orig, func(k *key) { k.pend -= min(k.pend, 1) })
-		if s.record.begun == 0 {
-			d.scan.check(d, s, d.now, threshold)
-		}
+	}
+	return s
+}
+
+// recheck looks at a test for which one contact less is pending.
+func (d *Engine) recheck(s *subject) {
+	if s != nil && s.record != nil && s.record.begun == 0 {
+		d.scan.check(d, s, d.now, threshold)
 	}
 }

@@ -138,7 +138,10 @@ func (n *scan) count(d *Engine, s *subject, j *judgement, h float64) {
 		s.failed--
 		if s.record != nil {
 			s.record.tally.excused++
+		} else if s.spared < math.MaxUint16 {
+			s.spared++
 		}
+		s.spend(d, j)
 		d.step(s, j, nil, 0, "the endpoint was good, or is over another protocol, or everybody fails")
 		return
 	}
@@ -200,7 +203,7 @@ func (n *scan) begin(d *Engine, s *subject, j *judgement) bool {
 		return false
 	case f.hash == 0:
 		*f = once{c: *j.Contact, at: j.now, outcome: j.o, hash: j.place.endpoint}
-		s.base, s.lead = s.answered, s.lately(j.sec)
+		s.base, s.lead, s.spared = s.answered, s.lately(j.sec), 0
 		d.blame(s, j, 0)
 		return false
 	case f.hash == j.place.endpoint:
@@ -209,6 +212,7 @@ func (n *scan) begin(d *Engine, s *subject, j *judgement) bool {
 	}
 	r := d.promote(s)
 	r.tally.answered, r.before = uint64(s.answered-s.base), uint64(s.lead)
+	r.tally.excused = uint64(s.spared)
 	was := *j
 	var at place
 	d.locateTuple(&at, s.netns, s.zone, &f.c.Orig)
@@ -244,10 +248,18 @@ func (n *scan) good(d *Engine, s *subject, j *judgement, k *key) {
 	d.step(s, j, k, n.success, "")
 }
 
+// spend has a contact that was not counted not take back anything later.
+func (s *subject) spend(d *Engine, j *judgement) {
+	if p := d.pending.Get(j.place.id); p != nil && p.t == j.At && s.bits == 0 {
+		p.flags &^= pendFirst
+	}
+}
+
 func (n *scan) fail(d *Engine, s *subject, j *judgement) {
 	r := s.record
-	if !r.failed.add(j.place.endpoint) {
+	if !r.failed.add(j.place.endpoint) { // it did so more than a day ago
 		n.again(r, j)
+		s.spend(d, j)
 		return
 	}
 	if j.before = j.o; r.failed.full {
@@ -552,6 +564,7 @@ func (n *scan) polling(d *Engine, s *subject, i *incident) {
 		s.prefix().Addr(), r.failed.len(), r.tally.again, d.now.Sub(r.fresh).Round(time.Second))
 	f.WhyNotBenign = ""
 	d.book.tell(p, d.now)
+	i.fill()
 	i.f.Why += "; it is polling dead targets"
 	d.book.clear(i, d.now)
 	r.begun = 0
@@ -608,7 +621,8 @@ func (r *record) fill(d *Engine, s *subject, k *key, h float64, i *incident) {
 		}
 	case "horizontal":
 		what = fmt.Sprintf("%s of %d destinations", plural(r.port.len(), "port"), r.dst.len())
-		if o := r.sample[0].Orig; r.port.len() == 1 {
+		if r.port.len() == 1 && len(r.sample) > 0 { // an outage may have taken them back
+			o := r.sample[0].Orig
 			what = fmt.Sprintf("%s of %d destinations", portName(&o), r.dst.len())
 			f.Target = agg.Target{Proto: o.Proto, Port: port(&o)}
 		}

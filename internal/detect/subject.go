@@ -18,6 +18,7 @@ type subject struct {
 	bits   uint8 // of the prefix; 0 for a source
 	flags  subjectFlags
 	udp    uint16 // UDP endpoints that have answered
+	spared uint16 // failed since the first that counts, and excused
 	pend   uint32 // first contacts that may yet be answered at once
 	newest uint32 // number of the newest in the first queue plus one
 	burst  rate
