@@ -49,8 +49,11 @@ const (
 func (w *Watch) Detect(c Detection) {
 	d := &detector{cfg: c}
 	d.engine = detect.New(detect.Config{Clock: w.clock, Seed: rand.Uint64(), Allow: c.Allow, Tell: d.tell}, w.start)
-	if p, ok := w.p.Source.(peeker); ok {
+	switch p := w.p.Source.(type) {
+	case peeker:
 		d.looks = peeks{p}
+	case *Fallback:
+		d.looks = queries{p}
 	}
 	w.detector = d
 }
