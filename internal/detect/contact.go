@@ -198,6 +198,9 @@ func (d *Engine) outcome(c *Contact, now event.Ktime, flags pendFlags, o Outcome
 	if o.failure() && !j.judged && d.fronts.covers(d, &j) {
 		return
 	}
+	if j.first {
+		d.spread.judge(d, s, &j)
+	}
 	if flags&pendLooked != 0 {
 		d.common(s, &j)
 	}

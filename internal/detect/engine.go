@@ -81,6 +81,7 @@ type Engine struct {
 	queues   [stages]queue
 	scan     scan
 	fronts   fronts
+	spread   spread
 	book     book
 	places   [batch]place
 	used     used
@@ -122,6 +123,7 @@ func New(c Config, start event.Ktime) *Engine {
 	d.queues = newQueues()
 	d.scan = newScan()
 	d.fronts = newFronts(c.Seed, start)
+	d.spread = newSpread()
 	d.book = newBook(d)
 	return d
 }
@@ -174,6 +176,7 @@ func (d *Engine) Tick(now event.Ktime, s State) {
 	d.outage.tick(d)
 	d.tickFloods()
 	d.scan.tick(d)
+	d.spread.tick(d)
 	d.filling.tick(d)
 	d.book.tick(d)
 }

@@ -370,13 +370,33 @@ func (w *fronts) drowns(d *Engine, p *place, c *Contact) bool {
 
 // explains says whether the newest evidence against a prefix is of a flood.
 func (w *fronts) explains(d *Engine, s *subject) bool {
-	if n := len(s.record.sample); n > 0 && w.until >= d.second(d.now) {
-		c := Contact{Orig: s.record.sample[n-1].Orig, NetNS: s.netns, Zone: s.zone}
-		var p place
-		d.locateTuple(&p, c.NetNS, c.Zone, &c.Orig)
-		return w.drowns(d, &p, &c)
+	if n := len(s.record.sample); n > 0 {
+		return w.drowned(d, &Contact{Orig: s.record.sample[n-1].Orig, NetNS: s.netns, Zone: s.zone})
 	}
 	return false
+}
+
+// drowned says whether a contact is of a flood.
+func (w *fronts) drowned(d *Engine, c *Contact) bool {
+	if w.until < d.second(d.now) {
+		return false
+	}
+	var p place
+	d.locateTuple(&p, c.NetNS, c.Zone, &c.Orig)
+	return w.drowns(d, &p, c)
+}
+
+// building says whether a contact is of what may be a flood with the next tick.
+func (w *fronts) building(d *Engine, c *Contact) (is bool) {
+	if len(w.hot) > 0 {
+		var p place
+		d.locateTuple(&p, c.NetNS, c.Zone, &c.Orig)
+		w.each(c.NetNS, c.Zone, &c.Orig, &p, func(f *front) {
+			c := f.crowd
+			is = is || c.y > 0 && !d.flooded(f) && (c.scope == ofEndpoint || c.spread())
+		})
+	}
+	return is
 }
 
 // flooded says whether there is a flood at a front, or was while entries of it may

@@ -167,3 +167,11 @@ func (v *heavy) top() (k uint64, a netip.Addr, share float64) {
 	}
 	return v.keys[best], v.addr[best], float64(v.n[best]) / float64(v.all)
 }
+
+// halve makes what was long ago count less.
+func (v *heavy) halve() {
+	v.all /= 2
+	for i := range v.n {
+		v.n[i] /= 2
+	}
+}

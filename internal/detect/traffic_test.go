@@ -14,8 +14,7 @@ import (
 
 // traffic is connections that a test makes up, with what becomes of them: the truth.
 type traffic struct {
-	conns  []conn
-	counts map[string]int
+	conns []conn
 }
 
 // conn is one connection.
@@ -24,7 +23,6 @@ type conn struct {
 	orig   event.Tuple
 	ending ending
 	rtt    time.Duration
-	reply  bool // of UDP
 }
 
 type ending uint8
