@@ -41,6 +41,16 @@ func (d *Engine) blame(s *subject, j *judgement, w float64) {
 	o.next = (o.next + 1) % blameMost
 }
 
+// reblame is for what has turned out as another failure than it was counted as.
+func (d *Engine) reblame(s *subject, j *judgement, w float64) {
+	o := &d.outage
+	for i := range o.blamed {
+		if b := &o.blamed[i]; b.subject == s.hash && b.endpoint == j.place.endpoint {
+			b.o, b.w = j.o, b.w+w
+		}
+	}
+}
+
 // takeBlameBack undoes what contacts have counted that were made since a time: an
 // outage began then.
 func (d *Engine) takeBlameBack(begin event.Ktime) {

@@ -335,6 +335,7 @@ func (n *scan) change(d *Engine, s *subject, j *judgement) {
 	*r.tally.of(j.o)++
 	r.last = j.now
 	w := n.weight(s, j, j.o) - n.weight(s, j, j.before)
+	d.reblame(s, j, w)
 	r.each(j.Orig, func(k *key) {
 		k.lambda = max(0, k.lambda+w)
 		d.step(s, j, k, w, "was "+j.before.String())
