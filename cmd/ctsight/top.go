@@ -102,6 +102,7 @@ func (t *topFlags) run(ctx context.Context, g *globals, args []string) error {
 			dims = append(dims, agg.ByNetNS)
 		}
 		w := p.NewWatch(clock, agg.CensusConfig{Dims: dims})
+		w.Detect(pipeline.Detection{})
 		ctx, cancel := limited(ctx, t.limit)
 		defer cancel()
 		if err := errors.Join(w.Run(ctx, nil), w.Finish()); err != nil {
@@ -115,6 +116,7 @@ func (t *topFlags) run(ctx context.Context, g *globals, args []string) error {
 		return t.print(g, doc, column)
 	}
 	w := p.NewWatch(clock, agg.CensusConfig{})
+	w.Detect(pipeline.Detection{})
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	traced := make(chan error, 1)

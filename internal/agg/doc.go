@@ -63,8 +63,9 @@ type TopDoc struct {
 	Pools    []PoolState  // NAT port pools, the fullest
 	PoolSums PoolSums
 	Top
-	Drops []ReasonCount // packets lost by reason since From, exact
-	Loss  Loss
+	Drops    []ReasonCount // packets lost by reason since From, exact
+	Findings []Finding     // that are open, the most urgent first; shared, not to be changed
+	Loss     Loss
 	// BestEffort is set on backends that cannot tell all destroys.
 	BestEffort bool
 }

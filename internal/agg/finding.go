@@ -2,6 +2,7 @@ package agg
 
 import (
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/ctsight/ctsight/internal/event"
@@ -20,6 +21,14 @@ const (
 	Feed = "feed" // machines
 	Info = "info" // who looks
 )
+
+// Urgency orders severities: 0 is the most urgent.
+func Urgency(severity string) int {
+	if i := slices.Index([]string{Page, Feed, Info}, severity); i >= 0 {
+		return i
+	}
+	return 3
+}
 
 // Finding is an incident: contract, section 6. A plain value: whoever has it may
 // keep it and must not change it.

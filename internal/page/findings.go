@@ -20,13 +20,6 @@ func (d *doc) open() (n uint64) {
 	return n
 }
 
-func severity(s string) int {
-	if i := slices.Index([]string{agg.Page, agg.Feed, agg.Info}, s); i >= 0 {
-		return i
-	}
-	return 3
-}
-
 // findings are incidents, the open ones first.
 func (d *doc) findings() {
 	all := slices.Clone(d.s.Findings)
@@ -37,7 +30,7 @@ func (d *doc) findings() {
 			}
 			return -1
 		}
-		return cmp.Or(cmp.Compare(severity(a.Severity), severity(b.Severity)), b.Last.Compare(a.Last))
+		return cmp.Or(cmp.Compare(agg.Urgency(a.Severity), agg.Urgency(b.Severity)), b.Last.Compare(a.Last))
 	})
 	d.begin("findings", "Findings")
 	d.put(`{} open, {} of the last day cleared.</figcaption><ul class="findings">`, d.open(), uint64(len(all))-d.open())

@@ -1,9 +1,11 @@
 package pipeline
 
 import (
+	"cmp"
 	"context"
 	"math/rand/v2"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/ctsight/ctsight/internal/agg"
@@ -75,6 +77,19 @@ func (w *Watch) Findings() ([]agg.Finding, []agg.ClassCount) {
 		return nil, nil
 	}
 	return w.detector.open, w.detector.found
+}
+
+// urgent returns the incidents that are open, the most urgent first. The lock is
+// held; a nil detector has none.
+func (d *detector) urgent() []agg.Finding {
+	if d == nil {
+		return nil
+	}
+	out := slices.DeleteFunc(slices.Clone(d.open), func(f agg.Finding) bool { return f.State == agg.Cleared })
+	slices.SortStableFunc(out, func(a, b agg.Finding) int {
+		return cmp.Or(cmp.Compare(agg.Urgency(a.Severity), agg.Urgency(b.Severity)), cmp.Compare(a.State, b.State))
+	})
+	return out
 }
 
 // contacts looks at contacts that are old enough until ctx ends.

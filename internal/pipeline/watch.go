@@ -502,7 +502,7 @@ func (w *Watch) Top(by agg.Dim, c agg.Column, n int, keep func(*agg.Key) bool) *
 	at := w.now()
 	doc.To = w.clock.At(at)
 	doc.Top = w.census.Top(by, c, n, at, keep)
-	doc.Drops = doc.Totals.Drop
+	doc.Drops, doc.Findings = doc.Totals.Drop, w.detector.urgent()
 	doc.Table = w.tableStates(tables, at)
 	doc.Pools, doc.PoolSums = w.poolStates(tables, ahead)
 	return doc

@@ -42,6 +42,7 @@ func TopScreen(d *agg.TopDoc, o ScreenOptions) string {
 	} else {
 		rows := newRowTable(&s, &d.Top)
 		blocks = append(blocks, block{prio: 7, n: 1, lines: s.drops}, block{prio: 9, n: 1, lines: s.evictions})
+		blocks = append(blocks, block{prio: 8, n: min(topFindings, len(d.Findings)), lines: s.findings})
 		blocks = append(blocks, rows.blocks()...)
 	}
 	blocks = append(blocks, block{prio: 5, n: 1, lines: s.loss, bottom: true})
@@ -318,6 +319,27 @@ func (s *screen) evictions(int) []*rowLine {
 		l.put("", listSep(i)).putf("%s %s", r.Cause, count(r.Count))
 	}
 	return one(l)
+}
+
+// topFindings is how many findings are shown.
+const topFindings = 4
+
+// findings are incidents that are open, the first of them with how many there are.
+func (s *screen) findings(n int) []*rowLine {
+	var out []*rowLine
+	for i := range n {
+		f := &s.d.Findings[i]
+		title, head := "", ""
+		if i == 0 {
+			title, head = "findings", count(uint64(len(s.d.Findings)))
+		}
+		l := s.line().put(bold, title).put("", aligned("", 9-len(title), false)+aligned(head, 2, false)).put(findingColour(f), nameInCells(f.State))
+		if f.NetNS != 0 {
+			l.put("", " netns "+inCells(s.o.Names.NetNSText(f.NetNS)))
+		}
+		out = append(out, l.put("", ": "+nameInCells(f.Class)+": "+inCells(f.Why)+" ["+nameInCells(f.ID)+"]"))
+	}
+	return out
 }
 
 func (s *screen) sum(what string, n uint64, noun string) *rowLine {

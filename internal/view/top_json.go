@@ -27,6 +27,7 @@ type (
 		Total      topRates          `json:"total"`
 		Drops      map[string]uint64 `json:"drops"`
 		Destroys   map[string]uint64 `json:"destroys"`
+		Findings   []findingDoc      `json:"findings"`
 		Strange    uint64            `json:"destroys_of_unknown"`
 		Unjudged   uint64            `json:"unjudged"`
 		Loss       ledgerLoss        `json:"loss"`
@@ -120,6 +121,10 @@ func WriteTopJSON(w io.Writer, d *agg.TopDoc, o TopOptions) error {
 		By: d.By.String(), Sort: o.Sort.String(), Table: []topTable{}, Pools: []topPool{}, PoolSums: topPoolSums(d.PoolSums), Sources: []topRow{},
 		Other: topOther{Rows: d.Hidden, Folded: d.Folded, topSums: topSums(d.Other)}, Total: ratesJSON(d.Total.Rates),
 		Drops: byReason(d.Drops), Destroys: byCause(d.Totals.Destroy), Strange: d.Strange, Unjudged: d.Unjudged, Loss: lossJSON(d.Loss),
+		Findings: []findingDoc{},
+	}
+	for i := range d.Findings {
+		doc.Findings = append(doc.Findings, findingJSON(&d.Findings[i], FindingOptions{Names: o.Names}))
 	}
 	for i := range d.Table {
 		doc.Table = append(doc.Table, tableJSON(&d.Table[i], o))

@@ -70,8 +70,9 @@ func testTop() *agg.TopDoc {
 			Hidden: 1234, Folded: 17, Total: agg.TopRow{Rates: agg.Rates{S1: 12_500, S10: 11_200, M1: 9_123, Peak10ms: 52_000}},
 			Totals:  agg.Totals{Destroy: []agg.CauseCount{{Cause: event.TimeoutGC, Count: 1_107_955}, {Cause: event.EarlyDrop, Count: 12}, {Cause: event.EarlyDropGC, Count: 1}}},
 			Seconds: list, Tracked: 1258, Live: 230_390, Strange: 3},
-		Drops: []agg.ReasonCount{{Reason: event.NATExhausted, Count: 3}, {Reason: event.TableFull, Count: 412}, {Reason: event.RulesetNew, Count: 5}},
-		Loss:  agg.Loss{Seen: 2_345_678, Delivered: 2_345_000, Aggregated: 668, Lost: 10, ByStage: []agg.StageLoss{{Stage: "ring", Lost: 10}}},
+		Drops:    []agg.ReasonCount{{Reason: event.NATExhausted, Count: 3}, {Reason: event.TableFull, Count: 412}, {Reason: event.RulesetNew, Count: 5}},
+		Findings: testFindings(),
+		Loss:     agg.Loss{Seen: 2_345_678, Delivered: 2_345_000, Aggregated: 668, Lost: 10, ByStage: []agg.StageLoss{{Stage: "ring", Lost: 10}}},
 	}
 }
 
@@ -309,7 +310,8 @@ func anyTop(t *rapid.T) (*agg.TopDoc, *Detail) {
 	})
 	d := &agg.TopDoc{From: time.Unix(rapid.Int64Range(0, 1<<32).Draw(t, "from"), 0), To: time.Unix(rapid.Int64Range(0, 1<<32).Draw(t, "to"), 0), Backend: rapid.String().Draw(t, "backend"),
 		Table: rapid.SliceOfN(table, 0, 30).Draw(t, "tables"), Pools: rapid.SliceOfN(pool, 0, 5).Draw(t, "pools"), Top: top.Draw(t, "top"), BestEffort: rapid.Bool().Draw(t, "best"),
-		Drops: []agg.ReasonCount{{Reason: event.Reason(rapid.Byte().Draw(t, "r")), Count: n.Draw(t, "c")}}, Loss: agg.Loss{Seen: n.Draw(t, "seen")}}
+		Drops: []agg.ReasonCount{{Reason: event.Reason(rapid.Byte().Draw(t, "r")), Count: n.Draw(t, "c")}}, Loss: agg.Loss{Seen: n.Draw(t, "seen")},
+		Findings: rapid.SliceOfN(rapid.SampledFrom(testFindings()), 0, 6).Draw(t, "findings")}
 	detail := &Detail{By: d.By, Row: row.Draw(t, "row"), Edges: top.Draw(t, "edges"), Lifetimes: agg.Lifetimes{{Proto: 6}: {N: n.Draw(t, "ended"), Sum: time.Duration(rapid.Int64().Draw(t, "sum"))}}}
 	return d, detail
 }
