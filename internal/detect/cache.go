@@ -8,7 +8,8 @@ type cache struct {
 
 const ways = 4
 
-// seen is when something was met: seconds of Engine.second, 0 never.
+// seen is when something was met: seconds of Engine.second, 0 never. With the place of
+// the set, the hash is kept whole but for the lowest bits, which are notes (link.go).
 type seen struct {
 	hash uint64
 	last uint32
@@ -32,7 +33,7 @@ func (s *seen) fail() {
 
 func newCache(n int) *cache { return &cache{make([][ways]seen, n/ways)} }
 
-func (c *cache) set(h uint64) *[ways]seen { return &c.sets[h>>24&uint64(len(c.sets)-1)] }
+func (c *cache) set(h uint64) *[ways]seen { return &c.sets[h&seenNotes&uint64(len(c.sets)-1)] }
 
 func (c *cache) peek(h uint64) uint64 { return c.set(h)[0].hash }
 
@@ -40,7 +41,7 @@ func (c *cache) peek(h uint64) uint64 { return c.set(h)[0].hash }
 func (c *cache) find(h uint64) *seen {
 	set := c.set(h)
 	for i := range set {
-		if set[i].hash == h {
+		if set[i].hash>>16 == h>>16 {
 			return &set[i]
 		}
 	}
@@ -52,13 +53,13 @@ func (c *cache) get(h uint64) (s *seen, fresh bool) {
 	set := c.set(h)
 	oldest := 0
 	for i := range set {
-		if set[i].hash == h {
+		if set[i].hash>>16 == h>>16 {
 			return &set[i], false
 		}
 		if set[i].last < set[oldest].last {
 			oldest = i
 		}
 	}
-	set[oldest] = seen{hash: h}
+	set[oldest] = seen{hash: h &^ seenNotes}
 	return &set[oldest], true
 }

@@ -57,8 +57,12 @@ func (d *Engine) arrive(e *event.Event, p *place) {
 		d.burst(s)
 	}
 	edge, first := d.edges.get(p.edge)
+	forgotten := first
 	if !first && sec-edge.last > uint32(retention/time.Second) {
 		edge.good, first = 0, true
+	}
+	if edge.come(sec, first) || forgotten {
+		d.follow(e, p, edge, sec)
 	}
 	edge.last = sec
 	if edge.served() {
@@ -118,6 +122,7 @@ func (d *Engine) depart(e *event.Event, p *place) {
 	} else {
 		s = d.settle(&c, &was)
 	}
+	d.part(e, p, c.At, waits || e.HasLifetime)
 	o, known := ended(e, e.Time.Sub(c.At))
 	if known && o == Refused {
 		d.fronts.depart(e, p, c.At)
@@ -172,6 +177,7 @@ func (d *Engine) outcome(c *Contact, now event.Ktime, flags pendFlags, o Outcome
 	good := d.goods.find(p.endpoint)
 	j.known = good != nil && good.good != 0 && sec-good.good <= uint32(knownFor/time.Second)
 	edge := d.edges.find(p.edge)
+	client := edge != nil && edge.served()
 	switch {
 	case o == Answered:
 		if good == nil {
@@ -204,6 +210,7 @@ func (d *Engine) outcome(c *Contact, now event.Ktime, flags pendFlags, o Outcome
 	if flags&pendLooked != 0 {
 		d.common(s, &j)
 	}
+	d.fared(s, &j, client)
 	d.scan.judge(d, s, &j)
 }
 

@@ -90,6 +90,8 @@ type Engine struct {
 	outage   outage
 	bursts   bursting
 	filling  filling
+	links    links
+	services services
 	over     Overflow
 }
 
@@ -100,6 +102,8 @@ type Overflow struct {
 	Contacts  uint64 // contacts that were not looked at
 	Incidents uint64 // findings that made room for others
 	Bursts    uint64 // of a source, that were not told
+	Links     uint64 // sources with an endpoint that made room for others, or found none
+	Services  uint64 // that made room for others, or were not told
 }
 
 // batch is how many events are prepared at a time.
@@ -120,6 +124,8 @@ func New(c Config, start event.Ktime) *Engine {
 		edges:    newCache(1 << 18), goods: newCache(1 << 16),
 		pending: agg.NewLive[pending](1<<18, 0),
 	}
+	d.links.table = newTable(maxLinks, idlest)
+	d.services.table = newTable(maxServices, older)
 	d.queues = newQueues()
 	d.scan = newScan()
 	d.fronts = newFronts(c.Seed, start)
@@ -166,6 +172,7 @@ func (d *Engine) add(e *event.Event, p *place) {
 		d.depart(e, p)
 	case event.Drop:
 		d.fronts.drop(e, p)
+		d.dropped(e, p)
 	case event.Invalid:
 	}
 }
@@ -178,6 +185,8 @@ func (d *Engine) Tick(now event.Ktime, s State) {
 	d.scan.tick(d)
 	d.spread.tick(d)
 	d.filling.tick(d)
+	d.links.tick(d)
+	d.services.tick(d)
 	d.book.tick(d)
 }
 

@@ -46,7 +46,7 @@ func TestTableFilling(t *testing.T) {
 		if i%5 == 0 {
 			src = fmt.Sprintf("10.0.1.%d", i%50)
 		}
-		w.connect(time.Duration(i)*25*time.Millisecond, src, "192.0.2.1", 443, event.ProtoTCP, leaking, 0)
+		w.connect(time.Duration(i)*25*time.Millisecond, src, "192.0.2.1", 443, event.ProtoTCP, unclosed, 0)
 	}
 	for i := range 120 {
 		w.at(time.Duration(i)*time.Second, func() {

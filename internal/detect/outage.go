@@ -326,6 +326,7 @@ func (o *outage) freeze(d *Engine, begin event.Ktime, byPanel bool) {
 	}
 	o.count.key = incidentKey{class: "upstream_outage", netns: o.count.netns}
 	d.takeBlameBack(begin)
+	d.forgive(begin)
 	o.from = d.instant(from)
 	i := d.begin(o.count.key, o.from)
 	i.quiet, i.last, i.changed = 2*outageForgets, d.now, true

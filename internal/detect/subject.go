@@ -23,6 +23,7 @@ type subject struct {
 	newest uint32 // number of the newest in the first queue plus one
 	burst  rate
 	health health
+	fan    fan
 
 	contacts uint32 // first contacts with an outcome
 	answered uint32

@@ -37,8 +37,8 @@ const (
 	closed   fate = iota // answered, closed after a while by FIN
 	refusing             // RST
 	silent
-	halfway // SYN-ACK, then RST by the client
-	leaking // answered, never closed
+	halfway  // SYN-ACK, then RST by the client
+	unclosed // answered, never closed
 )
 
 func newWorld(t *testing.T, c Config) *world {
@@ -89,7 +89,7 @@ func (w *world) connect(at time.Duration, src, dst string, port uint16, proto ui
 		end(30*time.Second+open, event.TimeoutGC, event.SeenReply, event.TCPNone)
 	default:
 		see(2*rtt, event.SeenReply|event.Assured, event.TCPEstablished)
-		if f != leaking {
+		if f != unclosed {
 			end(open+120*time.Second, event.TimeoutGC, event.SeenReply|event.Assured, event.TCPTimeWait)
 		}
 	}
