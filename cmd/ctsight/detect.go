@@ -2,7 +2,9 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 	"time"
@@ -11,14 +13,18 @@ import (
 
 	"github.com/ctsight/ctsight/internal/agg"
 	"github.com/ctsight/ctsight/internal/detect"
+	"github.com/ctsight/ctsight/internal/feed"
 	"github.com/ctsight/ctsight/internal/pipeline"
 	"github.com/ctsight/ctsight/internal/view"
 )
 
 type detectFlags struct {
-	from   string
-	limit  time.Duration
-	states []string
+	from    string
+	limit   time.Duration
+	states  []string
+	invalid bool
+	feed    string
+	format  string
 }
 
 var findingStates = []string{agg.Suspect, agg.Confirmed, agg.Cleared}
@@ -27,22 +33,29 @@ func newDetect(g *globals) *cobra.Command {
 	var d detectFlags
 	cmd := &cobra.Command{
 		Use:   "detect [FILTER]",
-		Short: "scans and what else should not be, one line each time that a finding is told",
+		Short: "scans, floods and what else should not be, one line each time that a finding is told",
 		Long: `Findings as they are told: when something is suspect, when it is confirmed, while
-it goes on, and when it is over. A line ends with the id for ctsight explain.
+it goes on, and when it is over. A line ends with the id of its finding.
 
 With --from a capture is read in place of this kernel, as fast as it can be; the
 same capture gives the same bytes. What is wrong with a capture ends the command
-with the number of the line, after what was found before it.`,
-		Example: `  ctsight detect --from capture.ctr.tsv.gz
-  zcat *.ctr.tsv.gz | ctsight detect --from - -o json | jq 'select(.state == "confirmed")'
-  ctsight detect --from capture.ctr.tsv.gz 'src 10.0.0.0/8' --state confirmed`,
+with the number of the line, after what was found before it.
+
+--feed writes what is told to a file too, in a form that collectors read; --feed -
+writes it to standard output in place of the lines.`,
+		Example: `  ctsight detect --invalid
+  ctsight detect 'dst 10.0.0.0/8' --feed /var/log/ctsight/feed.json --feed-format eve
+  ctsight detect --from capture.ctr.tsv.gz --state confirmed
+  zcat *.ctr.tsv.gz | ctsight detect --from - -o json | jq .why`,
 		RunE: func(cmd *cobra.Command, args []string) error { return d.run(cmd.Context(), g, args) },
 	}
 	f := cmd.Flags()
 	fromFlag(f, &d.from)
-	f.DurationVar(&d.limit, "for", 0, "end after this time, of the capture with --from (default: all of it)")
+	f.DurationVar(&d.limit, "for", 0, "end after this time, of the capture with --from (default: until Ctrl-C, or all of it)")
 	f.StringSliceVar(&d.states, "state", findingStates, "only findings in these states")
+	f.BoolVar(&d.invalid, "invalid", false, "also scans that make no entry: FIN, NULL, Xmas (hooks every packet)")
+	f.StringVar(&d.feed, "feed", "", "append what is told to this file; - is standard output")
+	f.StringVar(&d.format, "feed-format", "json", "form of --feed: "+strings.Join(feed.Formats, ", "))
 	return cmd
 }
 
@@ -52,8 +65,11 @@ func (d *detectFlags) check() error {
 			return fmt.Errorf("%w: --state %q: %s", errUsage, s, strings.Join(findingStates, ", "))
 		}
 	}
-	if d.from == "" {
-		return fmt.Errorf("%w: detect needs a capture: --from FILE", errUsage)
+	if !slices.Contains(feed.Formats, d.format) {
+		return fmt.Errorf("%w: --feed-format %q: %s", errUsage, d.format, strings.Join(feed.Formats, ", "))
+	}
+	if d.invalid && d.from != "" {
+		return fmt.Errorf("%w: --invalid with --from: a capture in text has no packets", errUsage)
 	}
 	return nil
 }
@@ -67,14 +83,16 @@ func (d *detectFlags) run(ctx context.Context, g *globals, args []string) error 
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	out := &findingOutput{states: d.states, cancel: cancel,
-		w: view.NewFindingWriter(g.stdout, view.FindingOptions{JSON: g.json(), Color: g.color()})}
-	return d.replay(ctx, g, args, out)
+	out := &findingOutput{g: g, states: d.states, cancel: cancel, allow: feed.NewAllow(nil, nil)}
+	if d.from != "" {
+		return d.replay(ctx, out, args)
+	}
+	return d.live(ctx, out, args)
 }
 
 // replay finds in a capture.
-func (d *detectFlags) replay(ctx context.Context, g *globals, args []string, out *findingOutput) error {
-	flt, err := g.captureFilter(args)
+func (d *detectFlags) replay(ctx context.Context, out *findingOutput, args []string) error {
+	flt, err := out.g.captureFilter(args)
 	if err != nil {
 		return err
 	}
@@ -82,30 +100,104 @@ func (d *detectFlags) replay(ctx context.Context, g *globals, args []string, out
 	if err != nil {
 		return err
 	}
+	if err := out.open(d, view.FindingOptions{}); err != nil {
+		in.Close()
+		return err
+	}
 	r, err := pipeline.Replay(ctx, in, pipeline.ReplayConfig{Filter: flt, For: d.limit, Detect: detect.Config{Tell: out.tell}})
-	if out.err != nil {
-		return out.err
+	if broken := out.close(); broken != nil {
+		return broken
 	}
 	if err == nil {
-		g.replayed(d.from, &r)
+		out.g.replayed(d.from, &r)
 	}
+	return err
+}
+
+// live finds in what this kernel does.
+func (d *detectFlags) live(ctx context.Context, out *findingOutput, args []string) error {
+	g := out.g
+	flt, err := g.filter(args)
+	if err != nil {
+		return err
+	}
+	clock, err := pipeline.NewClock()
+	if err != nil {
+		return err
+	}
+	if vital, err := feed.LookupVital(); err == nil {
+		out.allow = feed.NewAllow(nil, vital)
+	} else {
+		g.logger().Warn("not known: what this host must not block", "answer", oneLine(err))
+	}
+	o := view.FindingOptions{Names: g.names().view()}
+	if o.Own, err = resolveOwn(); err != nil {
+		return err
+	}
+	if err := out.open(d, o); err != nil {
+		return err
+	}
+	p, err := g.open(ctx, pipeline.Config{Filter: flt, Invalid: d.invalid, Sums: true})
+	if err != nil {
+		return errors.Join(err, out.close())
+	}
+	w := p.NewWatch(clock, agg.CensusConfig{Dims: []agg.Dim{agg.ByNetNS}})
+	w.Detect(pipeline.Detection{Found: out.tell})
+	ctx, cancel := limited(ctx, d.limit)
+	defer cancel()
+	err = errors.Join(w.Run(ctx, nil), w.Finish(), out.close(), p.Close())
+	g.warn(w.Problems())
 	return err
 }
 
 // findingOutput writes findings as they are told: they are few, and each is written
 // at once.
 type findingOutput struct {
-	w      *view.FindingWriter
+	g      *globals
 	states []string
+	allow  *feed.Allow
 	cancel context.CancelFunc // nobody reads any more
-	err    error
+
+	w    *view.FindingWriter // nil when the feed is on standard output
+	feed *feed.File          // nil for none
+	err  error
 }
 
+func (o *findingOutput) open(d *detectFlags, v view.FindingOptions) error {
+	if v.JSON, v.Color = o.g.json(), o.g.color(); d.feed != "-" {
+		o.w = view.NewFindingWriter(o.g.stdout, v)
+	}
+	if d.feed == "" {
+		return nil
+	}
+	host, _ := os.Hostname() // or it is left out
+	format, err := feed.NewFormat(d.format, feed.Options{Names: v.Names, Host: host})
+	if err == nil {
+		o.feed, err = feed.OpenFile(d.feed, format)
+	}
+	return err
+}
+
+// tell writes a finding; the first error is the last.
 func (o *findingOutput) tell(f *agg.Finding) {
 	if o.err != nil || !slices.Contains(o.states, f.State) {
 		return
 	}
-	if o.err = o.w.Write(f); o.err != nil {
+	if o.w != nil {
+		o.err = o.w.Write(f)
+	}
+	if o.err == nil && o.feed != nil {
+		policy := feed.Policy{Allow: func() *feed.Allow { return o.allow }}
+		o.err = o.feed.Write(context.Background(), feed.Telling{Finding: f, Unlisted: policy.Why(f, f.Time)})
+	}
+	if o.err != nil {
 		o.cancel()
 	}
+}
+
+func (o *findingOutput) close() error {
+	if o.feed == nil {
+		return o.err
+	}
+	return errors.Join(o.err, o.feed.Close())
 }

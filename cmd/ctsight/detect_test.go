@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"compress/gzip"
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -16,6 +17,8 @@ import (
 	"time"
 
 	"github.com/klauspost/compress/zstd"
+
+	"github.com/ctsight/ctsight/internal/netlab"
 )
 
 // scanCapture is a capture of one scan of ports: found, confirmed, and over.
@@ -248,4 +251,66 @@ func TestExplain(t *testing.T) {
 	}
 	oneError(t, runCmd(t, ctsight(t, "explain", "0123456789ab", "--from", from)), exitFailed, `"0123456789ab"`, "ctsight detect --from "+from)
 	oneError(t, runCmd(t, ctsight(t, "explain", f.ID, "--from", file(t, "x", "nonsense\n"))), exitFailed, ":1: 1 columns")
+}
+
+// A feed has the lines of its form, in a file that is appended to or in place of the
+// command's own.
+func TestDetectFeed(t *testing.T) {
+	from, to := file(t, "x", scanCapture()), filepath.Join(t.TempDir(), "feed")
+	for format, says := range map[string]string{
+		"json":  `"class":"scan"`,
+		"eve":   `"event_type":`,
+		"ecs":   `"@timestamp":`,
+		"plain": " ctsight tell 192.0.2.7 class=scan shape=vertical state=confirmed ", // its source may be spoofed
+	} {
+		r := runCmd(t, ctsight(t, "detect", "--from", from, "--feed", to, "--feed-format", format))
+		if r.code != exitDone || !strings.Contains(r.stdout, "scan vertical") {
+			t.Errorf("%s: %+v", format, r)
+		}
+		file, err := os.ReadFile(to)
+		must(t, err)
+		if !strings.Contains(string(file), says) {
+			t.Errorf("%s: %s", format, file)
+		}
+		r = runCmd(t, ctsight(t, "detect", "--from", from, "--feed", "-", "--feed-format", format))
+		if r.code != exitDone || r.stdout == "" || !strings.HasSuffix(string(file), r.stdout) {
+			t.Errorf("%s: stdout %q, file %q", format, r.stdout, file)
+		}
+	}
+	oneError(t, runCmd(t, ctsight(t, "detect", "--from", from, "--feed", filepath.Join(from, "x"))), exitFailed, "feed")
+}
+
+// Live, a scan is found by looking at its contacts, and the end is clean.
+func TestDetectLive(t *testing.T) {
+	r := traffic(t, 20)
+	cmd := ctsight(t, "detect", "-o", "json", "--netns", fmt.Sprint(r.R.Inode()))
+	cmd.Stderr = os.Stderr
+	out, err := cmd.StdoutPipe()
+	must(t, err)
+	must(t, cmd.Start())
+	timer := time.AfterFunc(patience, func() { _ = cmd.Process.Signal(syscall.SIGABRT) })
+	defer timer.Stop()
+	ctx, cancel := context.WithCancel(t.Context())
+	scanned := make(chan error, 1)
+	go func() { // until it is found: it takes a while to attach
+		var err error
+		for first := 2000; err == nil && ctx.Err() == nil; first += 60 {
+			_, err = r.Scan(ctx, netlab.ClientV4, netlab.Sink(0), netlab.Ports{First: uint16(first), N: 60}, 60)
+		}
+		scanned <- err
+	}()
+	var found struct{ State, Class, Source string }
+	for lines := bufio.NewScanner(out); found.State != "confirmed" && lines.Scan(); {
+		must(t, json.Unmarshal(lines.Bytes(), &found))
+	}
+	if found.Class != "scan" || found.Source != netlab.ClientV4.String() {
+		t.Errorf("%+v", found)
+	}
+	cancel()
+	<-scanned
+	must(t, cmd.Process.Signal(syscall.SIGINT))
+	_, _ = io.Copy(io.Discard, out)
+	if err := cmd.Wait(); err != nil {
+		t.Errorf("after SIGINT: %v", err)
+	}
 }

@@ -116,6 +116,8 @@ func TestUsageErrors(t *testing.T) {
 		{[]string{"doctor", "extra"}, "extra"},
 		{[]string{"reasons", "extra"}, "extra"},
 		{[]string{"detect", "--from", "x", "--state", "guilty"}, "suspect, confirmed, cleared"},
+		{[]string{"detect", "--feed-format", "xml"}, "eve"},
+		{[]string{"detect", "--from", "x", "--invalid"}, "no packets"},
 		{[]string{"detect", "--from", "x", "--netns", "1"}, "no network namespaces"},
 		{[]string{"detect", "--from", "x", "dport 99999"}, "column 7"},
 		{[]string{"explain", "--from", "x"}, "which finding"},
@@ -198,7 +200,7 @@ func TestNotRoot(t *testing.T) {
 	if lab.InVM() { // where it is missing they wait for it
 		_ = exec.Command("modprobe", "nf_conntrack").Run()
 	}
-	for _, args := range []string{"trace", "trace --backend fentry", "trace --backend kprobe", "trace --backend netfilter", "trace --backend netlink", "drops", "doctor", "doctor -o json"} {
+	for _, args := range []string{"trace", "trace --backend fentry", "trace --backend kprobe", "trace --backend netfilter", "trace --backend netlink", "drops", "detect", "doctor", "doctor -o json"} {
 		t.Run(args, func(t *testing.T) {
 			cmd := exec.Command(binary, strings.Fields(args)...)
 			cmd.Env, cmd.Dir = []string{asCtsight + "=1"}, "/"

@@ -564,6 +564,9 @@ func (w *Watch) Finish() error {
 	}))
 	if w.detector != nil {
 		w.detect()
+		w.lock()
+		w.detector.engine.End(w.now())
+		w.mu.Unlock()
 		w.handOut()
 	}
 	return err
