@@ -232,9 +232,10 @@ func (n *scan) again(r *record, j *judgement) {
 	}
 }
 
-// weight is what a failure counts.
+// weight is what a failure counts. Half-open are the aborts of browsers too, but not
+// of those who never finish a handshake.
 func (n *scan) weight(s *subject, j *judgement, o Outcome) float64 {
-	if o == HalfOpen || o == Unanswered && j.Orig.Proto == event.ProtoUDP && s.udp >= otherUDP {
+	if o == HalfOpen && s.answered > 0 || o == Unanswered && j.Orig.Proto == event.ProtoUDP && s.udp >= otherUDP {
 		return n.failure / 2
 	}
 	return n.failure
