@@ -17,7 +17,7 @@ import (
 // (openFor). What it means depends on the port. Where one logs in, it is guessing: for
 // the feed, and confirmed; of an address of our own, which may be an automat, it is
 // suspect at 20 and confirmed at 60, and for information once the link has been known
-// for an hour. At a port of HTTP or DNS short connections are what clients do: there
+// for an hour. Databases are such a port for others than our own. At a port of HTTP or DNS short connections are what clients do: there
 // it takes five times the link's own mean per minute, over half an hour at least, and
 // is for information. At other ports it is suspect, for information.
 const (
@@ -33,8 +33,11 @@ const (
 )
 
 // logins are ports where somebody is asked who he is: FTP, SSH, Telnet, mail, SMB and
-// LDAP, databases, remote desktops, WinRM, SIP, and what they are moved to.
-var logins = []uint16{21, 22, 23, 25, 110, 139, 143, 389, 445, 465, 587, 636, 993, 995, 1433, 1521, 2222, 2323, 3306, 3389, 5060, 5432, 5900, 5985, 5986, 6379, 22222, 27017}
+// LDAP, remote desktops, WinRM, SIP, and what they are moved to.
+var logins = []uint16{21, 22, 23, 25, 110, 139, 143, 389, 445, 465, 587, 636, 993, 995, 2222, 2323, 3389, 5060, 5900, 5985, 5986, 22222}
+
+// databases are the same, but for clients of our own without a pool.
+var databases = []uint16{1433, 1521, 3306, 5432, 6379, 27017}
 
 // webs are ports where a connection for each question is ordinary.
 var webs = []uint16{53, 80, 443, 853, 3128, 8000, 8080, 8443, 8888}
@@ -97,7 +100,7 @@ func (d *Engine) hammeredMore(x *link) {
 func (d *Engine) tellHammer(x *link) {
 	h := x.hammer
 	state, severity := agg.Suspect, agg.Info
-	if slices.Contains(logins, x.tuple.Dport) {
+	if slices.Contains(logins, x.tuple.Dport) || !d.cfg.Internal(x.tuple.Src) && slices.Contains(databases, x.tuple.Dport) {
 		switch ours, known := d.cfg.Internal(x.tuple.Src), d.now-x.since >= event.Ktime(hammerKnown); {
 		case !ours, !known && h.n >= hammerSure:
 			state, severity = agg.Confirmed, agg.Feed
@@ -120,7 +123,7 @@ func (h *hammer) fill(d *Engine, x *link, f *agg.Finding) {
 	if h.baseline {
 		f.Why += fmt.Sprintf("; that is more than %.0f times its mean", hammerTimes)
 	}
-	if f.WhyNotBenign = ""; slices.Contains(logins, x.tuple.Dport) {
+	if f.WhyNotBenign = ""; f.Severity != agg.Info {
 		f.WhyNotBenign = "where one logs in, a client keeps its connection or comes back seldom; that is no scan: it is one endpoint, which answers"
 	}
 	f.Expires = d.cfg.Clock.At(h.last).Add(hammerLists)

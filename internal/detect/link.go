@@ -131,7 +131,10 @@ func (d *Engine) admit(e *event.Event, p *place, s *seen, sec uint32) *link {
 		if l.second != sec {
 			l.second, l.n = sec, 0
 		}
-		if s.hash&seenCount < hotWhenFull {
+		if n := s.hash & seenCount; n < hotWhenFull {
+			if n == hotFrom {
+				d.over.Links++
+			}
 			return nil
 		}
 		if l.n++; l.n > newLinks {

@@ -23,7 +23,9 @@ const (
 	downLeast    = 10
 	downPatience = 10 // failures of a source, where there never was an answer
 	downSilent   = 4500 * time.Millisecond
-	downIdle     = 5 * time.Minute // without a failure it is counted anew
+	downRefused  = 5 * time.Second  // a restart is none
+	downSettles  = 10 * time.Second // its clients find out that it is back
+	downIdle     = 5 * time.Minute  // without a failure it is counted anew
 	downQuiet    = 10 * time.Minute
 	downNames    = 16
 	maxServices  = 1 << 10
@@ -44,13 +46,14 @@ type service struct {
 	by     set // sources
 	names  []string
 	last   event.Ktime // outcome
+	upAt   event.Ktime // when it was down no longer
 }
 
 // services are those that may be down.
 type services struct {
 	*table[service]
 	minute uint32
-	n      int
+	raised int // in it
 }
 
 func older(a, b *service) bool {
@@ -154,7 +157,7 @@ func (d *Engine) serviceAnswers(endpoint uint64, at event.Ktime) {
 	if v.down {
 		d.serviceUp(v, "; it answers again")
 	}
-	*v = service{hash: endpoint, tuple: v.tuple, netns: v.netns, zone: v.zone, had: true, last: v.last}
+	*v = service{hash: endpoint, tuple: v.tuple, netns: v.netns, zone: v.zone, had: true, last: v.last, upAt: v.upAt}
 }
 
 func (v *service) incident() incidentKey {
@@ -163,13 +166,13 @@ func (v *service) incident() incidentKey {
 }
 
 func (d *Engine) serviceUp(v *service, why string) {
-	v.down = false
 	if i := d.book.find(v.incident()); i != nil && i.f.State != agg.Cleared {
 		i.fill()
 		i.refill = nil
 		i.f.Why += why
 		d.book.clear(i, d.now)
 	}
+	v.down, v.upAt = false, d.now
 }
 
 // tick tells what is down.
@@ -200,14 +203,14 @@ func (v *service) isDown(d *Engine) bool {
 	if s.unanswered > s.refused+s.dropped {
 		return d.now-s.first >= event.Ktime(downSilent) && (d.outage.doubt == 0 || d.now-d.outage.doubt >= event.Ktime(doubtMost))
 	}
-	return true
+	return d.now-s.first >= event.Ktime(downRefused)
 }
 
 func (w *services) tell(d *Engine, v *service) {
 	if minute := d.second(d.now) / 60; w.minute != minute {
-		w.minute, w.n = minute, 0
+		w.minute, w.raised = minute, 0
 	}
-	if w.n++; w.n > downsAMinute {
+	if w.raised++; w.raised > downsAMinute {
 		d.over.Services++
 		return
 	}

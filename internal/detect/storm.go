@@ -86,7 +86,7 @@ func (d *Engine) storms(x *link, sec uint32) {
 	if x.streak.n() < stormLeast || !x.stormy(d.now, sec) {
 		return
 	}
-	if v := d.services.find(x.endpoint); v != nil && v.down {
+	if v := d.services.find(x.endpoint); v != nil && (v.down || v.upAt != 0 && d.now-v.upAt < event.Ktime(downSettles)) {
 		return
 	}
 	x.told |= toldStorm
