@@ -37,15 +37,16 @@ const (
 	newWindow   = 30 * time.Second
 	// Who comes back to what fails is no scanner: failures per endpoint, and for
 	// how long no new endpoint has failed. A scanner asks again too, but soon.
-	revisits  = 3
-	revisitIn = 2 * time.Minute
-	soon      = 30 * time.Second
-	doubtFor  = 15 * time.Minute // a confirmed one may yet turn out as polling
-	p2pGood   = .1               // answered share of peer-to-peer, at least
-	p2pSide   = 1.5              // endpoints per destination or port, whichever there are more of, at most
-	p2pSpread = 4                // and of which there are fewer
-	p2pWide   = .5               // networks on the Internet per endpoint of one port, at least
-	otherUDP  = 10               // UDP endpoints that have answered make others that do not count half
+	revisits     = 3
+	revisitIn    = 2 * time.Minute
+	soon         = 30 * time.Second
+	doubtFor     = 15 * time.Minute // a confirmed one may yet turn out as polling
+	p2pGood      = .1               // answered share of peer-to-peer, at least
+	p2pSide      = 1.5              // endpoints per destination or port, whichever there are more of, at most
+	p2pSpread    = 4                // and of which there are fewer
+	p2pWide      = .5               // networks on the Internet per endpoint of one port, at least
+	roundWindows = 6                // 30 s each: longer than a round of checks
+	otherUDP     = 10               // UDP endpoints that have answered make others that do not count half
 )
 
 var threshold = math.Log(.99 / alpha)
@@ -102,14 +103,36 @@ func (n *scan) prefix(d *Engine, s *subject, j *judgement) {
 	}
 }
 
-// network returns the prefix of a source.
-func (d *Engine) network(s *subject, net netip.Prefix) *subject {
+// disown takes a source that is found by itself out of the test of its prefix: one
+// incident is told once.
+func (n *scan) disown(d *Engine, s *subject) {
+	net := prefixOf(s.addr)
+	p := d.subjects.find(d.networkHash(s, net))
+	if p == nil || p.record == nil || p.record.begun != 0 {
+		return
+	}
+	less := n.failure * float64(p.record.from.take(s.hash))
+	for i := range slots {
+		p.record.ports[i].lambda = max(0, p.record.ports[i].lambda-less)
+		p.record.dsts[i].lambda = max(0, p.record.dsts[i].lambda-less)
+	}
+	p.record.all.lambda = max(0, p.record.all.lambda-less)
+}
+
+// networkHash is where the prefix of a source is in the table.
+func (d *Engine) networkHash(s *subject, net netip.Prefix) uint64 {
 	t := event.Tuple{Src: net.Addr(), Dst: net.Addr(), Proto: uint8(net.Bits()), Dport: 1}
 	var at place
 	d.locateTuple(&at, s.netns, s.zone, &t)
-	p, fresh := d.subjects.get(at.edge, d.gone)
+	return at.edge
+}
+
+// network returns the prefix of a source.
+func (d *Engine) network(s *subject, net netip.Prefix) *subject {
+	h := d.networkHash(s, net)
+	p, fresh := d.subjects.get(h, d.gone)
 	if fresh {
-		p.hash, p.addr, p.bits, p.netns, p.zone = at.edge, net.Addr(), uint8(net.Bits()), s.netns, s.zone
+		p.hash, p.addr, p.bits, p.netns, p.zone = h, net.Addr(), uint8(net.Bits()), s.netns, s.zone
 	}
 	return p
 }
@@ -419,6 +442,9 @@ func (n *scan) check(d *Engine, s *subject, now event.Ktime, h float64) (waits b
 	if r.begun == 0 {
 		r.begun = now
 		n.open = append(n.open, s.hash)
+		if s.bits == 0 {
+			n.disown(d, s)
+		}
 	}
 	i := d.book.open(s.incident("scan"), r.first, now)
 	i.quiet = retention
@@ -482,6 +508,8 @@ func (r *record) sure(k *key) bool {
 		return true
 	case k.failing >= sureFailed && good < theta1:
 		return true
+	case good >= theta1: // may be a round of checks, which takes minutes and then comes again
+		return k.windows >= roundWindows && r.tally.again == 0
 	}
 	return (k.after >= 2 || k.windows >= 4) && again+1 < revisits
 }

@@ -117,3 +117,19 @@ func (c *counted) remove(h uint64) {
 		}
 	}
 }
+
+// take removes h and returns how often it was there.
+func (c *counted) take(h uint64) (n uint32) {
+	if n = c.many[h]; n > 0 {
+		delete(c.many, h)
+		return n
+	}
+	for i, v := range c.few {
+		if v.hash == h {
+			c.few[i] = c.few[len(c.few)-1]
+			c.few = c.few[:len(c.few)-1]
+			return v.n
+		}
+	}
+	return 0
+}
