@@ -26,7 +26,9 @@ type crowd struct {
 	dsts, ports distinct // of a port, of a host
 	top         heavy    // sources
 	sports      heavy
-	targets     heavy // ports of a host, hosts of a port
+	hosts       heavy  // of a port
+	dports      heavy  // of a host
+	recent      uint32 // front.tries of the tick before
 
 	now, before looks // of this tick and the one before
 	all         looks // since first
@@ -69,14 +71,14 @@ func (c *crowd) add(d *Engine, e *event.Event, p *place, n uint32) {
 	c.sources.add(src)
 	c.networks.add(sketchHash(prefixOf(e.Orig.Src).Addr()))
 	c.top.add(src, uint64(n), e.Orig.Src)
-	switch c.scope {
-	case ofHost:
+	if c.scope == ofHost || c.scope == ofAll {
 		c.ports.add(max(1, wyhash.Mix(uint64(e.Orig.Dport), 1)))
-		c.targets.add(uint64(e.Orig.Dport), uint64(n), e.Orig.Dst)
-	case ofPort:
+		c.dports.add(uint64(e.Orig.Dport), uint64(n), e.Orig.Dst)
+	}
+	if c.scope == ofPort || c.scope == ofAll {
 		h := sketchHash(e.Orig.Dst)
 		c.dsts.add(h)
-		c.targets.add(h, uint64(n), e.Orig.Dst)
+		c.hosts.add(h, uint64(n), e.Orig.Dst)
 	}
 	if e.Orig.Proto == event.ProtoUDP {
 		c.sports.add(uint64(e.Orig.Sport), uint64(n), e.Orig.Src)
@@ -92,6 +94,6 @@ func (c *crowd) restart(now event.Ktime) {
 	for _, s := range []*distinct{&c.sources, &c.networks, &c.dsts, &c.ports} {
 		s.reset()
 	}
-	c.top, c.sports, c.targets, c.all = heavy{}, heavy{}, heavy{}, looks{}
+	c.top, c.sports, c.hosts, c.dports, c.all = heavy{}, heavy{}, heavy{}, heavy{}, looks{}
 	c.samples, c.used = nil, used{}
 }

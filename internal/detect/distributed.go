@@ -206,7 +206,7 @@ func (n *spread) weigh(d *Engine, p *swept) {
 	if minute := uint32(d.now.Sub(d.start) / time.Minute); minute != p.minute {
 		p.average(s, minute)
 	}
-	if s < usual || e < spreadEnds && !n.alone() || n.oneNetwork(d, p) {
+	if s < usual || e < spreadEnds && (!n.alone() || n.collects(d, p)) || n.oneNetwork(d, p) {
 		return
 	}
 	c := &p.count
@@ -249,6 +249,18 @@ func (n *spread) alone() bool {
 		top += x
 	}
 	return float64(top) >= oneHost*float64(n.hosts.all)
+}
+
+// collects says whether a port may be one that hosts of ours send to and that never
+// answers: syslog, flow export.
+func (n *spread) collects(d *Engine, p *swept) bool {
+	ours := 0
+	for i := range p.window[p.from:] {
+		if d.cfg.Internal(p.window[p.from+i].orig.Src) {
+			ours++
+		}
+	}
+	return p.target.Proto == event.ProtoUDP && 2*ours > len(p.window)-p.from
 }
 
 // oneNetwork says whether most of the sources are of one network, and it is told of

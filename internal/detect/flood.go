@@ -11,7 +11,8 @@ import (
 	"github.com/ctsight/ctsight/internal/event"
 )
 
-// D5: floods of SYNs and of UDP at an endpoint, a host, or a port of many hosts.
+// D5: floods of SYNs and of UDP at an endpoint, a host, a port of many hosts, or at
+// many ports of many hosts.
 //
 // A test of cumulative sums (Wang, Zhang, Shin 2002, "Detecting SYN flooding
 // attacks") once a second, of first contacts by strangers, that is by sources that
@@ -60,7 +61,7 @@ const (
 	massedSources = 256
 	severalHosts  = 8
 	sprayed       = .5
-	crowdIdle     = 70 // ticks without much: no longer followed
+	crowdIdle     = 10 // ticks without much: no longer followed
 
 	floodQuiet  = time.Minute
 	floodReopen = 10 * time.Minute // is the same again if it begins anew within
@@ -118,7 +119,7 @@ func (d *Engine) weigh(f *front, dt float64) bool {
 	c := f.crowd
 	share, known := c.share()
 	c.all.add(&c.now)
-	c.before, c.now = c.now, looks{}
+	c.before, c.now, c.recent = c.now, looks{}, f.tries
 	refused := math.Min(float64(f.fresh), float64(f.refused))
 	u := refused + (float64(f.fresh)-refused)*share + float64(f.lost)
 	v := math.Max(0, float64(f.tries)-float64(f.refused))*share + float64(f.lost)
@@ -185,13 +186,24 @@ func (d *Engine) floodBar(c *crowd) float64 {
 // raiseFloods opens incidents for fronts that have crossed the threshold: one for
 // what is one flood.
 func (d *Engine) raiseFloods(crossed []*front) {
-	for _, l := range []scope{ofPort, ofHost, ofEndpoint} {
+	for l := scopes; l > 0; l-- {
 		for _, f := range crossed {
-			if c := f.crowd; c.scope == l && !d.within(c) && (l == ofEndpoint || c.spread() && (c.sprays() || d.parts(c, crossed) > int(l))) {
+			if c := f.crowd; c.scope == l-1 && !d.within(c) && d.whole(c, crossed) {
 				d.openFlood(f)
 			}
 		}
 	}
+}
+
+// whole says whether what comes in is one flood, and not that of a part of it.
+func (d *Engine) whole(c *crowd, crossed []*front) bool {
+	switch c.scope {
+	case ofEndpoint:
+		return true
+	case ofAll:
+		return c.spread() && c.sprays()
+	}
+	return c.spread() && (c.sprays() || d.parts(c, crossed) > int(c.scope))
 }
 
 // within says whether a crowd is part of a flood that is open.
@@ -211,8 +223,10 @@ func (c *crowd) in(o *crowd) bool {
 		return false
 	case o.scope == ofHost:
 		return o.target.Addr == c.target.Addr
+	case o.scope == ofPort:
+		return c.scope == ofEndpoint && o.target.Port == c.target.Port
 	}
-	return c.scope == ofEndpoint && o.target.Port == c.target.Port
+	return true
 }
 
 // parts is how many endpoints of a crowd are flooded.
@@ -227,8 +241,9 @@ func (d *Engine) parts(o *crowd, crossed []*front) (n int) {
 
 // sprays says whether nothing in it gets half of it.
 func (c *crowd) sprays() bool {
-	_, _, share := c.targets.top()
-	return share < sprayed
+	_, _, host := c.hosts.top()
+	_, _, port := c.dports.top()
+	return host < sprayed && port < sprayed
 }
 
 // spread says whether what comes to many endpoints comes from as many sources as a
@@ -236,7 +251,7 @@ func (c *crowd) sprays() bool {
 func (c *crowd) spread() bool {
 	n := c.sources.count()
 	each := float64(n) / float64(max(1, c.n))
-	if c.scope == ofPort {
+	if c.scope != ofHost {
 		return n >= manySources && each >= spoofedFrom && c.dsts.count() >= severalHosts
 	}
 	return n >= manySources && each >= sprayed || n >= massedSources
@@ -361,6 +376,8 @@ func (c *crowd) name() string {
 		return fmt.Sprintf("%d ports of %s (%s)", c.told.ports, c.target.Addr, p)
 	case ofPort:
 		return fmt.Sprintf("%s/%d of %d hosts", p, c.target.Port, c.told.dsts)
+	case ofAll:
+		return fmt.Sprintf("%d ports of %d hosts (%s)", c.told.ports, c.told.dsts, p)
 	}
 	return fmt.Sprintf("%s/%d of %s", p, c.target.Port, c.target.Addr)
 }

@@ -9,7 +9,7 @@ import (
 )
 
 // front is where sources come in that have never been served there: an endpoint, a
-// host with all its ports, or a port of all hosts. Counts are of the time since the
+// host with all its ports, a port of all hosts, or all. Counts are of the time since the
 // last tick. It is small, and there is a bounded number: a scan makes one of every
 // port. What is counted in detail is in its crowd, which those have where much
 // comes in.
@@ -36,6 +36,7 @@ const (
 	ofEndpoint scope = iota
 	ofHost
 	ofPort
+	ofAll // of a protocol
 	scopes
 )
 
@@ -60,7 +61,7 @@ const (
 // crowdAt is from how many between two ticks on a front is followed in detail. It is
 // higher for hosts and ports, so that the one endpoint of a host or the one host of
 // a port is followed instead.
-var crowdAt = [scopes]uint32{100, 200, 200}
+var crowdAt = [scopes]uint32{100, 200, 200, 1000}
 
 // fronts are those of an engine.
 type fronts struct {
@@ -72,9 +73,8 @@ type fronts struct {
 	queue  queue
 	until  uint32 // some front is, or was lately, flooded: the last second of coverFor
 
-	followed   [scopes]int // how many of each
-	unfollowed uint64      // would have been, were there room
-	shed       uint64      // connections that came as sums since the last tick
+	followed [scopes]int // how many of each
+	shed     uint64      // connections that came as sums since the last tick
 }
 
 func newFronts(seed uint64, start event.Ktime) fronts {
@@ -101,6 +101,8 @@ func (w *fronts) at(l scope, p *place, ns event.NetNS, zone uint16, t *event.Tup
 		return p.endpoint
 	case ofHost:
 		return max(1, wyhash.Mix(p.dst, uint64(t.Proto)|1<<32))
+	case ofAll:
+		return max(1, wyhash.Mix(w.seed^(uint64(ns)|uint64(zone)<<32), uint64(t.Proto)|1<<34))
 	}
 	return max(1, wyhash.Mix(w.seed^(uint64(ns)|uint64(zone)<<32), uint64(t.Dport)<<8|uint64(t.Proto)|1<<33))
 }
@@ -163,25 +165,41 @@ func (w *fronts) gone(f *front) {
 }
 
 // follow gives a front a crowd; it begins with what comes after e.
-func (w *fronts) follow(f *front, e *event.Event, l scope) bool {
-	if len(w.hot) >= maxCrowds {
-		w.unfollowed++
-		return false
+func (w *fronts) follow(f *front, e *event.Event, l scope) {
+	if len(w.hot) >= maxCrowds && !w.makeRoom(e.Time, f.tries) {
+		return
 	}
 	c := &crowd{scope: l, netns: e.NetNS, zone: e.Zone, after: e.Time}
 	c.target.Proto = e.Orig.Proto
-	if l != ofPort {
+	if l == ofEndpoint || l == ofHost {
 		c.target.Addr = e.Orig.Dst
 	}
-	if l != ofHost {
+	if l == ofEndpoint || l == ofPort {
 		c.target.Port = e.Orig.Dport
 	}
 	c.sources.seed, c.networks.seed, c.dsts.seed, c.ports.seed = w.seed, w.seed, w.seed, w.seed
 	f.crowd = c
 	w.hot = append(w.hot, f)
 	w.followed[l]++
+}
+
+// makeRoom stops following the front where the least comes in, if less than tries.
+func (w *fronts) makeRoom(now event.Ktime, tries uint32) bool {
+	var least *front
+	for _, f := range w.hot {
+		if c := f.crowd; !c.open() && !c.mayReopen(now) && (least == nil || f.comes() < least.comes()) {
+			least = f
+		}
+	}
+	if least == nil || least.comes() >= tries {
+		return false
+	}
+	w.leave(least)
 	return true
 }
+
+// comes is how much comes in between two ticks.
+func (f *front) comes() uint32 { return max(f.tries, f.crowd.recent) }
 
 // leave ends it.
 func (w *fronts) leave(f *front) {
@@ -233,7 +251,7 @@ func (w *fronts) enter(d *Engine, f *front, e *event.Event, p *place, stranger b
 			c.strangers += uint64(n)
 		}
 		w.sample(c, e, l)
-	} else if f.tries >= crowdAt[l] {
+	} else if at := crowdAt[l]; f.tries/at != (f.tries-n)/at { // at each multiple, were there no room
 		w.follow(f, e, l)
 	}
 	return f.tries > awaitMost || d.flooded(f)
