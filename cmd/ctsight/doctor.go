@@ -15,6 +15,7 @@ import (
 
 	"github.com/ctsight/ctsight/internal/agg"
 	"github.com/ctsight/ctsight/internal/ctnl"
+	"github.com/ctsight/ctsight/internal/detect"
 	"github.com/ctsight/ctsight/internal/pipeline"
 	"github.com/ctsight/ctsight/internal/probe"
 	"github.com/ctsight/ctsight/internal/view"
@@ -73,6 +74,8 @@ func (g *globals) diagnose(cmd *cobra.Command) (*view.Doctor, error) {
 		{Name: "live entries with a known age", Value: fmt.Sprint(pipeline.LiveLimit), Note: "the rest has no lifetime_ns"},
 		{Name: "rows of each dimension of top", Value: fmt.Sprint(agg.DefaultRows),
 			Note: fmt.Sprintf("the rest is summed up in other; top takes up to %d MiB, when all its tables are full", agg.CensusBytes(int(agg.NumDims))>>20)},
+		{Name: "sources that detection knows", Value: fmt.Sprint(detect.DefaultSubjects),
+			Note: "who comes once makes room for others; ctsight_detection_omitted_total counts what had none"},
 	}
 	if p.Refused != nil {
 		d.Warnings = append([]string{fmt.Sprintf("backend %s, because no better one works here: %s", r.Backend, oneLine(p.Refused))}, d.Warnings...)

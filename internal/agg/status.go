@@ -49,6 +49,7 @@ type Status struct {
 	MapBytes   uint64
 	Findings   []Finding // that are open, and those of the last day
 	Found      []ClassCount
+	Omitted    []Omission // what detection had no room for, since the start
 
 	History []Sample // one a second, oldest first
 }
@@ -95,6 +96,12 @@ type HookState struct {
 // ClassCount counts findings of a class.
 type ClassCount struct {
 	Class string
+	Count uint64
+}
+
+// Omission counts what a bound has left out.
+type Omission struct {
+	What  string
 	Count uint64
 }
 

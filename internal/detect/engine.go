@@ -33,10 +33,13 @@ type Config struct {
 	// Step, if not nil, is called with every piece of evidence of a scan test.
 	Step func(*Step)
 
-	MaxSubjects  int // sources and prefixes, default 2^17
+	MaxSubjects  int // sources and prefixes, default DefaultSubjects
 	MaxRecords   int // of them with evidence of a scan, default 2^14
 	MaxIncidents int // default 2^13
 }
+
+// DefaultSubjects is how many sources and prefixes are known at a time.
+const DefaultSubjects = 1 << 17
 
 // Step is one piece of evidence of a scan test: what happened, what it counted, and
 // where the statistic is now.
@@ -106,12 +109,18 @@ type Overflow struct {
 	Services  uint64 // that made room for others, or were not told
 }
 
+// Omissions are the counts by name.
+func (o *Overflow) Omissions() []agg.Omission {
+	return []agg.Omission{{What: "sources", Count: o.Subjects}, {What: "evidence", Count: o.Records}, {What: "contacts", Count: o.Contacts},
+		{What: "findings", Count: o.Incidents}, {What: "bursts", Count: o.Bursts}, {What: "links", Count: o.Links}, {What: "services", Count: o.Services}}
+}
+
 // batch is how many events are prepared at a time.
 const batch = 64
 
 // New returns an engine that begins at a time.
 func New(c Config, start event.Ktime) *Engine {
-	c.MaxSubjects, c.MaxRecords = orDefault(c.MaxSubjects, 1<<17), orDefault(c.MaxRecords, 1<<14)
+	c.MaxSubjects, c.MaxRecords = orDefault(c.MaxSubjects, DefaultSubjects), orDefault(c.MaxRecords, 1<<14)
 	c.MaxIncidents = orDefault(c.MaxIncidents, 1<<13)
 	if c.Internal == nil {
 		c.Internal = internal

@@ -88,6 +88,8 @@ var (
 
 	findings = counter("findings_total", "Incidents found, by class; a count.", "", "class")
 
+	omissions = counter("detection_omitted_total", "What detection had no room for: sources, evidence against them, links and services that made room for others, contacts that were not looked at, findings, bursts; a count.", "", "what")
+
 	ledgerDifference = gauge("ledger_difference", "What was traced minus what the kernel counted, over the network namespaces that can be compared; a difference, 0 when both agree.", "conntrack -S, nf_conntrack_count for entries", "counter")
 	eventsSeen       = counter("events_seen_total", "Records of events that the probes made: delivered + aggregated + lost; a count of records.", "")
 	eventsDelivered  = counter("events_delivered_total", "Records of events that came through one by one; a count of records.", "")

@@ -32,8 +32,9 @@ func ordinary(n int) *agg.Status {
 		Difference: []agg.CounterDifference{{Counter: agg.CounterDrop}, {Counter: agg.CounterEntries, Difference: -2}},
 		Loss: agg.Loss{Seen: 1350, Delivered: 1200, Aggregated: 140, Lost: 10,
 			ByStage: []agg.StageLoss{{Stage: "ring", Lost: 10}, {Stage: "recursion"}, {Stage: "stash"}}},
-		Hooks: []agg.HookState{{Symbol: "__nf_conntrack_confirm", Backend: "fentry", Missed: 1}, {Symbol: "nf_ct_delete"}},
-		Found: []agg.ClassCount{{Class: "table_filling", Count: 1}},
+		Hooks:   []agg.HookState{{Symbol: "__nf_conntrack_confirm", Backend: "fentry", Missed: 1}, {Symbol: "nf_ct_delete"}},
+		Found:   []agg.ClassCount{{Class: "table_filling", Count: 1}},
+		Omitted: []agg.Omission{{What: "sources", Count: 4}, {What: "contacts", Count: 0}},
 		Lifetimes: agg.Lifetimes{
 			{Proto: event.ProtoTCP, State: event.TCPTimeWait, Answered: true}: histogramOf(time.Second, 120*time.Second, 120*time.Second),
 			{Proto: event.ProtoTCP, State: event.TCPClose, Answered: true}:    histogramOf(10 * time.Second),

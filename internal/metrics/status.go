@@ -48,6 +48,7 @@ func counters(c *chosen, s *agg.Status) {
 	c.take(missedBlock(s))
 	c.take(noteBlock(s))
 	c.take(findingBlock(s))
+	c.take(omissionBlock(s))
 	c.take(lifetimeBlock(s))
 	c.take((&block{}).add(sourcesEvicted.since(s.Start, float64(s.Folded))))
 }
@@ -178,6 +179,14 @@ func findingBlock(s *agg.Status) *block {
 	t := newTally(findings)
 	for _, f := range s.Found {
 		t.add(float64(f.Count), label(f.Class))
+	}
+	return t.block(s.Start)
+}
+
+func omissionBlock(s *agg.Status) *block {
+	t := newTally(omissions)
+	for _, o := range s.Omitted {
+		t.add(float64(o.Count), label(o.What))
 	}
 	return t.block(s.Start)
 }

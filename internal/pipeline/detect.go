@@ -34,6 +34,7 @@ type detector struct {
 	news  bool          // something was told since the last picture
 	open  []agg.Finding // the picture of the last second: nobody changes it
 	found []agg.ClassCount
+	over  detect.Overflow
 	err   error // of looking
 }
 
@@ -176,6 +177,7 @@ func (w *Watch) detect() {
 	s := detect.State{Tables: w.tableStates(tables, at), Loss: loss}
 	s.Pools, _ = w.poolStates(tables, ahead)
 	d.engine.Tick(at, s)
+	d.over = d.engine.Overflow()
 	if d.news {
 		d.news = false
 		d.open, d.found = d.engine.Findings(), d.engine.Found()
