@@ -31,6 +31,9 @@ type held struct {
 }
 
 func (d *Engine) blame(s *subject, j *judgement, w float64) {
+	if j.o == Invalid { // an outage does not explain it
+		return
+	}
 	o := &d.outage
 	b := blame{s.hash, j.place.endpoint, j.place.dst, *j.Contact, j.o, w}
 	if len(o.blamed) < blameMost {
@@ -119,6 +122,9 @@ func (n *scan) reconsider(d *Engine, s *subject, begin event.Ktime) {
 // hold says whether what is to be told of a test has to wait, and remembers it.
 func (d *Engine) hold(s *subject, now event.Ktime) bool {
 	o, t := &d.outage, &s.record.tally
+	if t.invalid >= leastFailed { // nobody's outage makes these
+		return false
+	}
 	i := slices.IndexFunc(o.held, func(h held) bool { return h.hash == s.hash })
 	since := now
 	if i >= 0 {

@@ -221,11 +221,12 @@ type judgement struct {
 	now    event.Ktime
 	sec    uint32
 	o      Outcome
-	before Outcome // as it was judged before
-	judged bool    // it was
-	first  bool    // first contact of the source with the endpoint
-	known  bool    // the endpoint was good for somebody within the last hour
-	how    string  // destroy, peek, query, invalid
+	before Outcome        // as it was judged before
+	judged bool           // it was
+	first  bool           // first contact of the source with the endpoint
+	known  bool           // the endpoint was good for somebody within the last hour
+	flags  event.TCPFlags // of an invalid segment
+	how    string         // destroy, peek, query, invalid
 }
 
 func (d *Engine) example(j *judgement) agg.Contacted {

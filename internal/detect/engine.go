@@ -183,6 +183,7 @@ func (d *Engine) add(e *event.Event, p *place) {
 		d.fronts.drop(e, p)
 		d.dropped(e, p)
 	case event.Invalid:
+		d.segment(e, p)
 	}
 }
 

@@ -82,7 +82,9 @@ func (n *scan) judge(d *Engine, s *subject, j *judgement) {
 		return
 	}
 	n.count(d, s, j, threshold)
-	n.prefix(d, s, j)
+	if j.o != Invalid { // made up sources of a network may send some at random
+		n.prefix(d, s, j)
+	}
 }
 
 // prefix counts for the network of a source what the source itself is not known for.
@@ -156,7 +158,7 @@ func (n *scan) count(d *Engine, s *subject, j *judgement, h float64) {
 	case !failed:
 		s.failed++
 	}
-	if fails && !failed && (j.known || d.excused(j.At) || d.otherwise(j)) {
+	if fails && !failed && j.o != Invalid && (j.known || d.excused(j.At) || d.otherwise(j)) {
 		s.contacts--
 		s.failed--
 		if s.record != nil {
@@ -225,7 +227,7 @@ func (n *scan) begin(d *Engine, s *subject, j *judgement) bool {
 		s.serve(&j.Orig)
 		return false
 	case f.hash == 0:
-		*f = once{c: *j.Contact, at: j.now, outcome: j.o, hash: j.place.endpoint}
+		*f = once{c: *j.Contact, at: j.now, outcome: j.o, flags: j.flags, hash: j.place.endpoint}
 		s.base, s.lead, s.spared = s.answered, s.lately(j.sec), 0
 		d.blame(s, j, 0)
 		return false
@@ -240,6 +242,7 @@ func (n *scan) begin(d *Engine, s *subject, j *judgement) bool {
 	var at place
 	d.locateTuple(&at, s.netns, s.zone, &f.c.Orig)
 	was.Contact, was.place, was.now, was.o, was.sec, was.judged = &f.c, &at, f.at, f.outcome, d.second(f.at), false
+	was.flags = f.flags
 	n.fail(d, s, &was)
 	if s.answered > s.base { // between the two, of whichever port
 		r.each(f.c.Orig, func(k *key) { k.lambda = max(0, k.lambda+n.success*float64(s.answered-s.base)) })
@@ -250,7 +253,7 @@ func (n *scan) begin(d *Engine, s *subject, j *judgement) bool {
 // again counts an endpoint that failed once more.
 func (n *scan) again(r *record, j *judgement) {
 	r.tally.again++
-	if r.used.add(j.how); j.At-r.fresh > event.Ktime(soon) {
+	if r.used.add(j.how); j.o != Invalid && j.At-r.fresh > event.Ktime(soon) {
 		r.returned++
 	}
 }
@@ -301,10 +304,16 @@ func (n *scan) fail(d *Engine, s *subject, j *judgement) {
 	} else {
 		r.sample[samples-1] = e
 	}
+	if j.o == Invalid {
+		r.flags = j.flags
+	}
 	w := n.weight(s, j, j.o)
 	d.blame(s, j, w)
 	window := uint32(j.now/event.Ktime(newWindow)) + 1
 	r.each(j.Orig, func(k *key) {
+		if j.o == Invalid && sent(j.flags) && !k.what.IsValid() {
+			return
+		}
 		k.contacts++
 		k.failing++
 		k.last = j.sec
@@ -623,7 +632,7 @@ func (r *record) fill(d *Engine, s *subject, k *key, h float64, i *incident) {
 	f, t := &i.f, &r.tally
 	f.Shape = r.shape()
 	f.Statistic, f.Threshold = k.lambda, h
-	f.Spoofable = s.flags&proven == 0
+	f.Spoofable = s.flags&proven == 0 || t.invalid > 0 && r.failed.len() < leastFailed+int(t.invalid) // the others alone would not do
 	f.Evidence = agg.Evidence{
 		Contacts: uint64(r.failed.len()) + t.answered + uint64(s.pend), Attempts: uint64(r.failed.len()) + t.again,
 		Answered: t.answered, Refused: t.refused, Unanswered: t.unanswered, HalfOpen: t.half, Invalid: t.invalid,
@@ -664,6 +673,10 @@ func (r *record) fill(d *Engine, s *subject, k *key, h float64, i *incident) {
 	f.Why = fmt.Sprintf("%s tried %s in %s: %s of %d first contacts", who, what, brief(took), r.outcomes(), f.Evidence.Contacts)
 	f.WhyNotBenign = fmt.Sprintf("%.0f %% of the contacts of its test were answered, where a client with a role has half or more; it came back to a failed endpoint %d times, where polling does so again and again",
 		100*float64(k.answered)/float64(max(1, k.contacts)), t.again)
+	if t.invalid > 0 {
+		f.Why += fmt.Sprintf("; those that were invalid had the flags [%s]", r.flags)
+		f.WhyNotBenign += unsaid(r.flags)
+	}
 	if r.through.IsValid() {
 		f.Why += fmt.Sprintf("; then %s took up its connection", r.through)
 	}

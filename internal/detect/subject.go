@@ -19,6 +19,7 @@ type subject struct {
 	flags  subjectFlags
 	udp    uint16 // UDP endpoints that have answered
 	spared uint16 // failed since the first that counts, and excused
+	sport  uint16 // of its last stray segment
 	pend   uint32 // first contacts that may yet be answered at once
 	newest uint32 // number of the newest in the first queue plus one
 	burst  rate
@@ -50,7 +51,8 @@ type once struct {
 	c       Contact
 	at      event.Ktime // of the outcome
 	outcome Outcome
-	hash    uint64 // of the endpoint; 0 when there is none
+	flags   event.TCPFlags // of an invalid segment
+	hash    uint64         // of the endpoint; 0 when there is none
 }
 
 // weaker says whether a is missed less than b.
@@ -175,6 +177,7 @@ type record struct {
 	from     counted        // of a prefix: the sources
 	through  netip.AddrPort // what took up a connection after the scan was confirmed
 	used     used
+	flags    event.TCPFlags // of its last invalid segment
 }
 
 // slots is how many ports and destinations of a subject are tested at a time; a new
