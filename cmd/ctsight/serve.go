@@ -5,11 +5,13 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
 
 	"github.com/ctsight/ctsight/internal/config"
+	"github.com/ctsight/ctsight/internal/feed"
 	"github.com/ctsight/ctsight/internal/pipeline"
 	"github.com/ctsight/ctsight/internal/serve"
 )
@@ -19,9 +21,9 @@ func newServe(g *globals) *cobra.Command {
 	d := config.Default()
 	cmd := &cobra.Command{
 		Use:   "serve",
-		Short: "the sidecar: Prometheus metrics, live page, JSON API, remote write",
+		Short: "the sidecar: Prometheus metrics, live page, JSON API, remote write, feeds",
 		Long: `Trace for as long as it runs and serve what is known: metrics for Prometheus
-at /metrics, a live page at /, JSON at /api/v1/. It needs no file. With one,
+at /metrics, a live page at /, JSON at /api/v1/, findings to feeds. It needs no file. With one,
 SIGHUP or POST /-/reload reads it again; a file with a mistake changes nothing.
 Once it traces, it gives up the privileges that it needs no more.`,
 		Example: `  ctsight serve
@@ -39,6 +41,9 @@ Once it traces, it gives up the privileges that it needs no more.`,
 	f.String("web.config.file", "", "file of exporter-toolkit with TLS and passwords (default none)")
 	f.String("web.telemetry-path", d.Web.TelemetryPath, "path of the metrics")
 	f.Int("metrics.top-prefixes", d.Metrics.TopPrefixes, "series of their own for so many source prefixes, which makes addresses labels")
+	f.String("feed", "", "append findings to this file, - for standard output (default none)")
+	f.String("feed-format", d.Feed.Format, "how: "+strings.Join(feed.Formats, ", "))
+	f.Bool("feed-nft", false, "block the sources of confirmed attacks in a table of nftables of our own")
 	f.StringArray("remote-write.url", nil, "receiver of Prometheus remote write, may be repeated; how to log in is for the file (default none)")
 	return cmd
 }

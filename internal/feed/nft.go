@@ -104,13 +104,13 @@ func (t *Table) Sync(r *Ruleset, now time.Time) (healed bool, err error) {
 		t.forget()
 		return healed, err
 	}
-	if healed {
-		t.count(func(s *TableStats) { s.Heals++ })
-	}
 	if t.have == nil || !sameShape(&t.loaded, r) {
 		if err := t.load(r); err != nil {
 			t.forget()
 			return healed, err
+		}
+		if healed {
+			t.count(func(s *TableStats) { s.Heals++ })
 		}
 	}
 	if err := t.update(want, now); err != nil {

@@ -27,7 +27,7 @@ func Needs() []Need {
 	return []Need{
 		{"cap_bpf", "read BPF maps, attach again"},
 		{"cap_perfmon", "attach again, read kernel memory"},
-		{"cap_net_admin", "conntrack over netlink"},
+		{"cap_net_admin", "conntrack over netlink, our table of nftables"},
 		{"cap_sys_admin", "enter other network namespaces, types of modules"},
 		{"cap_syslog", "addresses in /proc/kallsyms"},
 		{"cap_sys_ptrace", "find the network namespaces of others' processes"},

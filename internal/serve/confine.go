@@ -109,6 +109,14 @@ func (s *server) opened(c *config.Config) sandbox.Options {
 			o.Connect = append(o.Connect, p)
 		}
 	}
+	if p, ok := portOf(c.Feed.NATS.URL); ok && c.Feed.NATS.URL != "" {
+		o.Connect = append(o.Connect, p)
+	}
+	if file := c.Feed.File; file != "" && file != "-" { // the directory: after logrotate a new one is made
+		if dir, err := filepath.Abs(filepath.Dir(file)); err == nil {
+			o.Write = append(o.Write, dir)
+		}
+	}
 	return o
 }
 

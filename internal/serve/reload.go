@@ -19,6 +19,7 @@ func (s *server) hangups(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-s.o.Hangup:
+			s.feeds.reopen()
 			s.told(notify.Reloading())
 			_ = s.Reload(ctx) // logged
 			s.told(notify.Ready(""))

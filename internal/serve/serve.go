@@ -6,6 +6,7 @@ package serve
 import (
 	"context"
 	"errors"
+	"io"
 	"log/slog"
 	"math"
 	"net/http"
@@ -39,6 +40,7 @@ type Options struct {
 	Log        *slog.Logger
 	Level      *slog.LevelVar   // of Log; a reload sets it
 	Hangup     <-chan os.Signal // SIGHUP: reload
+	Stdout     io.Writer        // of a dry run; nil for that of the process
 	// Attached is told once that tracing has begun.
 	Attached func(*pipeline.Pipeline)
 }
@@ -56,6 +58,7 @@ type server struct {
 	exporter *metrics.Exporter
 	scrapes  *metrics.Handler
 	remote   *remotewrite.Sender
+	feeds    *feeds
 	web      *web.Server
 	ready    chan struct{} // closed when it traces, or waits for the module
 
@@ -93,17 +96,21 @@ func newServer(o Options) (s *server, err error) {
 		return nil, err
 	}
 	s.keeper = pipeline.NewKeeper(clock, s.keeperConfig(c))
+	if s.feeds, err = s.newFeeds(c); err != nil {
+		return nil, err
+	}
 	if s.remote, err = s.newRemote(c); err != nil {
 		return nil, err
 	}
 	s.exporter = metrics.New(metrics.Options{
 		TopPrefixes: c.Metrics.TopPrefixes, NetNS: o.Names.NetNS, Log: o.Log,
 		Peaks: newClientPeaks(s.keeper.Peaks, time.Now).of,
-		Extra: []prometheus.Collector{reloads{s.cfg.State}, s.remote, crowd{func() uint64 { return s.web.Evicted() }}},
+		Extra: []prometheus.Collector{reloads{s.cfg.State}, s.remote, s.feeds, crowd{func() uint64 { return s.web.Evicted() }}},
 	})
 	s.scrapes = s.exporter.Handler(func(*http.Request) (*agg.Status, error) { return s.keeper.Status(), nil })
 	s.cfg.AddHook(s.reach)
 	s.cfg.AddHook(s.remote.Hook)
+	s.cfg.AddHook(s.allowHook)
 	s.cfg.AddHook(s.live)
 	s.web, err = s.newWeb(c)
 	return s, err
@@ -111,11 +118,12 @@ func newServer(o Options) (s *server, err error) {
 
 func (s *server) keeperConfig(c *config.Config) pipeline.KeeperConfig {
 	return pipeline.KeeperConfig{
-		Config:   pipeline.Config{Backend: c.Backend, Filter: s.o.Filter, Live: c.Limits.Live, Waiting: s.waiting},
-		Census:   agg.CensusConfig{Dims: dims, MaxRows: c.Limits.Sources, MaxLive: c.Limits.Live},
-		Prefixes: c.Metrics.TopPrefixes,
-		Attached: s.attached,
-		Problem:  func(err error) { s.log.Warn(view.OneLine(err)) },
+		Config:    pipeline.Config{Backend: c.Backend, Filter: s.o.Filter, Live: c.Limits.Live, Waiting: s.waiting},
+		Census:    agg.CensusConfig{Dims: dims, MaxRows: c.Limits.Sources, MaxLive: c.Limits.Live},
+		Prefixes:  c.Metrics.TopPrefixes,
+		Detection: pipeline.Detection{Found: s.found, Allow: s.allowed},
+		Attached:  s.attached,
+		Problem:   func(err error) { s.log.Warn(view.OneLine(err)) },
 	}
 }
 
@@ -123,7 +131,8 @@ func (s *server) keeperConfig(c *config.Config) pipeline.KeeperConfig {
 func (s *server) run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	parts := []func(context.Context) error{s.web.Serve, s.keeper.Run, s.push, s.hangups, s.starting, s.watchdog}
+	parts := []func(context.Context) error{s.web.Serve, s.keep, s.push, s.hangups, s.starting, s.watchdog, s.mind}
+	parts = append(parts, s.feeds.parts()...)
 	ended := make(chan error, len(parts))
 	for _, part := range parts {
 		go func() { ended <- part(ctx) }()

@@ -38,7 +38,7 @@ func (s *server) newWeb(c *config.Config) (*web.Server, error) {
 		Metrics: s.scrapes,
 		Source:  src, Names: s.o.Names, Log: s.log,
 		Page:   page.New(page.Options{Names: s.o.Names, Version: s.o.Version, Metrics: c.Web.TelemetryPath}).Write,
-		Assets: assets(),
+		Assets: assets(), Blocklist: s.blocklist(),
 	})
 }
 

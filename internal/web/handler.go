@@ -33,6 +33,10 @@ func (s *Server) handler() http.Handler {
 	get("/api/v1/drops", made("application/json", s.drops))
 	get("/api/v1/findings", made("application/jsonl", s.findings))
 	get("/api/v1/table", made("application/json", s.table))
+	if s.o.Blocklist != nil {
+		// Not compressed: a strong validator is of the bytes that are sent.
+		get("/blocklist", few(http.HandlerFunc(s.blocklist)))
+	}
 	get("/-/healthy", http.HandlerFunc(s.healthy))
 	get("/-/ready", http.HandlerFunc(s.ready))
 	mux.Handle("/-/reload", only(sameOrigin(limited(1)(http.HandlerFunc(s.reload))), http.MethodPost, http.MethodPut))

@@ -48,6 +48,7 @@ func TestAnswers(t *testing.T) {
 		"/api/v1/drops":    {read, "application/json", "no-store"},
 		"/api/v1/table":    {read, "application/json", "no-store"},
 		"/api/v1/findings": {read, "application/jsonl", "no-store"},
+		"/blocklist":       {read, "text/plain; charset=utf-8", "no-cache"},
 		"/-/healthy":       {read, "text/plain; charset=utf-8", "no-store"},
 		"/-/ready":         {read, "text/plain; charset=utf-8", "no-store"},
 		"/-/reload":        {change, "text/plain; charset=utf-8", "no-store"},
@@ -105,7 +106,13 @@ func TestFailures(t *testing.T) {
 		{name: "no page", method: "GET", path: "/nonsense", code: 404, says: "see /"},
 		{name: "no page by any method", method: "BREW", path: "/nonsense", code: 404, says: "see /"},
 		{name: "no file", method: "GET", path: "/static/b.js", code: 404, says: "see /"},
-		{name: "no blocklist yet", method: "GET", path: "/blocklist", code: 404, says: "see /"},
+		{name: "no blocklist", method: "GET", path: "/blocklist", code: 404, says: "see /", change: func(o *Options, _ *fake) { o.Blocklist = nil }},
+		{name: "blocklist is off", method: "GET", path: "/blocklist", code: 404, says: "off",
+			change: func(o *Options, _ *fake) {
+				o.Blocklist = &Blocklist{Text: func() ([]byte, string, bool) { return nil, "", false }}
+			}},
+		{name: "a form of it that is not", method: "GET", path: "/blocklist?format=csv", code: 400, says: "text, nft"},
+		{name: "another parameter", method: "GET", path: "/blocklist?x=1", code: 400, says: "format"},
 		{name: "no page of its own", method: "GET", path: "/", code: 404, says: "see /", change: func(o *Options, _ *fake) { o.Page = nil }},
 		{name: "not ready", method: "GET", path: "/-/ready", code: 503, says: "not yet", change: notYet},
 		{name: "nothing to show", method: "GET", path: "/api/v1/top", code: 503, says: "not yet", change: notYet},

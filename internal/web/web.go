@@ -67,7 +67,9 @@ type Options struct {
 	// Page writes the document of "/", nil for none; Assets are what it refers to, by path.
 	Page   func(io.Writer, *agg.Status) error
 	Assets map[string]Asset
-	Log    *slog.Logger
+	// Blocklist is served at /blocklist, where there is one.
+	Blocklist *Blocklist
+	Log       *slog.Logger
 }
 
 // Asset is a file that never changes under its name.

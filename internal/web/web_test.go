@@ -117,6 +117,8 @@ func options(src Source) Options {
 			return err
 		},
 		Assets: map[string]Asset{"/static/a.1.js": {Type: "text/javascript", Bytes: []byte("js")}},
+		Blocklist: &Blocklist{Text: func() ([]byte, string, bool) { return []byte("198.51.100.7\n"), `"abc"`, true },
+			Ruleset: func() []byte { return []byte("table inet ctsight\n") }},
 	}
 }
 
