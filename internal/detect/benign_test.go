@@ -293,3 +293,24 @@ func TestOutageNotOfOneService(t *testing.T) {
 		t.Errorf("told %d times", k)
 	}
 }
+
+// Of what comes too fast not everything is looked at: such counts say that they are not
+// exact.
+func TestCountsThatAreNotExact(t *testing.T) {
+	for _, tc := range []struct {
+		step  time.Duration
+		exact bool
+	}{{100 * time.Microsecond, false}, {time.Millisecond, true}} {
+		var n network
+		for i := range 6000 {
+			n.contact(time.Second+time.Duration(i)*tc.step, client, host(198, 18, i/250, i%250), 23, event.ProtoTCP, filtered)
+		}
+		told := slices.DeleteFunc(n.run(), func(f agg.Finding) bool { return f.Class != "scan" })
+		if len(told) == 0 {
+			t.Fatal("nothing is told")
+		}
+		if last := told[len(told)-1]; last.Evidence.Estimated == tc.exact {
+			t.Errorf("a contact in %v: estimated is %v", tc.step, last.Evidence.Estimated)
+		}
+	}
+}

@@ -68,6 +68,9 @@ func (d *Engine) arrive(e *event.Event, p *place) {
 	if edge.served() {
 		d.fronts.served(d, e, p)
 	} else if d.fronts.arrive(d, e, p, s, first) {
+		if first {
+			s.flags |= unlooked
+		}
 		return
 	}
 	flags := pendFlags(0)

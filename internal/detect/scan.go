@@ -638,7 +638,7 @@ func (r *record) fill(d *Engine, s *subject, k *key, h float64, i *incident) {
 		Answered: t.answered, Refused: t.refused, Unanswered: t.unanswered, HalfOpen: t.half, Invalid: t.invalid,
 		Pending: uint64(s.pend), Excused: t.excused,
 		Dsts: uint64(r.dst.len()), Dports: uint64(r.port.len()), Sources: uint64(r.from.len()),
-		Estimated: r.failed.full || r.dst.full || r.port.full,
+		Estimated: r.failed.full || r.dst.full || r.port.full || s.flags&unlooked != 0,
 		Figures:   []agg.Figure{{Name: "alpha", Value: alpha}},
 		Used:      r.used.names(), Samples: slices.Clone(r.sample),
 	}

@@ -42,8 +42,9 @@ type subject struct {
 type subjectFlags uint8
 
 const (
-	proven  subjectFlags = 1 << iota // has finished a handshake: packets with its address come from it
-	watched                          // a prefix that is to be looked at with the next tick
+	proven   subjectFlags = 1 << iota // has finished a handshake: packets with its address come from it
+	watched                           // a prefix that is to be looked at with the next tick
+	unlooked                          // there were contacts that nobody looked at: fronts.arrive
 )
 
 // once is the first failing contact.
