@@ -4,58 +4,103 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/ctsight/ctsight/internal/lab/eval/capture"
 	"github.com/ctsight/ctsight/internal/lab/eval/synth"
 )
 
-// madeScans is the table of the scans that we made: what was found, how late, and how
-// late the theory has it.
-func madeScans(p *page, all []synth.Scenario) error {
-	var rows [][]string
-	for i := range all {
-		s := &all[i]
-		c := s.Make()
-		told, err := ours(&c)
-		if err != nil {
-			return err
-		}
-		rows = append(rows, madeScan(s, &c, told))
-	}
-	p.table([]string{"scan", "scanners", "suspect", "confirmed", "until suspect", "in theory", "until confirmed", "at worst", "benign flagged"}, rows)
-	return nil
+// made is a scenario with what was told of it.
+type made struct {
+	*synth.Scenario
+	told     []told
+	verdicts []verdict
+	checked  checked
+	err      error
 }
 
-func madeScan(s *synth.Scenario, c *capture.Capture, all []told) []string {
-	var suspect, confirmed []*delay
-	n, wrong := 0, 0
-	for _, v := range verdicts(c, all) {
-		switch {
-		case v.Role == capture.Scanner:
-			n++
-			suspect, confirmed = append(suspect, v.suspect), append(confirmed, v.confirmed)
-		case v.Role == capture.Benign && (v.confirmed != nil || v.network):
-			wrong++
+// makeAll runs scenarios, two at a time: a capture may be some hundred megabytes.
+func makeAll(all []synth.Scenario) ([]made, error) {
+	out := make([]made, len(all))
+	var wg sync.WaitGroup
+	places := make(chan struct{}, 2)
+	for i := range all {
+		wg.Add(1)
+		places <- struct{}{}
+		go func() {
+			defer func() { <-places; wg.Done() }()
+			out[i].Scenario = &all[i]
+			out[i].run()
+		}()
+	}
+	wg.Wait()
+	for i := range out {
+		if out[i].err != nil {
+			return nil, fmt.Errorf("%s: %w", out[i].Name, out[i].err)
 		}
 	}
-	if s.Want != "scan" {
-		n = 1
-		suspect, confirmed = firstOf(s.Want, all), firstOf(s.Want, all)
+	return out, nil
+}
+
+func (m *made) run() {
+	c := m.Make()
+	if m.told, m.err = ours(&c); m.err == nil {
+		m.verdicts, m.checked = verdicts(&c, m.told), check(&c, m.told)
 	}
-	m, _, ns := middle(suspect)
-	k, worst, nc := middle(confirmed)
-	row := []string{s.Name, number(n), number(ns), number(nc), "-", "-", "-", "-", number(wrong)}
-	if ns > 0 {
-		row[4] = m.String()
+}
+
+// found is how many scanners there are, and when they were found.
+func (m *made) found() (scanners int, suspect, confirmed []*delay) {
+	if m.Want != "scan" && m.Want != "" {
+		first := firstOf(m.Want, m.told)
+		return 1, first, first
 	}
-	if s.Probes > 0 {
-		row[5] = fmt.Sprintf("%s, %.0f", brief(time.Duration((s.Probes-1)*float64(s.Step))), s.Probes)
+	for _, v := range m.verdicts {
+		if v.Role == capture.Scanner {
+			scanners++
+			suspect, confirmed = append(suspect, v.suspect), append(confirmed, v.confirmed)
+		}
 	}
-	if nc > 0 {
-		row[6], row[7] = k.String(), worst.String()
+	return scanners, suspect, confirmed
+}
+
+// flagged is how many of the others were called scanners, and how many of these were
+// cleared.
+func (m *made) flagged() (n, cleared int) {
+	for _, v := range m.verdicts {
+		if v.Role != capture.Scanner && v.Role != capture.Below && (v.confirmed != nil || v.network) {
+			if n++; v.cleared && !v.network {
+				cleared++
+			}
+		}
 	}
-	return row
+	return n, cleared
+}
+
+// madeScans is the table of the scans that we made: what was found, how late, and how
+// late the theory has it.
+func madeScans(p *page, all []made) {
+	var rows [][]string
+	for i := range all {
+		m := &all[i]
+		n, suspect, confirmed := m.found()
+		first, _, ns := middle(suspect)
+		sure, worst, nc := middle(confirmed)
+		wrong, _ := m.flagged()
+		row := []string{m.Name, number(n), number(ns), number(nc), "-", "-", "-", "-", number(wrong)}
+		if ns > 0 {
+			row[4] = first.String()
+		}
+		if m.Probes > 0 {
+			row[5] = fmt.Sprintf("%s, %.0f", brief(time.Duration((m.Probes-1)*float64(m.Step))), m.Probes)
+		}
+		if nc > 0 {
+			row[6], row[7] = sure.String(), worst.String()
+		}
+		rows = append(rows, row)
+	}
+	p.table([]string{"scan", "scanners", "suspect", "confirmed", "until suspect", "in theory", "until confirmed", "at worst", "benign flagged"}, rows)
 }
 
 // firstOf is when a class was first confirmed, none if it was not.
@@ -69,63 +114,62 @@ func firstOf(class string, all []told) []*delay {
 }
 
 // madeBenign is the table of what must not be called a scan.
-func madeBenign(p *page, all []synth.Scenario) error {
+func madeBenign(p *page, all []made) {
 	var rows [][]string
 	for i := range all {
-		c := all[i].Make()
-		told, err := ours(&c)
-		if err != nil {
-			return err
-		}
-		rows = append(rows, benign(&c, told))
-	}
-	p.table([]string{"what", "sources", "suspect", "flagged", "of these cleared", "all that was told"}, rows)
-	return nil
-}
-
-func benign(c *capture.Capture, all []told) []string {
-	suspect, flagged, cleared := 0, 0, 0
-	for _, v := range verdicts(c, all) {
-		if v.suspect != nil {
-			suspect++
-		}
-		if v.confirmed != nil || v.network {
-			flagged++
-			if v.cleared && !v.network {
-				cleared++
+		m := &all[i]
+		suspect := 0
+		for _, v := range m.verdicts {
+			if v.suspect != nil {
+				suspect++
 			}
 		}
+		flagged, cleared := m.flagged()
+		row := []string{m.Name, number(len(m.verdicts)), number(suspect), bold(flagged), number(cleared), bold(m.others()), toldOf(m.told)}
+		rows = append(rows, row)
 	}
-	row := []string{c.Name, number(len(c.Sources)), number(suspect), number(flagged), number(cleared), toldOf(all)}
-	if flagged > 0 {
-		row[3] = "**" + row[3] + "**"
+	p.table([]string{"what", "sources", "suspect", "flagged", "of these cleared", "other alarms", "all that was told"}, rows)
+}
+
+// others is how many findings of other classes than scans lists and pagers got, those
+// left out that the scenario is about.
+func (m *made) others() int {
+	ids := map[string]bool{}
+	for i := range m.told {
+		if t := &m.told[i]; t.listed() && t.Class != "scan" && t.Class != m.Want {
+			ids[t.ID] = true
+		}
 	}
-	return row
+	return len(ids)
+}
+
+func bold(n int) string {
+	if n == 0 {
+		return "0"
+	}
+	return "**" + number(n) + "**"
 }
 
 // toldOf lists the classes and states that were told, with when they were first.
 func toldOf(all []told) string {
-	var out []string
-	seen := map[string]bool{}
-	n := map[string]map[string]bool{}
+	var order []string
+	ids, first := map[string]map[string]bool{}, map[string]*told{}
 	for i := range all {
 		t := &all[i]
 		k := t.Class + " " + t.State
-		if n[k] == nil {
-			n[k] = map[string]bool{}
+		if ids[k] == nil {
+			ids[k], first[k] = map[string]bool{}, t
+			order = append(order, k)
 		}
-		n[k][t.ID] = true
+		ids[k][t.ID] = true
 	}
-	for i := range all {
-		t := &all[i]
-		if k := t.Class + " " + t.State; !seen[k] {
-			seen[k] = true
-			out = append(out, fmt.Sprintf("%s (%s) %d, first after %s", k, t.Severity, len(n[k]), brief(t.at.Sub(0))))
-		}
+	slices.Sort(order)
+	var out []string
+	for _, k := range order {
+		out = append(out, fmt.Sprintf("%s (%s) %d, first after %s", k, first[k].Severity, len(ids[k]), brief(first[k].at.Sub(0))))
 	}
 	if len(out) == 0 {
 		return "nothing"
 	}
-	slices.SortStableFunc(out, strings.Compare)
 	return strings.Join(out, "; ")
 }

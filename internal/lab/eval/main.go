@@ -8,6 +8,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"slices"
 
 	"github.com/ctsight/ctsight/internal/lab/eval/capture"
 	"github.com/ctsight/ctsight/internal/lab/eval/synth"
@@ -70,13 +71,19 @@ func document() (string, error) {
 	p.say("%s", aboutPackets)
 	compare(&p, converted)
 	classes(&p, converted)
+	scans, err := makeAll(synth.Scans())
+	if err != nil {
+		return "", err
+	}
+	benign, err := makeAll(synth.Benign())
+	if err != nil {
+		return "", err
+	}
 	p.say("%s", aboutMade)
-	if err := madeScans(&p, synth.Scans()); err != nil {
-		return "", err
-	}
+	madeScans(&p, scans)
 	p.say("%s", aboutBenign)
-	if err := madeBenign(&p, synth.Benign()); err != nil {
-		return "", err
-	}
+	madeBenign(&p, benign)
+	p.say("%s", aboutCounts)
+	counts(&p, slices.Concat(public, converted), slices.Concat(scans, benign))
 	return p.String(), nil
 }

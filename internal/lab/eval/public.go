@@ -17,6 +17,7 @@ type result struct {
 	told     []told
 	verdicts []verdict
 	scores   []score // ours first
+	checked  checked
 }
 
 func evaluate(c *capture.Capture) (r result, err error) {
@@ -24,7 +25,7 @@ func evaluate(c *capture.Capture) (r result, err error) {
 	if r.told, err = ours(c); err != nil {
 		return r, err
 	}
-	r.verdicts = verdicts(c, r.told)
+	r.verdicts, r.checked = verdicts(c, r.told), check(c, r.told)
 	r.scores = append([]score{ourScore(r.verdicts)}, baselines(c)...)
 	return r, nil
 }

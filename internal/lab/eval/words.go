@@ -63,5 +63,15 @@ until the last of them is sent; what is filtered is known 3 s later.`
 
 	aboutBenign = `## Made for this: what is no scan
 
-Flagged is what a list or a pager would have got, even if it was cleared later.`
+Flagged is how many sources a list or a pager would have got as scanners, even if they were
+cleared later. Other alarms are findings of other classes that they would have got, those
+apart that the capture is about.`
+
+	aboutCounts = `## Counts
+
+What a finding of a scan says was refused, unanswered and half open is counted a second
+time, from the lines of the capture alone (` + "`counts.go`" + `), each time that one is told again. Left out
+are those with failures that were excused, and those that say themselves that they are
+not exact: of more than 4,096 contacts with one host or port in a second not all are
+looked at.`
 )

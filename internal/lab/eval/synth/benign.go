@@ -71,6 +71,8 @@ func Benign() (out []Scenario) {
 		Scenario{Name: "resolver, 40 % dead, 50 queries/s", make: func(w *world) { w.resolver(.4, 20*time.Millisecond) }},
 		Scenario{Name: "load balancer, 50 backends checked every 2 s, 10 refuse", make: func(w *world) { w.checks(refused) }},
 		Scenario{Name: "load balancer, 50 backends checked every 2 s, 10 silent", make: func(w *world) { w.checks(filtered) }},
+		Scenario{Name: "load balancer, 50 backends checked every 2 s, all alive", make: func(w *world) { w.checks(good) }},
+		Scenario{Name: "20 clients without keep-alive, 5 connections/s each to an API on 8080", make: noKeepAlive},
 		Scenario{Name: "load balancer whose whole pool of 50 is dead from the start", make: wholePool},
 		Scenario{Name: "crawler, 200 in parallel, 100 ms away, 10 % dead", make: func(w *world) { w.crawler(.10) }},
 		Scenario{Name: "crawler, 200 in parallel, 100 ms away, 15 % dead", make: func(w *world) { w.crawler(.15) }},
@@ -83,9 +85,9 @@ func Benign() (out []Scenario) {
 			w.users(w.who(addr("203.0.113.5/32", 0), "benign", capture.Benign), time.Hour, 20*time.Millisecond, .05)
 		}},
 		Scenario{Name: "uplink cut for 60 s, one source, 5 new endpoints/s", make: func(w *world) { w.cut(1, 200*time.Millisecond) }},
-		Scenario{Name: "uplink cut for 60 s, 40 sources, one new endpoint per 2 s each", make: func(w *world) { w.cut(40, 2*time.Second) }},
-		Scenario{Name: "uplink cut for 60 s, 400 sources, one new endpoint per 10 s each", make: func(w *world) { w.cut(400, 10*time.Second) }},
-		Scenario{Name: "a service goes down, 50 clients try it every second", make: serviceDown},
+		Scenario{Want: "upstream_outage", Name: "uplink cut for 60 s, 40 sources, one new endpoint per 2 s each", make: func(w *world) { w.cut(40, 2*time.Second) }},
+		Scenario{Want: "upstream_outage", Name: "uplink cut for 60 s, 400 sources, one new endpoint per 10 s each", make: func(w *world) { w.cut(400, 10*time.Second) }},
+		Scenario{Want: "service_down", Name: "a service goes down, 50 clients try it every second", make: serviceDown},
 		Scenario{Name: "video calls: a third of the candidates cannot be reached", make: calls},
 		Scenario{Name: "host whose IPv6 does not work, IPv4 does", make: brokenIPv6},
 		Scenario{Name: "clients that come and go behind a proxy, 2 % refused, 200/s", make: proxyLAN},
@@ -387,5 +389,14 @@ func slowLink(w *world) {
 			w.rtt = 4 * time.Second
 		}
 		w.contact(time.Duration(n)*500*time.Millisecond, src, tcp(w.anywhere(), 443), good)
+	}
+}
+
+func noKeepAlive(w *world) {
+	for h := range 20 {
+		src := w.who(addr("10.1.0.0/16", 1+h), "benign", capture.Benign)
+		for n := range 5 * 60 * 5 {
+			w.contact(time.Duration(n)*200*time.Millisecond+time.Duration(h)*7*time.Millisecond, src, tcp(addr("10.5.0.6/32", 0), 8080), good)
+		}
 	}
 }

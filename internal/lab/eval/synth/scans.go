@@ -93,8 +93,11 @@ func (a *ask) scenario() Scenario {
 	how := map[outcome]string{refused: "refused", filtered: "filtered", half: "half open"}[a.fails]
 	s := Scenario{Want: "scan", Step: a.step, make: a.run, Probes: needed(a.share),
 		Name: fmt.Sprintf("%s, %.0f %% %s, %s", a.shape, 100*a.share, how, pace(a.step))}
-	if a.fails == half { // counts half
+	switch {
+	case a.fails == half: // counts half
 		s.Probes *= 2
+	case a.shape == "strobe": // a test of all of a source needs five destinations; six ports each come before
+		s.Probes = 25
 	}
 	return s
 }
@@ -130,6 +133,8 @@ func Scans() (out []Scenario) {
 		}
 	}
 	for _, a := range []ask{
+		{"horizontal", horizontal, filtered, 1, time.Hour, 40},
+		{"vertical", vertical, refused, 1, 3 * time.Hour, 20},
 		{"horizontal", horizontal, half, 1, 100 * time.Millisecond, 400},
 		{"horizontal", horizontal, half, 1, 15 * time.Second, 200},
 		{"udp-vertical", udpPorts, filtered, 1, 100 * time.Millisecond, 300},
@@ -149,6 +154,8 @@ func special() []Scenario {
 		{Name: "distributed: 300 sources, three endpoints of one port each, in 60 s", Want: "distributed_scan", make: distributed},
 		{Name: "scan of 445 by one user of a NAT gateway, 200 users beside it", Want: "scan", Step: time.Second, Probes: 10, make: behindNAT},
 		{Name: "scan of 22 by a server with ten answered contacts a second on 443", Want: "scan", Step: time.Second, Probes: 10, make: busyScanner},
+		{Name: "scan of 443 by a host that has had 5,000 answers there", Want: "scan", Step: 100 * time.Millisecond, Probes: 10, make: hiddenByRole},
+		{Name: "scan of 443 by a host with 20 answers a minute there", Want: "scan", Step: 10 * time.Millisecond, Probes: 10, make: browsingScanner},
 		{Name: "scan of 8080 that retries every probe three times", Want: "scan", Step: 100 * time.Millisecond, Probes: 10, make: retrying},
 	}
 }
@@ -218,5 +225,27 @@ func retrying(w *world) {
 				w.contact(time.Duration(n)*100*time.Millisecond+time.Duration(k)*2*time.Second, src, tcp(addr("198.18.0.0/16", n), 8080), refused)
 			}
 		}
+	}
+}
+
+func hiddenByRole(w *world) {
+	src := w.who(addr("10.9.0.3/32", 0), "scanner-horizontal", capture.Scanner)
+	for n := range 5000 {
+		w.contact(time.Duration(n)*50*time.Millisecond, src, tcp(w.anywhere(), 443), good)
+	}
+	w.since(src, 5*time.Minute)
+	for n := range 2000 {
+		w.contact(5*time.Minute+time.Duration(n)*100*time.Millisecond, src, tcp(addr("198.18.0.0/16", n), 443), refused)
+	}
+}
+
+func browsingScanner(w *world) {
+	src := w.who(addr("10.9.0.4/32", 0), "scanner-horizontal", capture.Scanner)
+	for n := range 400 {
+		w.contact(time.Duration(n)*3*time.Second, src, tcp(w.anywhere(), 443), good)
+	}
+	w.since(src, 10*time.Minute)
+	for n := range 2000 {
+		w.contact(10*time.Minute+time.Duration(n)*10*time.Millisecond, src, tcp(addr("198.18.0.0/16", n), 443), refused)
 	}
 }
