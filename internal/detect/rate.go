@@ -27,6 +27,7 @@ const (
 	rateCross   = 20.
 	rateMost    = 1.5 * rateCross // so that it falls again when the burst is over
 	rateFalls   = rateCross / 60
+	lnRho       = 1.0986123
 	rateHour    = 3600
 	rateLearns  = 300 // seconds
 	burstLeast  = 100
@@ -40,7 +41,7 @@ type rate struct {
 	second uint32 // that n is of
 	n      uint32 // new entries in it
 	before uint32 // in the one before
-	need   uint32 // n with which the test is crossed
+	need   uint32 // n with which the test may be crossed
 	born   uint32 // second
 	run    uint32 // entries since S was 0, without n
 	since  uint32 // second of the first of these
@@ -49,16 +50,17 @@ type rate struct {
 	spread float32 // mean square of k - mean
 }
 
-// count takes a new entry and says whether the test is crossed with it.
+// count takes a new entry and says whether the test is crossed with it, once a second.
 func (r *rate) count(sec uint32) bool {
 	if r.second != sec {
 		r.turn(sec)
 	}
 	r.n++
-	return r.n == r.need
+	return r.n >= r.need && r.crossed()
 }
 
-// turn ends the second that was, and those without an entry up to sec.
+// turn ends the second that was, and those without an entry up to sec. It is what
+// most entries of many slow sources pay: as few divisions as can be.
 func (r *rate) turn(sec uint32) {
 	if r.born == 0 {
 		*r = rate{born: sec, second: sec, since: sec, need: rateNever}
@@ -68,50 +70,56 @@ func (r *rate) turn(sec uint32) {
 		return
 	}
 	k, age := float32(r.n), float32(min(r.second-r.born, rateHour))
-	r.step(k)
-	if r.run += r.n; r.s == 0 || r.second-r.born < rateLearns {
-		r.s, r.run = 0, 0
+	lambda, perPhi := r.scale()
+	x := (k*lnRho - lambda*(rateRho-1)) * perPhi
+	if k <= lambda {
+		x = min(x, -rateFalls)
 	}
-	dev := k - r.mean
-	r.mean += dev / (age + 1)
-	r.spread += (dev*dev - r.spread) / (age + 1)
+	r.s = min(rateMost, max(0, r.s+x))
+	if r.run += r.n; r.second-r.born < rateLearns {
+		r.s = 0
+	}
+	weight, dev := 1/(age+1), k-r.mean
+	r.mean += dev * weight
+	r.spread += (dev*dev - r.spread) * weight
 	r.before = r.n
 	if empty := float32(sec - r.second - 1); empty > 0 {
 		keep := age / (age + empty)
 		r.spread = keep*r.spread + (1-keep)*r.mean*r.mean
 		r.mean *= keep
-		lambda, phi := r.scale()
-		if r.s = max(0, r.s-max(rateFalls, lambda*(rateRho-1)/phi)*empty); r.s == 0 {
-			r.run = 0
-		}
+		r.s = max(0, r.s-max(rateFalls, lambda*(rateRho-1)*perPhi)*empty)
 		r.before = 0
 	}
-	if r.run == 0 {
-		r.since = sec
+	if r.s == 0 {
+		r.run, r.since = 0, sec
 	}
 	r.n, r.second, r.need = 0, sec, rateNever
 	if sec-r.born >= rateLearns {
-		lambda, phi := r.scale()
-		need := ((rateCross-r.s)*phi + lambda*(rateRho-1)) / float32(math.Log(rateRho))
-		r.need = uint32(max(1, math.Ceil(float64(need))))
-		if r.run < burstLeast {
-			r.need = max(r.need, burstLeast-r.run)
-		}
+		r.need = uint32(max(1, (rateCross-r.s)/lnRho)) // if phi were 1 and lambda 0
 	}
 }
 
-func (r *rate) step(k float32) {
-	lambda, phi := r.scale()
-	x := (k*float32(math.Log(rateRho)) - lambda*(rateRho-1)) / phi
-	if k <= lambda {
-		x = min(x, -rateFalls)
+// crossed says whether the entries of this second cross the test.
+func (r *rate) crossed() bool {
+	lambda, perPhi := r.scale()
+	need := ((rateCross-r.s)/perPhi + lambda*(rateRho-1)) / lnRho
+	r.need = uint32(max(1, math.Ceil(float64(need))))
+	if r.run < burstLeast {
+		r.need = max(r.need, burstLeast-r.run)
 	}
-	r.s = min(rateMost, max(0, r.s+x))
+	if r.n < r.need {
+		return false
+	}
+	r.need = rateNever
+	return true
 }
 
-func (r *rate) scale() (lambda, phi float32) {
-	lambda = max(r.mean, rateFloor)
-	return lambda, max(1, r.spread/lambda)
+// scale is lambda and 1/phi.
+func (r *rate) scale() (lambda, perPhi float32) {
+	if lambda = max(r.mean, rateFloor); r.spread > lambda {
+		return lambda, lambda / r.spread
+	}
+	return lambda, 1
 }
 
 // lately is how many new entries came within the last second or two, at most those
@@ -169,14 +177,11 @@ func (r *rate) fill(d *Engine, i *incident, who string, base float64) {
 	}
 	n := r.run + r.n
 	took := max(1, d.second(d.now)-r.since+1)
-	_, phi := r.scale()
+	lambda, perPhi := r.scale()
 	f := &i.f
-	f.Statistic, f.Threshold = float64(r.s), rateCross
-	if r.n >= r.need {
-		f.Statistic = rateCross
-	}
+	f.Statistic, f.Threshold = max(rateCross, float64(r.s+(float32(r.n)*lnRho-lambda*(rateRho-1))*perPhi)), rateCross
 	f.Evidence = agg.Evidence{Figures: []agg.Figure{{Name: "new_entries", Value: float64(n)}, {Name: "seconds", Value: float64(took)},
-		{Name: "usual_per_second", Value: base}, {Name: "variance_to_mean", Value: float64(phi)}}}
+		{Name: "usual_per_second", Value: base}, {Name: "variance_to_mean", Value: float64(1 / perPhi)}}}
 	f.Why = fmt.Sprintf("%s made %d new entries in %s, where %.2g per second are usual", who, n, plural(int(took), "second"), base)
 }
 
