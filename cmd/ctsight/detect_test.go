@@ -283,7 +283,7 @@ func TestDetectFeed(t *testing.T) {
 // Live, a scan is found by looking at its contacts, and the end is clean.
 func TestDetectLive(t *testing.T) {
 	r := traffic(t, 20)
-	cmd := ctsight(t, "detect", "-o", "json", "--netns", fmt.Sprint(r.R.Inode()))
+	cmd := ctsight(t, "detect", fmt.Sprint("netns ", r.R.Inode()), "-o", "json")
 	cmd.Stderr = os.Stderr
 	out, err := cmd.StdoutPipe()
 	must(t, err)

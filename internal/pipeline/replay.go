@@ -71,7 +71,7 @@ func Replay(ctx context.Context, in Lines, c ReplayConfig) (Replayed, error) {
 	r := &replay{c: c, live: agg.NewLive[entry](keepLive, 0), looks: make([]detect.Look, 0, judgeBatch)}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	blocks := readAhead(ctx, in)
+	blocks, done := readAhead(ctx, in)
 	for {
 		select {
 		case <-ctx.Done():
@@ -88,6 +88,7 @@ func Replay(ctx context.Context, in Lines, c ReplayConfig) (Replayed, error) {
 			case b.err != nil:
 				return r.finish(), b.err
 			}
+			done <- b.lines[:0]
 		}
 	}
 }
@@ -107,18 +108,29 @@ type block struct {
 // perBlock is how many lines go from one goroutine to the other at a time.
 const perBlock = 512
 
-// readAhead reads while what was read is looked at. Its goroutine ends with the
-// capture or with ctx, but not while it waits for more of a pipe.
-func readAhead(ctx context.Context, in Lines) <-chan block {
-	out := make(chan block, 2)
+// readAhead reads while what was read is looked at, and takes the places of lines
+// back in done. Its goroutine ends with the capture or with ctx, but not while it
+// waits for more of a pipe.
+func readAhead(ctx context.Context, in Lines) (blocks <-chan block, done chan<- []line) {
+	const ahead = 3
+	out, free := make(chan block), make(chan []line, ahead)
+	for range ahead {
+		free <- make([]line, 0, perBlock)
+	}
 	go func() {
 		defer in.Close()
 		for {
-			b := block{lines: make([]line, 0, perBlock)}
+			var b block
+			select {
+			case b.lines = <-free:
+			case <-ctx.Done():
+				return
+			}
 			for len(b.lines) < perBlock && b.err == nil {
-				var l line
-				if l.what, b.err = in.Read(&l.Event); b.err == nil {
-					b.lines = append(b.lines, l)
+				b.lines = b.lines[:len(b.lines)+1]
+				l := &b.lines[len(b.lines)-1]
+				if l.what, b.err = in.Read(&l.Event); b.err != nil {
+					b.lines = b.lines[:len(b.lines)-1]
 				}
 				if in.Waits() {
 					break
@@ -134,7 +146,7 @@ func readAhead(ctx context.Context, in Lines) <-chan block {
 			}
 		}
 	}()
-	return out
+	return out, free
 }
 
 // entry is what the lines have said of one that is in the table.
