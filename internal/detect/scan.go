@@ -75,10 +75,18 @@ func (n *scan) judge(d *Engine, s *subject, j *judgement) {
 		s.first = once{}
 	}
 	if !j.first || j.o == Accepted {
-		if r := s.record; r != nil && j.o.failure() && !j.judged && r.failed.has(j.place.endpoint) {
-			n.again(r, j)
-			d.step(s, j, nil, 0, "tried again")
+		if !j.o.failure() || j.judged {
+			return
 		}
+		switch r := s.record; {
+		case r == nil && s.first.hash != j.place.endpoint, r != nil && !r.failed.has(j.place.endpoint):
+			return
+		case r == nil:
+			s.first.again++
+		default:
+			n.again(r, j)
+		}
+		d.step(s, j, nil, 0, "tried again")
 		return
 	}
 	n.count(d, s, j, threshold)
@@ -237,7 +245,7 @@ func (n *scan) begin(d *Engine, s *subject, j *judgement) bool {
 	}
 	r := d.promote(s)
 	r.tally.answered, r.before = uint64(s.answered-s.base), uint64(s.lead)
-	r.tally.excused = uint64(s.spared)
+	r.tally.excused, r.tally.again = uint64(s.spared), uint64(f.again)
 	was := *j
 	var at place
 	d.locateTuple(&at, s.netns, s.zone, &f.c.Orig)

@@ -53,6 +53,7 @@ type once struct {
 	at      event.Ktime // of the outcome
 	outcome Outcome
 	flags   event.TCPFlags // of an invalid segment
+	again   uint32         // it failed once more
 	hash    uint64         // of the endpoint; 0 when there is none
 }
 

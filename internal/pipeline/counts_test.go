@@ -174,7 +174,7 @@ type story struct {
 
 // count are the counts of Evidence that a log has to agree with.
 func count(e *agg.Evidence) agg.Evidence {
-	return agg.Evidence{Contacts: e.Contacts, Answered: e.Answered, Refused: e.Refused, Unanswered: e.Unanswered, HalfOpen: e.HalfOpen, Invalid: e.Invalid,
+	return agg.Evidence{Contacts: e.Contacts, Attempts: e.Attempts, Answered: e.Answered, Refused: e.Refused, Unanswered: e.Unanswered, HalfOpen: e.HalfOpen, Invalid: e.Invalid,
 		Pending: e.Pending, Excused: e.Excused, Dsts: e.Dsts, Dports: e.Dports}
 }
 
@@ -187,7 +187,7 @@ func storiesOf(ms []moment, src netip.Addr, since time.Duration) (out []story) {
 	good := map[endpoint]time.Duration{} // endpoints that have answered, for anybody
 	var e agg.Evidence
 	dsts, ports := map[netip.Addr]int{}, map[uint32]int{}
-	begun, failing := false, map[endpoint]bool{}
+	begun, failing, again := false, map[endpoint]bool{}, uint64(0)
 	tally := func(said string) *uint64 {
 		return map[string]*uint64{"refused": &e.Refused, "unanswered": &e.Unanswered, "half_open": &e.HalfOpen}[said]
 	}
@@ -232,6 +232,7 @@ func storiesOf(ms []moment, src netip.Addr, since time.Duration) (out []story) {
 				case was == "" && known:
 					e.Excused++
 				case was == "" && failing[c.endpoint()]: // the day before
+					again++
 				case was == "":
 					failing[c.endpoint()] = true
 					*tally(said)++
@@ -243,6 +244,9 @@ func storiesOf(ms []moment, src netip.Addr, since time.Duration) (out []story) {
 				}
 			}
 		}
+		if said != "" && said != "answered" && was == "" && c.src == src && !c.first && begun && failing[c.endpoint()] {
+			again++
+		}
 		if said == "answered" {
 			good[c.endpoint()] = m.at
 		}
@@ -250,6 +254,7 @@ func storiesOf(ms []moment, src netip.Addr, since time.Duration) (out []story) {
 			continue
 		}
 		e.Contacts = e.Refused + e.Unanswered + e.HalfOpen + e.Answered + e.Pending
+		e.Attempts = e.Refused + e.Unanswered + e.HalfOpen + again
 		out = append(out, story{m.at, e})
 	}
 	return out
