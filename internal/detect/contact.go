@@ -128,7 +128,7 @@ func (d *Engine) depart(e *event.Event, p *place) {
 	d.part(e, p, c.At, waits || e.HasLifetime)
 	o, known := ended(e, e.Time.Sub(c.At))
 	if known && o == Refused {
-		d.fronts.depart(e, p, c.At)
+		d.fronts.depart(d, e, p, c.At)
 	}
 	if known && (waits || o != Answered) {
 		d.outcome(&c, e.Time, was.flags, o, "destroy")

@@ -19,11 +19,11 @@ import (
 // nobody has ever answered:
 //
 //	u = of the first contacts of this second those that come to nothing
-//	X = u / max(good, bad, 5) - 1,  y <- max(0, y + X),  alarm at y >= 5, with
+//	X = u / max(good, bad, 5) - 1,  y <- max(0, min(100, y + X)),  alarm at y >= 5, with
 //	u >= 100/s and 200 that came to nothing since y is above 0
 //
 // good and bad are the averages over ten minutes of first contacts that were
-// answered and were not, a second. u is what was refused, counted, and of the rest
+// answered and were not, a second, good that of this second if that is more. u is what was refused, counted, and of the rest
 // the share that looks at a sample of the entries find without an answer (UDP) or
 // not assured (TCP) 750 ms after they were made: a SYN-ACK is no success, every SYN
 // of a flood at an open port gets one.
@@ -38,7 +38,8 @@ import (
 // before: real ones come back. (SYNs per entry, which would tell too, are not in
 // the events.)
 const (
-	floodAt     = 5.   // y
+	floodAt     = 5. // y
+	floodMost   = 100.
 	floodLeast  = 5.   // good or bad, a second
 	floodRate   = 100. // u a second
 	floodSum    = 200. // that came to nothing
@@ -61,7 +62,7 @@ const (
 	massedSources = 256
 	severalHosts  = 8
 	sprayed       = .5
-	crowdIdle     = 10 // ticks without much: no longer followed
+	crowdIdle     = 3 // ticks without much: no longer followed
 
 	floodQuiet  = time.Minute
 	floodReopen = 10 * time.Minute // is the same again if it begins anew within
@@ -120,11 +121,15 @@ func (d *Engine) weigh(f *front, dt float64) bool {
 	share, known := c.share()
 	c.all.add(&c.now)
 	c.before, c.now, c.recent = c.now, looks{}, f.tries
-	refused := math.Min(float64(f.fresh), float64(f.refused))
+	refused := math.Min(float64(f.fresh), float64(f.refused)*float64(f.fresh)/float64(max(1, f.tries)))
 	u := refused + (float64(f.fresh)-refused)*share + float64(f.lost)
 	v := math.Max(0, float64(f.tries)-float64(f.refused))*share + float64(f.lost)
-	c.usual = max(float64(f.good), float64(f.bad), floodLeast)
-	c.y = max(0, c.y+u/dt/c.usual-1)
+	good := float64(f.answered)
+	if known {
+		good = max(good, (float64(f.fresh)-refused)*(1-share))
+	}
+	c.usual = max(float64(f.good), float64(f.bad), good/dt, floodLeast)
+	c.y = min(floodMost, max(0, c.y+u/dt/c.usual-1))
 	if c.y == 0 {
 		c.nothing, c.peak = 0, 0
 	}
@@ -139,17 +144,13 @@ func (d *Engine) weigh(f *front, dt float64) bool {
 			c.y = 0
 		}
 	case few:
-		c.y = max(c.y, v/dt/c.usual-1)
+		c.y = max(c.y, min(floodMost, v/dt/c.usual-1))
 		return true
 	case c.y >= floodAt && c.nothing >= floodSum && u/dt >= d.floodBar(c):
 		return true
-	case c.y == 0:
-		good := float64(f.answered)
-		if known {
-			good = max(good, (float64(f.fresh)-refused)*(1-share))
-		}
+	case c.y == 0 || u/dt < floodRate:
 		f.average(float32(good/dt), float32(u/dt), 1)
-		if known && !c.mayReopen(d.now) {
+		if known && c.y == 0 && !c.mayReopen(d.now) {
 			c.restart(d.now)
 		}
 	}
@@ -160,7 +161,7 @@ func (d *Engine) weigh(f *front, dt float64) bool {
 // idle stops following a front where little comes in.
 func (d *Engine) idle(f *front) {
 	c := f.crowd
-	if c.idle++; f.tries >= crowdAt[c.scope]/2 {
+	if c.idle++; c.y > 0 || f.tries >= crowdAt[c.scope] && f.surges() {
 		c.idle = 0
 	}
 	if c.idle > crowdIdle && !c.open() && !c.mayReopen(d.now) {

@@ -53,12 +53,12 @@ const (
 	slot      = event.Ktime(1e9 / 8)
 	lookAt    = event.Ktime(750e6)
 	maxLooks  = 1 << 13
-	// awaitMost is how many contacts of one front are looked at between two ticks
-	// for the scan test: the others' looks need their places too.
-	awaitMost = 4096
+	// awaitMost is how many contacts with one endpoint are looked at between two
+	// ticks for the scan test: those with others need places too.
+	awaitMost = 1 << 14
 )
 
-// crowdAt is from how many between two ticks on a front is followed in detail. It is
+// crowdAt is from how many between two ticks on a front that surges is followed. It is
 // higher for hosts and ports, so that the one endpoint of a host or the one host of
 // a port is followed instead.
 var crowdAt = [scopes]uint32{100, 200, 200, 1000}
@@ -183,6 +183,10 @@ func (w *fronts) follow(f *front, e *event.Event, l scope) {
 	w.followed[l]++
 }
 
+// surges says whether so much comes in that the statistic may rise: it does where
+// more comes to nothing than all that usually comes.
+func (f *front) surges() bool { return float32(f.tries) >= 2*max(f.good, f.bad) }
+
 // makeRoom stops following the front where the least comes in, if less than tries.
 func (w *fronts) makeRoom(now event.Ktime, tries uint32) bool {
 	var least *front
@@ -251,10 +255,10 @@ func (w *fronts) enter(d *Engine, f *front, e *event.Event, p *place, stranger b
 			c.strangers += uint64(n)
 		}
 		w.sample(c, e, l)
-	} else if at := crowdAt[l]; f.tries/at != (f.tries-n)/at { // at each multiple, were there no room
+	} else if at := crowdAt[l]; f.tries/at != (f.tries-n)/at && f.surges() { // at each multiple, were it not the time or no room
 		w.follow(f, e, l)
 	}
-	return f.tries > awaitMost || d.flooded(f)
+	return l == ofEndpoint && f.tries > awaitMost || d.flooded(f)
 }
 
 // served counts an entry of a source that its endpoint has served: only where
@@ -328,13 +332,18 @@ func (w *fronts) seen(d *Engine, l *Look, s *Seen) {
 }
 
 // depart takes an entry that was refused, and when it was made.
-func (w *fronts) depart(e *event.Event, p *place, made event.Ktime) {
+func (w *fronts) depart(d *Engine, e *event.Event, p *place, made event.Ktime) {
 	if len(w.hot) == 0 || !tracked(e.Orig.Proto) {
 		return
 	}
 	n := max(1, e.Sample)
+	edge := d.edges.find(p.edge)
+	never := edge == nil || !edge.served()
 	w.each(e.NetNS, e.Zone, &e.Orig, p, func(f *front) {
-		if f.refused += n; made > f.crowd.after {
+		if never {
+			f.refused += n
+		}
+		if made > f.crowd.after {
 			f.crowd.refused += uint64(n)
 		}
 	})
