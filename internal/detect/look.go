@@ -126,6 +126,7 @@ func (d *Engine) await(e *event.Event, p *place, s *subject, flags pendFlags) {
 	}
 	if !ok || !d.pending.Insert(p.id, pending{t: e.Time, early: n + 1, flags: flags | pendLooked}) {
 		d.over.Contacts++
+		s.flags |= unlooked
 		return
 	}
 	s.newest = n + 1
@@ -254,6 +255,11 @@ func (d *Engine) again(l *Look) {
 		w := waiting{t: l.At, ptr: l.Ptr, id: l.id, orig: l.Orig, netns: l.NetNS, zone: l.Zone}
 		if _, ok := d.queues[next].push(&w); !ok && next == judged {
 			d.over.Contacts++
+			var p place
+			d.locateTuple(&p, l.NetNS, l.Zone, &l.Orig)
+			if s := d.subjects.find(p.src); s != nil {
+				s.flags |= unlooked
+			}
 		}
 	}
 }

@@ -44,7 +44,7 @@ type subjectFlags uint8
 const (
 	proven   subjectFlags = 1 << iota // has finished a handshake: packets with its address come from it
 	watched                           // a prefix that is to be looked at with the next tick
-	unlooked                          // there were contacts that nobody looked at: fronts.arrive
+	unlooked                          // there were contacts that nobody looked at
 )
 
 // once is the first failing contact.
