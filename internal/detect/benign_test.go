@@ -315,3 +315,42 @@ func TestCountsThatAreNotExact(t *testing.T) {
 		}
 	}
 }
+
+// What failed first and is good when it is tried again was not there yet: a scan that was
+// told of it is taken back.
+func TestWhatStartsLate(t *testing.T) {
+	var n network
+	for i := range 400 {
+		at, o := time.Duration(i)*100*time.Millisecond, good
+		if at < 10*time.Second {
+			o = refused
+		}
+		n.contact(at, client, host(10, 8, 0, i%30), 8080, event.ProtoTCP, o)
+	}
+	told := n.run()
+	if len(told) == 0 || told[0].Class != "scan" {
+		t.Fatal("thirty that refuse are nothing: the test tests nothing")
+	}
+	if last := told[len(told)-1]; last.State != agg.Cleared {
+		t.Errorf("%s: %s", last.State, last.Why)
+	}
+}
+
+// And so is what was silent for 3 s and then answered.
+func TestWhatAnswersLate(t *testing.T) {
+	var n network
+	for i := range 40 {
+		n.contact(time.Duration(i)*100*time.Millisecond, client, host(198, 18, 0, i), 443, event.ProtoTCP, good)
+	}
+	for id := range n.good {
+		n.good[id] += event.Ktime(4 * time.Second)
+	}
+	n.contact(40*time.Second, client, host(198, 18, 1, 1), 443, event.ProtoTCP, good)
+	told := n.run()
+	if len(told) == 0 || told[0].Class != "scan" {
+		t.Fatal("forty that are silent are nothing: the test tests nothing")
+	}
+	if last := told[len(told)-1]; last.State != agg.Cleared {
+		t.Errorf("%s: %s", last.State, last.Why)
+	}
+}

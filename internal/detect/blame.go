@@ -119,6 +119,40 @@ func (n *scan) reconsider(d *Engine, s *subject, begin event.Ktime) {
 	}
 }
 
+// recovers takes back what an endpoint has counted that failed first and is good when it
+// is tried again: it was not there yet, as while something starts. A scanner does not
+// come back to wait for it.
+func (n *scan) recovers(d *Engine, s *subject, j *judgement) {
+	o := &d.outage
+	i := slices.IndexFunc(o.blamed, func(b blame) bool { return b.subject == s.hash && b.endpoint == j.place.endpoint })
+	if i < 0 {
+		return
+	}
+	b := o.blamed[i]
+	if o.blamed[i] = (blame{}); !d.unblame(&b) || s.record == nil {
+		return
+	}
+	d.step(s, j, nil, -b.w, "good when tried again")
+	r := s.record
+	r.sample = slices.DeleteFunc(r.sample, func(c agg.Contacted) bool { return c.Orig.Dst == b.c.Orig.Dst && c.Orig.Dport == b.c.Orig.Dport })
+	n.retract(d, s, "what failed is good since")
+}
+
+// retract clears a scan of which next to nothing is left.
+func (n *scan) retract(d *Engine, s *subject, why string) {
+	r := s.record
+	if r.begun == 0 || r.failed.len() >= leastFailed/2 {
+		return
+	}
+	r.begun = 0
+	if i := d.book.find(s.incident("scan")); i != nil && i.f.State != agg.Cleared {
+		i.fill()
+		i.f.Why += "; " + why
+		i.refill = nil
+		d.book.clear(i, d.now)
+	}
+}
+
 // hold says whether what is to be told of a test has to wait, and remembers it.
 func (d *Engine) hold(s *subject, now event.Ktime) bool {
 	o, t := &d.outage, &s.record.tally

@@ -75,24 +75,33 @@ func (n *scan) judge(d *Engine, s *subject, j *judgement) {
 		s.first = once{}
 	}
 	if !j.first || j.o == Accepted {
-		if !j.o.failure() || j.judged {
-			return
-		}
-		switch r := s.record; {
-		case r == nil && s.first.hash != j.place.endpoint, r != nil && !r.failed.has(j.place.endpoint):
-			return
-		case r == nil:
-			s.first.again++
-		default:
-			n.again(r, j)
-		}
-		d.step(s, j, nil, 0, "tried again")
+		n.repeat(d, s, j)
 		return
 	}
 	n.count(d, s, j, threshold)
 	if j.o != Invalid { // made up sources of a network may send some at random
 		n.prefix(d, s, j)
 	}
+}
+
+// repeat takes the outcome of a contact that is not the first with its endpoint.
+func (n *scan) repeat(d *Engine, s *subject, j *judgement) {
+	r := s.record
+	failed := r != nil && r.failed.has(j.place.endpoint)
+	switch {
+	case failed && j.o == Answered:
+		n.recovers(d, s, j)
+		return
+	case !j.o.failure() || j.judged:
+		return
+	case failed:
+		n.again(r, j)
+	case r == nil && s.first.hash == j.place.endpoint:
+		s.first.again++
+	default:
+		return
+	}
+	d.step(s, j, nil, 0, "tried again")
 }
 
 // prefix counts for the network of a source what the source itself is not known for.
@@ -186,6 +195,7 @@ func (n *scan) count(d *Engine, s *subject, j *judgement, h float64) {
 	switch {
 	case !fails && failed:
 		n.takeBack(d, s, j)
+		n.retract(d, s, "what was silent has answered late")
 	case !fails:
 		r.tally.answered++
 		r.each(j.Orig, func(k *key) { n.good(d, s, j, k) })
