@@ -82,7 +82,7 @@ func Benign() (out []Scenario) {
 		Scenario{Name: "peer-to-peer on one port, 75 % of peers gone, UDP", make: func(w *world) { w.peers(6346, true) }},
 		Scenario{Name: "peer-to-peer on one port, 75 % of peers gone, TCP", make: func(w *world) { w.peers(8333, false) }},
 		Scenario{Name: "NAT gateway, 300 users, 50 connections/s, 5 % dead", make: func(w *world) {
-			w.users(w.who(addr("203.0.113.5/32", 0), "benign", capture.Benign), time.Hour, 20*time.Millisecond, .05)
+			w.users(w.who(addr("203.0.113.5/32", 0), "benign", capture.Benign), 20*time.Minute, 20*time.Millisecond, .05)
 		}},
 		Scenario{Name: "uplink cut for 60 s, one source, 5 new endpoints/s", make: func(w *world) { w.cut(1, 200*time.Millisecond) }},
 		Scenario{Want: "upstream_outage", Name: "uplink cut for 60 s, 40 sources, one new endpoint per 2 s each", make: func(w *world) { w.cut(40, 2*time.Second) }},
@@ -129,7 +129,7 @@ func (w *world) poller(targets int, every time.Duration, dead float64, how outco
 func (w *world) resolver(dead float64, every time.Duration) {
 	src := w.who(addr("10.2.0.53/32", 0), "benign", capture.Benign)
 	const servers = 5000
-	for at := w.soon(every); at < 10*time.Minute && len(w.lines) < 400_000; at += w.soon(every) {
+	for at := w.soon(every); at < 10*time.Minute && len(w.lines) < 150_000; at += w.soon(every) {
 		n := w.some(servers)
 		o := good
 		if float64(n*7919%servers) < dead*servers {

@@ -151,7 +151,10 @@ func special() []Scenario {
 	return []Scenario{
 		{Name: "IPv6 scanner with a new address of its /64 for every probe", Want: "scan", make: rotating},
 		{Name: "decoys: one scanner among five forged ones", Want: "scan", Step: 10 * time.Millisecond, Probes: 10, make: decoys},
-		{Name: "distributed: 300 sources, three endpoints of one port each, in 60 s", Want: "distributed_scan", make: distributed},
+		{Name: "distributed: 300 sources from everywhere, three endpoints of one port each, in 60 s", Want: "distributed_scan",
+			make: func(w *world) { w.distributed(func(int) netip.Addr { return w.anywhere() }) }},
+		{Name: "distributed: 300 sources of one /16, three endpoints of one port each, in 60 s", Want: "distributed_scan",
+			make: func(w *world) { w.distributed(func(n int) netip.Addr { return addr("203.0.0.0/16", 210*n) }) }},
 		{Name: "scan of 445 by one user of a NAT gateway, 200 users beside it", Want: "scan", Step: time.Second, Probes: 10, make: behindNAT},
 		{Name: "scan of 22 by a server with ten answered contacts a second on 443", Want: "scan", Step: time.Second, Probes: 10, make: busyScanner},
 		{Name: "scan of 443 by a host that has had 5,000 answers there", Want: "scan", Step: 100 * time.Millisecond, Probes: 10, make: hiddenByRole},
@@ -187,9 +190,9 @@ func decoys(w *world) {
 	w.office(time.Minute, 20, .05)
 }
 
-func distributed(w *world) {
+func (w *world) distributed(member func(int) netip.Addr) {
 	for s := range 300 {
-		src := w.who(addr("203.0.0.0/16", s), "member", capture.Below)
+		src := w.who(member(s), "member", capture.Below)
 		for k := range 3 {
 			w.contact(time.Duration(w.IntN(60_000))*time.Millisecond, src, tcp(addr("198.18.0.0/16", 3*s+k), 2323), filtered)
 		}
