@@ -1,8 +1,10 @@
 package feed
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -420,3 +422,36 @@ func TestOverlaps(t *testing.T) {
 }
 
 func matches(s, expression string) bool { return regexp.MustCompile(expression).MatchString(s) }
+
+// A dry run loads nothing and prints when the list has changed, and only then.
+func TestDryRun(t *testing.T) {
+	l := newLab(t)
+	var out bytes.Buffer
+	now := time.Now()
+	r := some(now)
+	mode := Dry
+	b := &Blocker{Print: &out, Log: slog.New(slog.DiscardHandler), Want: func(time.Time) (int, *Ruleset) { c := *r; return mode, &c }}
+	step := func(after time.Duration) string {
+		t.Helper()
+		out.Reset()
+		if err := b.step(now.Add(after)); err != nil {
+			t.Fatal(err)
+		}
+		return out.String()
+	}
+	first := step(0)
+	l.load(first, "-c")
+	if !strings.HasPrefix(first, "# ctsight dry run, ") || step(time.Second) != "" {
+		t.Error("printed twice, or not at all")
+	}
+	r.Block = r.Block[1:]
+	if second := step(2 * time.Second); second == first || second == "" {
+		t.Error(second)
+	}
+	if mode = Off; step(3*time.Second) != "" || b.table != nil {
+		t.Error("off")
+	}
+	if mode = Dry; step(4*time.Second) == "" {
+		t.Error("switched on again it says nothing")
+	}
+}

@@ -177,9 +177,7 @@ func TestFail2ban(t *testing.T) {
 		t.Fatal(err)
 	}
 	cmd := exec.Command(bin, "--usedns", "no", "-o", "<ip> <time>", log, "../../deploy/example/fail2ban/filter.d/ctsight.conf")
-	if lib := filepath.Join(filepath.Dir(bin), "modules"); exists(lib) { // unpacked, not installed
-		cmd.Env = append(os.Environ(), "PYTHONPATH="+lib)
-	}
+	cmd.Env = append(os.Environ(), modules()...)
 	out, err := cmd.CombinedOutput()
 	if err != nil {
 		t.Fatalf("%v\n%s", err, out)
@@ -194,4 +192,15 @@ func TestFail2ban(t *testing.T) {
 	}
 }
 
-func exists(path string) bool { _, err := os.Stat(path); return err == nil }
+// modules is where those of an unpacked fail2ban are.
+func modules() []string {
+	bin, err := exec.LookPath("fail2ban-regex")
+	if err != nil {
+		return nil
+	}
+	lib := filepath.Join(filepath.Dir(bin), "modules")
+	if _, err := os.Stat(lib); err != nil {
+		return nil // installed
+	}
+	return []string{"PYTHONPATH=" + lib}
+}
