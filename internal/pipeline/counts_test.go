@@ -439,3 +439,75 @@ func randomLog(r *rand.Rand) string {
 	}
 	return b.String()
 }
+
+// What a source has made in a burst, and how often it came back to one endpoint, was
+// let in and soon gone, are in the log as often.
+func TestCountsOfOtherClasses(t *testing.T) {
+	bursts, hammered := 0, 0
+	for name, capture := range captures(t) {
+		out, r, err := replay(t, bytes.NewReader(capture), pipeline.ReplayConfig{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		all := contactsOf(ctreplay.Read(t, name))
+		for _, f := range out.findings {
+			first, told := f.First.Sub(r.First), f.Time.Sub(r.First)
+			got, least, most := 0, 0, 0
+			if f.State == agg.Cleared { // when it was over is the test's to say
+				continue
+			}
+			switch f.Class {
+			case "rate_burst":
+				bursts++
+				i := slices.IndexFunc(f.Evidence.Figures, func(x agg.Figure) bool { return x.Name == "new_entries" })
+				got = int(f.Evidence.Figures[i].Value)
+				for _, c := range all {
+					if c.src == f.Source.Addr() && c.at >= first && c.at <= told {
+						if most++; c.at < told {
+							least++
+						}
+					}
+				}
+				least = min(most, least+1) // it is told with one of those of the moment
+			case "connection_hammering":
+				hammered++
+				got = int(f.Evidence.Answered)
+				most = comeBack(all, &f, first, told)
+				least = most
+			default:
+				continue
+			}
+			if got < least || got > most {
+				t.Errorf("%s: %s %s %s %v at %v (first %v): told %d, log %d to %d", name, f.ID, f.Class, f.State, f.Source, told, first, got, least, most)
+			}
+		}
+	}
+	t.Logf("%d tellings of bursts, %d of hammering", bursts, hammered)
+	if bursts < 20 || hammered < 10 {
+		t.Error("too few")
+	}
+}
+
+// comeBack is how many connections of the finding's source with its target, made since
+// first and without a pause of a minute, were let in, open for less than 10 s and had
+// ended by then. A closed connection stays in the table for two minutes, or for 10 s
+// after a RST.
+func comeBack(all []*contact, f *agg.Finding, first, by time.Duration) (n int) {
+	last := first
+	for _, c := range all {
+		stays := 2 * time.Minute
+		if c.ended-c.at < stays {
+			stays = 10 * time.Second
+		}
+		if c.src != f.Source.Addr() || c.dst != f.Target.Addr || c.port != f.Target.Port || c.proto != f.Target.Proto ||
+			c.at < first || c.ended > by || c.how != "answered" || c.ended-c.at-stays >= 10*time.Second {
+			continue
+		}
+		if c.at-last > time.Minute {
+			break
+		}
+		last = c.at
+		n++
+	}
+	return n
+}
