@@ -46,6 +46,7 @@ const (
 	outageEnds    = 5
 	doubtEnds     = 3
 	doubtMost     = 5 * time.Second
+	answersBy     = 400 * time.Millisecond // a refusal is known at once, a success with the first look
 	overSeconds   = 5
 	overLeast     = 5
 	outageForgets = 10 * time.Minute // without a contact that tells
@@ -257,7 +258,7 @@ func (o *outage) look(d *Engine) {
 		if o.end != 0 && now-back <= d.second(o.end) {
 			break // that one is over
 		}
-		if m.second != now-back {
+		if m.second != now-back || d.now-d.instant(now-back+1) < event.Ktime(answersBy) {
 			continue
 		}
 		failed, good = failed+m.refused+m.unanswered, good+m.good
@@ -413,12 +414,22 @@ func (o *outage) over(d *Engine) bool {
 		return o.p <= outageShare
 	}
 	good, failed, now := uint32(0), uint32(0), d.second(d.now)
+	var goodEnds, failedEnds set
 	for back := range uint32(overSeconds) {
-		if m := &o.moments[(now-back)%outageWindow]; m.second == now-back {
-			good, failed = good+m.good, failed+m.refused+m.unanswered
+		m := &o.moments[(now-back)%outageWindow]
+		if m.second != now-back {
+			continue
+		}
+		good, failed = good+m.good, failed+m.refused+m.unanswered
+		for _, h := range m.goodEnds[:m.goodEndsN] {
+			goodEnds.add(h)
+		}
+		for _, h := range m.failedEnds[:m.failedEndsN] {
+			failedEnds.add(h)
 		}
 	}
-	return good >= overLeast && good > failed || d.now-o.told > event.Ktime(outageForgets)
+	// Who retries what is dead does so often: the endpoints tell as well.
+	return good >= overLeast && (good > failed || goodEnds.len() >= failedEnds.len()) || d.now-o.told > event.Ktime(outageForgets)
 }
 
 func (o *outage) thaw(d *Engine) {

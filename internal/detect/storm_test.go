@@ -169,6 +169,34 @@ func TestServiceOfMost(t *testing.T) {
 	}
 }
 
+// Nor is one where a client fails now and then, nor one that strangers are not let in to
+// when those who are have gone home.
+func TestServiceSeldom(t *testing.T) {
+	for name, c := range map[string]struct {
+		src   string
+		pause time.Duration
+		again int
+	}{"seldom": {"10.0.1.%d", 7 * minute, 2}, "strangers": {"203.0.113.%d", 5 * time.Second, 3}} {
+		w := newWorld(t, Config{})
+		for i := range 6 {
+			at := minute + time.Duration(i)*c.pause
+			src := fmt.Sprintf(c.src, i+1)
+			if name == "seldom" {
+				w.connect(time.Duration(i)*time.Second, src, "10.0.0.5", 5432, event.ProtoTCP, closed, time.Second)
+			} else {
+				w.connect(time.Duration(i)*time.Second, "10.0.2.1", "10.0.0.5", 5432, event.ProtoTCP, closed, time.Second)
+			}
+			for k := range c.again {
+				w.connect(at+time.Duration(k)*time.Second, src, "10.0.0.5", 5432, event.ProtoTCP, silent, 0)
+			}
+		}
+		w.run(50 * minute)
+		if all := w.of("service_down"); len(all) > 0 {
+			t.Errorf("%s: %+v", name, all[0])
+		}
+	}
+}
+
 func TestServiceDroppedByUs(t *testing.T) {
 	w := newWorld(t, Config{})
 	for i := range 6 {
