@@ -228,8 +228,13 @@ func (w *fronts) arrive(d *Engine, e *event.Event, p *place, s *subject, first b
 		var f *front
 		h := w.at(l, p, e.NetNS, e.Zone, &e.Orig)
 		switch {
-		case l == ofEndpoint || !below:
+		case !below, l == ofEndpoint && !first:
 			f = w.get(h)
+		case l == ofEndpoint: // one that is known meets an endpoint: worth no place
+			if f = w.table.find(h); f == nil {
+				continue
+			}
+			w.roll(f)
 		case w.followed[l] == 0:
 			continue
 		default:

@@ -64,7 +64,7 @@ func (d *Engine) touch(events []event.Event) {
 	sum := uint64(0)
 	for i := range events {
 		p := &d.places[i]
-		sum += uint64(d.subjects.peek(p.src)) + d.pending.Touch(p.id)
+		sum += d.subjects.peek(p.src) + d.pending.Touch(p.id)
 		if events[i].Kind == event.New {
 			sum += d.edges.peek(p.edge)
 		}

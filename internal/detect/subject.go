@@ -11,26 +11,27 @@ import (
 // contact is all that is kept of one that fails once, so that ten million sources
 // of a flood cost what the table costs; from the second on there is a record.
 type subject struct {
+	// What every entry needs is one cache line.
 	hash   uint64
 	last   uint32 // second of its last event
-	netns  event.NetNS
+	newest uint32 // number of the newest in the first queue plus one
+	burst  rate
+	pend   uint32 // first contacts that may yet be answered at once
 	zone   uint16
 	bits   uint8 // of the prefix; 0 for a source
 	flags  subjectFlags
-	udp    uint16 // UDP endpoints that have answered
-	spared uint16 // failed since the first that counts, and excused
-	sport  uint16 // of its last stray segment
-	pend   uint32 // first contacts that may yet be answered at once
-	newest uint32 // number of the newest in the first queue plus one
-	burst  rate
-	health health
-	fan    fan
 
+	netns    event.NetNS
+	udp      uint16 // UDP endpoints that have answered
+	spared   uint16 // failed since the first that counts, and excused
 	contacts uint32 // first contacts with an outcome
 	answered uint32
 	failed   uint32
 	base     uint32 // answered, when the first failed
 	lead     uint32 // of these, just before that
+	sport    uint16 // of its last stray segment
+	health   health
+	fan      fan
 
 	addr   netip.Addr
 	served [servedPorts]served

@@ -1,12 +1,15 @@
 package detect
 
+import "math"
+
 // table is a bounded map from hashes to values that do not move. When it is full a
 // newcomer takes the place of the weakest of the next few in turn, so that what
 // comes back again and again is not driven out by what came once. Which one that is
-// does not depend on the hashes. A hash of 64 bits stands for its key: among 2^17
-// two agree with a probability of 5e-10.
+// does not depend on the hashes. A hash stands for its key: the index keeps half of
+// it beside the slot, so that looking up is one miss and one for the value; two that
+// meet there agree with a probability of 2^-32.
 type table[V any] struct {
-	index  []uint32 // number of the slot plus one; 0 free
+	index  []uint64 // lower half of the hash, number of the slot plus one; 0 free
 	hashes []uint64 // by slot
 	chunks [][]V
 	n      int
@@ -21,7 +24,7 @@ const (
 )
 
 func newTable[V any](limit int, weaker func(a, b *V) bool) *table[V] {
-	return &table[V]{index: make([]uint32, 256), limit: max(1, limit), weaker: weaker}
+	return &table[V]{index: make([]uint64, 256), limit: max(1, limit), weaker: weaker}
 }
 
 func (t *table[V]) at(i int) *V { return &t.chunks[i/perChunk][i%perChunk] }
@@ -30,19 +33,24 @@ func (t *table[V]) at(i int) *V { return &t.chunks[i/perChunk][i%perChunk] }
 func (t *table[V]) search(h uint64) int {
 	mask := len(t.index) - 1
 	for i := int(h>>32) & mask; ; i = (i + 1) & mask {
-		if s := t.index[i]; s == 0 || t.hashes[s-1] == h {
+		if x := t.index[i]; x == 0 || x>>32 == h&math.MaxUint32 {
 			return i
 		}
 	}
 }
 
+// slotOf is the slot of a place in the index, -1 for a free one.
+func slotOf(x uint64) int { return int(uint32(x)) - 1 }
+
+func entry(h uint64, slot int) uint64 { return h<<32 | uint64(slot+1) }
+
 // peek reads the home of h.
-func (t *table[V]) peek(h uint64) uint32 { return t.index[int(h>>32)&(len(t.index)-1)] }
+func (t *table[V]) peek(h uint64) uint64 { return t.index[int(h>>32)&(len(t.index)-1)] }
 
 // find returns the value of h, nil if there is none.
 func (t *table[V]) find(h uint64) *V {
-	if s := t.index[t.search(h)]; s != 0 {
-		return t.at(int(s) - 1)
+	if s := slotOf(t.index[t.search(h)]); s >= 0 {
+		return t.at(s)
 	}
 	return nil
 }
@@ -51,8 +59,8 @@ func (t *table[V]) find(h uint64) *V {
 // in gone until the next call; it is the caller's to empty it.
 func (t *table[V]) get(h uint64, gone func(*V)) (v *V, fresh bool) {
 	i := t.search(h)
-	if s := t.index[i]; s != 0 {
-		return t.at(int(s) - 1), false
+	if s := slotOf(t.index[i]); s >= 0 {
+		return t.at(s), false
 	}
 	slot := t.n
 	if t.n < t.limit {
@@ -67,10 +75,10 @@ func (t *table[V]) get(h uint64, gone func(*V)) (v *V, fresh bool) {
 	} else {
 		slot = t.weakest()
 		gone(t.at(slot))
-		t.forget(t.hashes[slot])
+		t.forget(slot)
 		t.hashes[slot] = h
 	}
-	t.index[t.search(h)] = uint32(slot + 1)
+	t.index[t.search(h)] = entry(h, slot)
 	v = t.at(slot)
 	var zero V
 	*v = zero
@@ -91,23 +99,26 @@ func (t *table[V]) weakest() int {
 }
 
 func (t *table[V]) grow() {
-	t.index = make([]uint32, 2*len(t.index))
+	t.index = make([]uint64, 2*len(t.index))
 	for s, h := range t.hashes {
 		mask := len(t.index) - 1
 		i := int(h>>32) & mask
 		for t.index[i] != 0 {
 			i = (i + 1) & mask
 		}
-		t.index[i] = uint32(s + 1)
+		t.index[i] = entry(h, s)
 	}
 }
 
-// forget takes h out of the index and moves those behind it up.
-func (t *table[V]) forget(h uint64) {
+// forget takes a slot out of the index and moves those behind it up.
+func (t *table[V]) forget(slot int) {
 	mask := len(t.index) - 1
-	i := t.search(h)
+	i := int(t.hashes[slot]>>32) & mask
+	for slotOf(t.index[i]) != slot {
+		i = (i + 1) & mask
+	}
 	for j := (i + 1) & mask; t.index[j] != 0; j = (j + 1) & mask {
-		home := int(t.hashes[t.index[j]-1]>>32) & mask
+		home := int(t.hashes[slotOf(t.index[j])]>>32) & mask
 		if (j-home)&mask >= (j-i)&mask {
 			t.index[i] = t.index[j]
 			i = j
