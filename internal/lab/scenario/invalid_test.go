@@ -125,3 +125,47 @@ func kernelInvalid(t *testing.T, r *netlab.Router) uint64 {
 	}
 	return n
 }
+
+// The same through the detectors: half of the ports are tried by an Xmas scan, half
+// by a Maimon scan, whose first segment is not yet one of many. Their numbers are
+// those of nmap.
+func TestInvalidScansFound(t *testing.T) {
+	nmap, err := exec.LookPath("nmap")
+	if err != nil {
+		t.Skip("needs nmap, whose scans these are")
+	}
+	r := router(t, netlab.Options{})
+	cmd := exec.CommandContext(t.Context(), "ctsight", "detect", "--invalid", "-o", "json", "--log.level", "debug", fmt.Sprintf("netns %d", r.R.Inode()))
+	var out strings.Builder
+	cmd.Stdout = &out
+	begin(t, cmd, "msg=attached")
+	for scan, ports := range map[string]string{"-sX": "1-100", "-sM": "101-200"} {
+		_, err := r.A.Run(nmap, scan, "-n", "-Pn", "-T4", "-p"+ports, "--host-timeout", "2m", netlab.ServerV4.String())
+		must(t, err)
+	}
+	must(t, r.Drain())
+	must(t, cmd.Process.Signal(syscall.SIGINT))
+	must(t, cmd.Wait())
+	type finding struct {
+		Class, Shape, State, Source, Why string
+		Target                           struct{ Addr string }
+		Spoofable                        bool
+		Evidence                         struct {
+			Contacts, Invalid uint64
+			Used              []string
+		}
+	}
+	var last finding
+	for line := range strings.Lines(out.String()) {
+		last = finding{}
+		must(t, json.Unmarshal([]byte(line), &last))
+		if last.Class != "scan" || last.Source != netlab.ClientV4.String() {
+			t.Errorf("%s", line)
+		}
+	}
+	if last.State != "confirmed" || last.Shape != "vertical" || last.Target.Addr != netlab.ServerV4.String() || !last.Spoofable ||
+		last.Evidence.Invalid != 199 || last.Evidence.Contacts != 199 || !slices.Equal(last.Evidence.Used, []string{"invalid"}) {
+		t.Errorf("%+v", last)
+	}
+	t.Log(last.Why)
+}
