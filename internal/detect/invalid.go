@@ -1,6 +1,8 @@
 package detect
 
 import (
+	"fmt"
+
 	"github.com/ctsight/ctsight/internal/event"
 	"github.com/ctsight/ctsight/internal/wyhash"
 )
@@ -62,12 +64,22 @@ func sent(f event.TCPFlags) bool {
 	return false
 }
 
-// unsaid is why segments with these flags are not benign.
-func unsaid(f event.TCPFlags) string {
-	if sent(f) {
-		return "; none of them was the end of a connection that had been there"
+// flagsNamed is how many kinds of segments an explanation names.
+const flagsNamed = 4
+
+// flagsWhy says which flags they had, and why those are not benign.
+func flagsWhy(flags []event.TCPFlags) (why, not string) {
+	all, odd := "", ""
+	for _, f := range flags {
+		name := fmt.Sprintf(" [%s]", f)
+		if all += name; !sent(f) {
+			odd += name
+		}
 	}
-	return "; no stack sends such segments"
+	if not = "; those that were invalid ended no connection that had been there"; odd != "" {
+		not = "; no stack sends segments with the flags" + odd
+	}
+	return "; those that were invalid had the flags" + all, not
 }
 
 // stray says whether a segment that stacks do send belongs to nothing that was ever

@@ -29,7 +29,8 @@ func TestInvalidScan(t *testing.T) {
 	for _, tc := range []struct {
 		flags event.TCPFlags
 		why   string
-	}{{event.FIN, "[F]"}, {0, "[none]"}, {xmas, "[FPU]"}, {fin, "[F.]"}} {
+		not   string
+	}{{event.FIN, "[F]", "flags [F]"}, {0, "[none]", "flags [none]"}, {xmas, "[FPU]", "flags [FPU]"}, {fin, "[F.]", "no connection"}} {
 		t.Run(tc.flags.String(), func(t *testing.T) {
 			w := newWorld(t, Config{})
 			for i := range uint16(200) {
@@ -49,7 +50,7 @@ func TestInvalidScan(t *testing.T) {
 			}
 			f := all[len(all)-1]
 			if f.State != agg.Confirmed || f.Shape != "vertical" || f.Target.Addr != addr("10.0.0.1") || !f.Spoofable ||
-				!slices.Equal(f.Evidence.Used, []string{"invalid"}) || !strings.Contains(f.Why, tc.why) {
+				!slices.Equal(f.Evidence.Used, []string{"invalid"}) || !strings.Contains(f.Why, tc.why) || !strings.Contains(f.WhyNotBenign, tc.not) {
 				t.Errorf("%+v", f)
 			}
 			if tc.flags != fin {
@@ -131,6 +132,24 @@ func TestInvalidFlood(t *testing.T) {
 	}
 	w.run(time.Minute)
 	w.only()
+}
+
+// Several kinds by one source are one scan, whose explanation names them.
+func TestInvalidScansOfOne(t *testing.T) {
+	w := newWorld(t, Config{})
+	for i := range uint16(100) {
+		w.segment(time.Duration(i)*10*time.Millisecond, "198.51.100.9", 40000, "10.0.0.1", 1+i, []event.TCPFlags{fin, xmas}[i/50])
+	}
+	w.run(time.Minute)
+	w.only("scan")
+	all := w.of("scan")
+	if len(all) == 0 {
+		t.Fatal("not found")
+	}
+	f := all[len(all)-1]
+	if f.Evidence.Invalid != 99 || !strings.HasSuffix(f.Why, "flags [F.] [FPU]") || !strings.HasSuffix(f.WhyNotBenign, "no stack sends segments with the flags [FPU]") {
+		t.Errorf("%d: %s - %s", f.Evidence.Invalid, f.Why, f.WhyNotBenign)
+	}
 }
 
 // Nine endpoints are not ten, however often they are tried.

@@ -322,8 +322,8 @@ func (n *scan) fail(d *Engine, s *subject, j *judgement) {
 	} else {
 		r.sample[samples-1] = e
 	}
-	if j.o == Invalid {
-		r.flags = j.flags
+	if j.o == Invalid && len(r.flags) < flagsNamed && !slices.Contains(r.flags, j.flags) {
+		r.flags = append(r.flags, j.flags)
 	}
 	w := n.weight(s, j, j.o)
 	d.blame(s, j, w)
@@ -692,8 +692,9 @@ func (r *record) fill(d *Engine, s *subject, k *key, h float64, i *incident) {
 	f.WhyNotBenign = fmt.Sprintf("%.0f %% of the contacts of its test were answered, where a client with a role has half or more; it came back to a failed endpoint %d times, where polling does so again and again",
 		100*float64(k.answered)/float64(max(1, k.contacts)), t.again)
 	if t.invalid > 0 {
-		f.Why += fmt.Sprintf("; those that were invalid had the flags [%s]", r.flags)
-		f.WhyNotBenign += unsaid(r.flags)
+		why, not := flagsWhy(r.flags)
+		f.Why += why
+		f.WhyNotBenign += not
 	}
 	if r.through.IsValid() {
 		f.Why += fmt.Sprintf("; then %s took up its connection", r.through)

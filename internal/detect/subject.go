@@ -180,7 +180,7 @@ type record struct {
 	from     counted        // of a prefix: the sources
 	through  netip.AddrPort // what took up a connection after the scan was confirmed
 	used     used
-	flags    event.TCPFlags // of its last invalid segment
+	flags    []event.TCPFlags // that its invalid segments had, the first few kinds
 }
 
 // slots is how many ports and destinations of a subject are tested at a time; a new
