@@ -354,3 +354,36 @@ func TestWhatAnswersLate(t *testing.T) {
 		t.Errorf("%s: %s", last.State, last.Why)
 	}
 }
+
+// traceroute tries a new port with every probe, and is told by ICMP.
+func TestTraceroute(t *testing.T) {
+	for first, want := range map[uint16]bool{33434: false, 40000: true} {
+		var n network
+		for k := range 45 {
+			n.contact(time.Duration(k)*50*time.Millisecond, client, host(198, 51, 100, 7), first+uint16(k), event.ProtoUDP, filtered)
+		}
+		if alarms, _ := scans(n.run(), agg.Confirmed); alarms > 0 != want {
+			t.Errorf("ports from %d on: confirmed %d times", first, alarms)
+		}
+	}
+}
+
+// An office behind a firewall that drops NTP is no network of scanners; one of strangers
+// that are never answered is.
+func TestNetworkOfAnOffice(t *testing.T) {
+	for _, answered := range []bool{true, false} {
+		var n network
+		for h := range 100 {
+			at, src := time.Duration(h)*2*time.Second, host(203, 0, 113, h)
+			if answered {
+				n.contact(at, src, host(198, 51, 100, 1), 53, event.ProtoUDP, good)
+			}
+			for k := range 4 {
+				n.contact(at+time.Second, src, host(11+h%80, 7*k, h, 1), 123, event.ProtoUDP, filtered)
+			}
+		}
+		if alarms, _ := scans(n.run(), agg.Confirmed); alarms > 0 == answered {
+			t.Errorf("answered by others: %v, confirmed %d times", answered, alarms)
+		}
+	}
+}

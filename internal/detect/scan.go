@@ -37,16 +37,20 @@ const (
 	newWindow   = 30 * time.Second
 	// Who comes back to what fails is no scanner: failures per endpoint, and for
 	// how long no new endpoint has failed. A scanner asks again too, but soon.
-	revisits     = 3
-	revisitIn    = 2 * time.Minute
-	soon         = 30 * time.Second
-	doubtFor     = 15 * time.Minute // a confirmed one may yet turn out as polling
-	p2pGood      = .1               // answered share of peer-to-peer, at least
-	p2pSide      = 1.5              // endpoints per destination or port, whichever there are more of, at most
-	p2pSpread    = 4                // and of which there are fewer
-	p2pWide      = .5               // networks on the Internet per endpoint of one port, at least
-	roundWindows = 6                // 30 s each: longer than a round of checks
-	otherUDP     = 10               // UDP endpoints that have answered make others that do not count half
+	revisits  = 3
+	revisitIn = 2 * time.Minute
+	soon      = 30 * time.Second
+	doubtFor  = 15 * time.Minute // a confirmed one may yet turn out as polling
+	p2pGood   = .1               // answered share of peer-to-peer, at least
+	p2pSide   = 1.5              // endpoints per destination or port, whichever there are more of, at most
+	p2pSpread = 4                // and of which there are fewer
+	p2pWide   = .5               // networks on the Internet per endpoint of one port, at least
+	// Ports that traceroute counts through, whatever host it asks for (IANA has the
+	// first as traceroute).
+	traceFirst   = 33434
+	traceLast    = 33533
+	roundWindows = 6  // 30 s each: longer than a round of checks
+	otherUDP     = 10 // UDP endpoints that have answered make others that do not count half
 )
 
 var threshold = math.Log(.99 / alpha)
@@ -78,6 +82,10 @@ func (n *scan) judge(d *Engine, s *subject, j *judgement) {
 		n.repeat(d, s, j)
 		return
 	}
+	if j.Orig.Proto == event.ProtoUDP && j.Orig.Dport >= traceFirst && j.Orig.Dport <= traceLast && j.o.failure() {
+		d.step(s, j, nil, 0, "a port of traceroute")
+		return
+	}
 	n.count(d, s, j, threshold)
 	if j.o != Invalid { // made up sources of a network may send some at random
 		n.prefix(d, s, j)
@@ -104,9 +112,11 @@ func (n *scan) repeat(d *Engine, s *subject, j *judgement) {
 	d.step(s, j, nil, 0, "tried again")
 }
 
-// prefix counts for the network of a source what the source itself is not known for.
+// prefix counts for the network of a source what the source itself is not known for,
+// and failures of those only that nobody has answered: an office whose firewall drops
+// NTP or mail is many sources that fail a little, and are answered by others.
 func (n *scan) prefix(d *Engine, s *subject, j *judgement) {
-	if s.record != nil && s.record.begun != 0 {
+	if s.record != nil && s.record.begun != 0 || j.o.failure() && !j.judged && s.answered > 0 {
 		return
 	}
 	net := prefixOf(s.addr)
