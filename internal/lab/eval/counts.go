@@ -55,6 +55,9 @@ func secondCount(c *capture.Capture) []*firstContact {
 		if o.IsICMP() {
 			e.to.port = 0
 		}
+		if o.Proto == event.ProtoUDP && o.Dport >= 33434 && o.Dport <= 33533 {
+			continue // traceroute's count for nothing
+		}
 		f := live[l.ID]
 		switch l.What {
 		case 'N':

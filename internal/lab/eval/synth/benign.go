@@ -99,6 +99,12 @@ func Benign() (out []Scenario) {
 		Scenario{Name: "resolver whose TCP is blocked, 5 % of answers truncated", make: tcpBlocked},
 		Scenario{Name: "FTP client whose passive ports are filtered", make: ftpBlocked},
 		Scenario{Name: "link so slow that half of the answers take 4 s", make: slowLink},
+		Scenario{Name: "traceroute over UDP to 20 hosts, 15 hops, every 5 min", make: traceroute},
+		Scenario{Name: "200 phones of one network whose NTP is blocked, four servers each", make: ntpBlocked},
+		Scenario{Name: "BitTorrent: 50 peers at once, then one a second, 40 % on 6881, 70 % gone, DHT", make: bittorrent},
+		Scenario{Name: "poller of 30 hosts on five ports each, every minute, 30 % of hosts dead", make: services},
+		Scenario{Name: "Tor client: 300 relays, 10 % gone", make: tor},
+		Scenario{Name: "office of 200 hosts behind a firewall that drops all but 80 and 443", make: strictFirewall},
 		Scenario{Name: "backup that asks 40 laptops every night, 60 % asleep", make: backup},
 	)
 }
@@ -397,6 +403,97 @@ func noKeepAlive(w *world) {
 		src := w.who(addr("10.1.0.0/16", 1+h), "benign", capture.Benign)
 		for n := range 5 * 60 * 5 {
 			w.contact(time.Duration(n)*200*time.Millisecond+time.Duration(h)*7*time.Millisecond, src, tcp(addr("10.5.0.6/32", 0), 8080), good)
+		}
+	}
+}
+
+// traceroute sends three probes per hop, each to a port of its own from 33434 on; hops
+// answer with ICMP errors, the host with port unreachable.
+func traceroute(w *world) {
+	src := w.who(addr("10.2.0.8/32", 0), "benign", capture.Benign)
+	for round := range 6 {
+		for h := range 20 {
+			for k := range 45 {
+				w.contact(time.Duration(round)*5*time.Minute+time.Duration(h)*4*time.Second+time.Duration(k)*20*time.Millisecond, src,
+					udp(addr("198.51.100.0/24", h), uint16(33434+k)), filtered)
+			}
+		}
+	}
+	w.office(30*time.Minute, 20, .05)
+}
+
+func ntpBlocked(w *world) {
+	for h := range 200 {
+		src := w.who(addr("10.1.0.0/24", 1+h), "benign", capture.Benign)
+		at := w.soon(10 * time.Minute)
+		w.contact(at, src, udp(addr("10.2.0.53/32", 0), 53), good)
+		for k := range 4 {
+			w.contact(at+time.Duration(1+k)*100*time.Millisecond, src, udp(w.anywhere(), 123), filtered)
+		}
+		w.surf(src, at+time.Second, time.Hour, 2*time.Minute, .03)
+	}
+}
+
+func bittorrent(w *world) {
+	src := w.who(addr("10.4.0.5/32", 0), "benign-p2p", capture.Benign)
+	for n := range 900 {
+		at := max(0, time.Duration(n-50)*time.Second) + time.Duration(n)*3*time.Millisecond
+		port := uint16(6881)
+		if w.chance(.6) {
+			port = uint16(1024 + w.IntN(60000))
+		}
+		e, o := tcp(w.anywhere(), port), good
+		if w.chance(.7) {
+			o = w.dead()
+		}
+		if w.contact(at, src, e, o); n%2 == 0 { // DHT
+			o = good
+			if w.chance(.5) {
+				o = filtered
+			}
+			w.contact(at+300*time.Millisecond, src, udp(w.anywhere(), uint16(1024+w.IntN(60000))), o)
+		}
+	}
+	w.office(15*time.Minute, 20, .05)
+}
+
+func services(w *world) {
+	src := w.who(addr("10.2.0.10/32", 0), "benign", capture.Benign)
+	for round := range 30 {
+		for k := range 150 {
+			h := k * 7 % 30
+			o := good
+			if h < 9 {
+				o = filtered
+			}
+			w.contact(time.Duration(round)*time.Minute+time.Duration(k)*100*time.Millisecond, src, tcp(addr("10.3.0.0/16", h), []uint16{22, 80, 443, 3306, 10050}[k/30]), o)
+		}
+	}
+}
+
+func tor(w *world) {
+	src := w.who(addr("10.1.0.12/32", 0), "benign", capture.Benign)
+	for n := range 300 {
+		o := good
+		if w.chance(.1) {
+			o = w.dead()
+		}
+		w.contact(time.Duration(n)*2*time.Second, src, tcp(w.anywhere(), []uint16{9001, 443, 9001, 8443}[w.IntN(4)]), o)
+	}
+}
+
+// strictFirewall: what is not the web is tried now and then, and never answered.
+func strictFirewall(w *world) {
+	ports := []to{{port: 5228, proto: 6}, {port: 853, proto: 6}, {port: 3478, proto: 17}, {port: 123, proto: 17}, {port: 993, proto: 6}, {port: 8080, proto: 6}, {port: 19302, proto: 17}}
+	for h := range 200 {
+		src := w.who(addr("10.1.0.0/24", 1+h), "benign", capture.Benign)
+		for at := w.soon(time.Minute); at < 3*time.Hour; at += w.soon(time.Minute) {
+			w.contact(at, src, tcp(w.anywhere(), []uint16{443, 80}[w.IntN(2)]), good)
+			if w.chance(.05) {
+				e := ports[w.IntN(len(ports))]
+				e.addr = w.anywhere()
+				w.contact(at+time.Second, src, e, filtered)
+			}
 		}
 	}
 }
