@@ -1,6 +1,7 @@
 package detect
 
 import (
+	"math"
 	"time"
 
 	"github.com/ctsight/ctsight/internal/agg"
@@ -53,7 +54,8 @@ func (d *Engine) arrive(e *event.Event, p *place) {
 	if e.ByUser {
 		return
 	}
-	if s.burst.count(sec) {
+	d.fronts.entries++
+	if s.burst.count(sec, 1) {
 		d.burst(s)
 	}
 	edge, first := d.edges.get(p.edge)
@@ -80,6 +82,25 @@ func (d *Engine) arrive(e *event.Event, p *place) {
 	if first || !edge.fine() || d.sample(sec) {
 		d.await(e, p, s, flags)
 	}
+}
+
+// AddSum counts new entries that were not told one by one: for the rate of their
+// source, and with a flood for how much of it is not told in detail.
+func (d *Engine) AddSum(x *event.Sum) {
+	if x.Kind != event.New || x.N == 0 || !x.Src.IsValid() {
+		return
+	}
+	d.now = max(d.now, x.Last)
+	sec := d.second(x.Last)
+	var p place
+	d.locateTuple(&p, x.NetNS, x.Zone, &event.Tuple{Src: x.Src})
+	s := d.source(x.NetNS, x.Zone, x.Src, p.src)
+	s.last = max(s.last, sec)
+	s.flags |= unlooked
+	if s.burst.count(sec, uint32(min(x.N, math.MaxInt32))) {
+		d.burst(s)
+	}
+	d.fronts.shed[domain{x.NetNS, x.Zone}] += x.N
 }
 
 // Seed takes an entry that was there before the start: its endpoint is one that

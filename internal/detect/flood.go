@@ -34,6 +34,9 @@ import (
 // tested by all entries of sources that were never served there, 500/s, from up to
 // 128 sources; not by what is refused, which any loop without a pause does.
 //
+// What was shed under load (event.Sum) is not known by endpoint: u is scaled by how
+// many entries there were for each that was told in detail, counts are not.
+//
 // Spoofed are the sources when 90 % of the entries come from one that was not seen
 // before: real ones come back. (SYNs per entry, which would tell too, are not in
 // the events.)
@@ -100,7 +103,12 @@ func (d *Engine) tickFloods() {
 	for _, f := range w.hot {
 		f.clear(w.tick)
 	}
-	w.shed = 0
+	w.most = 1
+	for k := range w.shed {
+		w.most = max(w.most, w.scale(k))
+	}
+	clear(w.shed)
+	w.entries = 0
 }
 
 // share is the part of the entries that comes to nothing, by the looks of two
@@ -122,12 +130,14 @@ func (d *Engine) weigh(f *front, dt float64) bool {
 	c.all.add(&c.now)
 	c.before, c.now, c.recent = c.now, looks{}, f.tries
 	refused := math.Min(float64(f.fresh), float64(f.refused)*float64(f.fresh)/float64(max(1, f.tries)))
-	u := refused + (float64(f.fresh)-refused)*share + float64(f.lost)
-	v := math.Max(0, float64(f.tries)-float64(f.refused))*share + float64(f.lost)
+	of := d.fronts.scale(domain{c.netns, c.zone})
+	u := of * (refused + (float64(f.fresh)-refused)*share + float64(f.lost))
+	v := of * (math.Max(0, float64(f.tries)-float64(f.refused))*share + float64(f.lost))
 	good := float64(f.answered)
 	if known {
 		good = max(good, (float64(f.fresh)-refused)*(1-share))
 	}
+	good *= of
 	c.usual = max(float64(f.good), float64(f.bad), good/dt, floodLeast)
 	c.y = min(floodMost, max(0, c.y+u/dt/c.usual-1))
 	if c.y == 0 {
@@ -289,7 +299,7 @@ func (c *crowd) goOn(d *Engine, f *front) {
 	*t = told{n: c.n, never: c.never, strangers: c.strangers, refused: c.refused, dropped: c.dropped,
 		sources: c.sources.count(), networks: c.networks.count(), dsts: c.dsts.count(), ports: c.ports.count(),
 		estimated: c.sources.estimated() || c.dsts.estimated() || c.ports.estimated(), looks: c.all,
-		statistic: max(t.statistic, c.y), usual: c.usual, peak: max(t.peak, c.peak), shed: t.shed + float64(d.fronts.shed)}
+		statistic: max(t.statistic, c.y), usual: c.usual, peak: max(t.peak, c.peak), shed: t.shed + float64(d.fronts.shed[domain{c.netns, c.zone}])}
 	_, t.source, t.share = c.top.top()
 	sport, _, share := c.sports.top()
 	t.sport, t.sportShare = uint16(sport), share

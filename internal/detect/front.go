@@ -74,11 +74,19 @@ type fronts struct {
 	until  uint32 // some front is, or was lately, flooded: the last second of coverFor
 
 	followed [scopes]int // how many of each
-	shed     uint64      // connections that came as sums since the last tick
+	entries  uint64      // since the last tick
+	shed     map[domain]uint64
+	most     float64 // for one entry there were so many, by the sums of the tick before
+}
+
+// domain is what a sum is of, beside its source.
+type domain struct {
+	netns event.NetNS
+	zone  uint16
 }
 
 func newFronts(seed uint64, start event.Ktime) fronts {
-	return fronts{table: newTable(maxFronts, idler), seed: seed, tick: 1, ticked: start, queue: queue{limit: maxLooks}}
+	return fronts{table: newTable(maxFronts, idler), seed: seed, tick: 1, ticked: start, queue: queue{limit: maxLooks}, shed: map[domain]uint64{}, most: 1}
 }
 
 // idler says whether a is missed less than b.
@@ -215,6 +223,14 @@ func (w *fronts) leave(f *front) {
 
 func tracked(proto uint8) bool { return proto == event.ProtoTCP || proto == event.ProtoUDP }
 
+// scale is how many entries there were for each that was told in detail.
+func (w *fronts) scale(k domain) float64 {
+	return min(scaleMost, 1+float64(w.shed[k])/float64(max(1, w.entries)))
+}
+
+// scaleMost: of an endpoint of which less is told nothing is known.
+const scaleMost = 50
+
 // arrive takes an entry of a source that was never served by its endpoint, and says
 // whether the looks of the scan test are not needed. What is followed as an
 // endpoint is not counted for its host and port, unless these are followed.
@@ -260,7 +276,7 @@ func (w *fronts) enter(d *Engine, f *front, e *event.Event, p *place, stranger b
 			c.strangers += uint64(n)
 		}
 		w.sample(c, e, l)
-	} else if at := crowdAt[l]; f.tries/at != (f.tries-n)/at && f.surges() { // at each multiple, were it not the time or no room
+	} else if at := uint32(float64(crowdAt[l]) / w.most); f.tries/at != (f.tries-n)/at && f.surges() { // at each multiple, were it not the time or no room
 		w.follow(f, e, l)
 	}
 	return l == ofEndpoint && f.tries > awaitMost || d.flooded(f)
@@ -323,16 +339,19 @@ func (w *fronts) seen(d *Engine, l *Look, s *Seen) {
 	}
 	c := f.crowd
 	c.used.add(s.how())
+	o := Answered
 	switch {
 	case s.Status&event.SeenReply == 0:
 		c.now.silent++
+		o = Unanswered
 	case l.Orig.Proto == event.ProtoTCP && s.Status&event.Assured == 0:
 		c.now.half++
+		o = HalfOpen
 	default:
 		c.now.done++
 	}
-	if n := len(c.samples); n < samples && c.now.done == 0 {
-		c.samples = append(c.samples, agg.Contacted{At: d.cfg.Clock.At(l.At), Orig: l.Orig, Outcome: [...]string{"unanswered", "half_open"}[c.now.half&1]})
+	if o != Answered && len(c.samples) < samples && l.At > c.after {
+		c.samples = append(c.samples, agg.Contacted{At: d.cfg.Clock.At(l.At), Orig: l.Orig, Outcome: o.String()})
 	}
 }
 

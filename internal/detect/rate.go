@@ -50,12 +50,13 @@ type rate struct {
 	spread float32 // mean square of k - mean
 }
 
-// count takes a new entry and says whether the test is crossed with it, once a second.
-func (r *rate) count(sec uint32) bool {
+// count takes new entries and says whether the test is crossed with them, once a
+// second.
+func (r *rate) count(sec, n uint32) bool {
 	if r.second != sec {
 		r.turn(sec)
 	}
-	r.n++
+	r.n += n
 	return r.n >= r.need && r.crossed()
 }
 

@@ -23,7 +23,7 @@ func poisson(r *rand.Rand, mean float64) (n int) {
 func steady(r *rate, random *rand.Rand, from, to uint32, perSecond float64) (at uint32) {
 	for sec := from; sec < to; sec++ {
 		for range poisson(random, perSecond) {
-			if r.count(sec) && at == 0 {
+			if r.count(sec, 1) && at == 0 {
 				at = sec
 			}
 		}
@@ -58,7 +58,7 @@ func TestRateOverdispersed(t *testing.T) {
 	for sec := uint32(1); sec < 6*3600; sec++ {
 		if random.IntN(30) == 0 {
 			for range 20 + random.IntN(60) {
-				if r.count(sec) {
+				if r.count(sec, 1) {
 					t.Fatalf("crossed in second %d: %+v", sec, r)
 				}
 			}

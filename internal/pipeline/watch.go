@@ -229,6 +229,9 @@ func (w *Watch) addSum(x *event.Sum) {
 	if w.keeps != nil {
 		w.keeps.ledger.AddSum(x)
 	}
+	if w.detector != nil {
+		w.detector.engine.AddSum(x)
+	}
 }
 
 // flush counts the events that wait. The lock is held.
