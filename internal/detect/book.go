@@ -43,8 +43,9 @@ type incident struct {
 	// refill writes what is known now into f, before it is told; may be nil.
 	refill func()
 	// quiet is after how long without evidence it is over.
-	quiet time.Duration
-	level level // of what is filling
+	quiet   time.Duration
+	level   level    // of what is filling
+	members []member // links that it is about
 }
 
 // Times after which an incident that goes on is raised again.

@@ -55,7 +55,11 @@ func (d *Engine) arrive(e *event.Event, p *place) {
 		return
 	}
 	d.fronts.entries++
-	if s.burst.count(sec, 1) {
+	crossed := s.burst.count(sec, 1)
+	if e.Orig.Dport == 53 && e.Orig.Proto == event.ProtoUDP {
+		s.burst.dns++
+	}
+	if crossed {
 		d.burst(s)
 	}
 	edge, first := d.edges.get(p.edge)

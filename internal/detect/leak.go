@@ -49,6 +49,7 @@ const (
 	newShare   = .01
 	newLearns  = 30 * time.Minute
 	newQuiet   = 10 * time.Minute
+	newFollows = 10 * time.Minute
 	fanLeast   = 50
 	fanTimes   = 10
 	fanSeconds = 300
@@ -119,7 +120,7 @@ func (d *Engine) leaks(x *link) {
 		state = agg.Confirmed
 	}
 	first := d.now - event.Ktime(l.minutes)*event.Ktime(time.Minute)
-	d.show(x, "connection_leak", first, leakQuiet, state, agg.Info, func(x *link, f *agg.Finding) {
+	d.join(x, "connection_leak", first, leakQuiet, state, func(x *link, f *agg.Finding) {
 		if l, is := x.leaking(); is {
 			l.fill(x, f)
 		}
@@ -182,7 +183,7 @@ func (d *Engine) poolLost(x *link) {
 		return
 	}
 	first := d.now - event.Ktime(lostMinutes*time.Minute)
-	d.show(x, "pool_lost", first, lostQuiet, agg.Confirmed, agg.Info, func(_ *link, f *agg.Finding) { l.fill(x, f) })
+	d.join(x, "pool_lost", first, lostQuiet, agg.Confirmed, func(_ *link, f *agg.Finding) { l.fill(x, f) })
 }
 
 func (l *lost) fill(x *link, f *agg.Finding) {
@@ -194,28 +195,37 @@ func (l *lost) fill(x *link, f *agg.Finding) {
 	f.WhyNotBenign = "more load would leave them open as long"
 }
 
-// newPattern looks at a link that was not there before.
+// newPattern looks at a link that was not there before, and follows it for a while.
 func (d *Engine) newPattern(x *link, sec uint32) {
-	if !x.fresh || x.told&toldNew != 0 || x.lastGood == 0 || x.since-d.start < event.Ktime(newLearns) || d.now-x.since > event.Ktime(time.Hour) {
+	age := d.now - x.since
+	if !x.fresh || x.lastGood == 0 || x.since-d.start < event.Ktime(newLearns) || age > event.Ktime(time.Hour) ||
+		x.told&toldNew != 0 && age > event.Ktime(newFollows) {
 		return
 	}
 	w, now := x.sum(sec, 3), *x.at(sec)
-	rate := float64(w.made-now.made) / (2 * sliceSeconds)
-	share := d.shareOf(x)
-	if rate < newRate && share < newShare {
+	p := pattern{made: x.made, live: x.live(), rate: float64(w.made-now.made) / (2 * sliceSeconds), share: d.shareOf(x)}
+	if x.told&toldNew == 0 && p.rate < newRate && p.share < newShare {
 		return
 	}
 	x.told |= toldNew
-	d.show(x, "new_connection_pattern", x.since, newQuiet, agg.Confirmed, agg.Info, func(x *link, f *agg.Finding) {
-		f.Statistic, f.Threshold = rate, newRate
-		if rate < newRate {
-			f.Statistic, f.Threshold = share, newShare
-		}
-		f.Evidence = agg.Evidence{Dsts: 1, Dports: 1, Figures: []agg.Figure{{Name: "made", Value: float64(x.made)}, {Name: "live", Value: float64(x.live())},
-			{Name: "per_second", Value: rate}, {Name: "table_share", Value: share}}}
-		f.Why = fmt.Sprintf("%s connects to %s, which it did not in the day before: %d connections since %s, %.0f per second, %d of them live (%.1f %% of the table)",
-			x.tuple.Src, endpointName(&x.tuple), x.made, f.First.Format("15:04:05"), rate, x.live(), 100*share)
-	})
+	d.join(x, "new_connection_pattern", x.since, newQuiet, agg.Confirmed, func(x *link, f *agg.Finding) { p.fill(d, x, f) })
+}
+
+// pattern is a new link as of a tick.
+type pattern struct {
+	made, live  uint64
+	rate, share float64
+}
+
+func (p *pattern) fill(d *Engine, x *link, f *agg.Finding) {
+	f.Statistic, f.Threshold = p.rate, newRate
+	if p.rate < newRate {
+		f.Statistic, f.Threshold = p.share, newShare
+	}
+	f.Evidence = agg.Evidence{Dsts: 1, Dports: 1, Figures: []agg.Figure{{Name: "made", Value: float64(p.made)}, {Name: "live", Value: float64(p.live)},
+		{Name: "per_second", Value: p.rate}, {Name: "table_share", Value: p.share}}}
+	f.Why = fmt.Sprintf("%s connects to %s, which it did not in the day before: %d connections since %s, %.0f per second, %d of them live (%.1f %% of the table)",
+		x.tuple.Src, endpointName(&x.tuple), p.made, d.cfg.Clock.At(x.since).Format("15:04:05"), p.rate, p.live, 100*p.share)
 }
 
 // shareOf is the part of the table that a link holds, 0 where its size is not known.

@@ -187,6 +187,32 @@ func TestNewPattern(t *testing.T) {
 	}
 }
 
+// Replicas of a program are one incident, which says so.
+func TestPatternOfMany(t *testing.T) {
+	w := newWorld(t, Config{})
+	w.every(10*time.Second, 0, 45*minute, "10.0.0.8", "10.0.0.5", 443, closed, time.Second)
+	made := 0
+	for i := range 20 {
+		made += w.every(40*time.Millisecond, 40*minute+time.Duration(i)*time.Second, 42*minute, fmt.Sprintf("10.0.1.%d", i+1), "10.0.0.6", 8080, closed, 50*time.Millisecond) - 2
+	}
+	w.run(70 * minute)
+	w.only("new_connection_pattern")
+	all := w.of("new_connection_pattern")
+	if len(all) < 2 {
+		t.Fatalf("%d told", len(all))
+	}
+	first, last := all[0], all[len(all)-1]
+	if first.Source.Addr() != addr("10.0.1.1") || !first.Source.IsSingleIP() {
+		t.Errorf("at first: %+v", first)
+	}
+	if last.ID != first.ID || last.Source.String() != "10.0.1.0/24" || last.Evidence.Sources != 20 || figure(&last, "made") != float64(made) {
+		t.Errorf("want %d made: %+v", made, last)
+	}
+	if n := len(w.d.Findings()); n != 1 {
+		t.Errorf("%d findings", n)
+	}
+}
+
 func TestFanOut(t *testing.T) {
 	for name, c := range map[string]struct {
 		before int // new endpoints in five minutes

@@ -21,6 +21,9 @@ import (
 // burst ends within a minute and a half however much it has raised phi.
 // Nobody is tested before it has been known for five minutes, and what is fewer than
 // a hundred entries is not told. A burst alone is no abuse: for information.
+//
+// One of questions to name servers from a socket each is a DNS storm: it holds an entry
+// for 30 s with each of them (nf_conntrack_udp_timeout).
 const (
 	rateRho     = 3.
 	rateFloor   = .2
@@ -33,6 +36,8 @@ const (
 	burstLeast  = 100
 	burstQuiet  = time.Minute
 	burstsAHour = 256 // findings
+	stormShare  = .5  // of the entries that are questions
+	askedHolds  = 30  // seconds
 	rateNever   = math.MaxUint32
 )
 
@@ -45,6 +50,7 @@ type rate struct {
 	born   uint32 // second
 	run    uint32 // entries since S was 0, without n
 	since  uint32 // second of the first of these
+	dns    uint32 // questions among them and n
 	s      float32
 	mean   float32
 	spread float32 // mean square of k - mean
@@ -92,7 +98,7 @@ func (r *rate) turn(sec uint32) {
 		r.before = 0
 	}
 	if r.s == 0 {
-		r.run, r.since = 0, sec
+		r.run, r.dns, r.since = 0, 0, sec
 	}
 	r.n, r.second, r.need = 0, sec, rateNever
 	if sec-r.born >= rateLearns {
@@ -176,6 +182,7 @@ func (r *rate) fill(d *Engine, i *incident, who string, base float64) {
 	if r.since > d.second(i.last) || d.instant(r.since) != i.first {
 		return // that one is over
 	}
+	i.last = max(i.last, min(d.now, d.instant(r.second+1)-1))
 	n := r.run + r.n
 	took := max(1, d.second(d.now)-r.since+1)
 	lambda, perPhi := r.scale()
@@ -184,6 +191,13 @@ func (r *rate) fill(d *Engine, i *incident, who string, base float64) {
 	f.Evidence = agg.Evidence{Figures: []agg.Figure{{Name: "new_entries", Value: float64(n)}, {Name: "seconds", Value: float64(took)},
 		{Name: "usual_per_second", Value: base}, {Name: "variance_to_mean", Value: float64(1 / perPhi)}}}
 	f.Why = fmt.Sprintf("%s made %d new entries in %s, where %.2g per second are usual", who, n, plural(int(took), "second"), base)
+	f.Target = agg.Target{}
+	if float64(r.dns) >= stormShare*float64(n) {
+		holds := float64(r.dns) / float64(took) * min(askedHolds, float64(took))
+		f.Target = agg.Target{Proto: event.ProtoUDP, Port: 53}
+		f.Evidence.Figures = append(f.Evidence.Figures, agg.Figure{Name: "dns_questions", Value: float64(r.dns)}, agg.Figure{Name: "dns_entries_held", Value: math.Round(holds)})
+		f.Why += fmt.Sprintf("; %d are questions to name servers, each from a socket of its own, which hold %.0f entries for %d s each", r.dns, holds, askedHolds)
+	}
 }
 
 // instant is the begin of a second of Engine.second.

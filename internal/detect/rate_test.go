@@ -100,3 +100,25 @@ func TestRateOfNewcomer(t *testing.T) {
 		t.Errorf("%+v", all[0])
 	}
 }
+
+// A client that asks for each name from a new socket is called what it is.
+func TestDNSStorm(t *testing.T) {
+	w := newWorld(t, Config{})
+	for i := range 600 {
+		w.connect(time.Duration(i)*time.Second, "10.0.0.7", "10.0.0.53", 53, event.ProtoUDP, closed, 0)
+	}
+	for i := range 3000 {
+		w.connect(10*minute+time.Duration(i)*10*time.Millisecond, "10.0.0.7", "10.0.0.53", 53, event.ProtoUDP, closed, 0)
+	}
+	w.run(14 * minute)
+	w.only("rate_burst")
+	all := w.of("rate_burst")
+	if len(all) == 0 {
+		t.Fatal("nothing told")
+	}
+	f := all[len(all)-1]
+	if f.Target != (agg.Target{Proto: event.ProtoUDP, Port: 53}) || figure(&f, "dns_questions") != figure(&f, "new_entries") ||
+		figure(&f, "new_entries") < 3000 || f.Severity != agg.Info {
+		t.Errorf("%+v", f)
+	}
+}

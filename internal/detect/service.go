@@ -81,7 +81,7 @@ func (d *Engine) serviceFails(s *subject, j *judgement, x *link, client bool) {
 		return
 	}
 	v.had, v.client = v.had || j.known, v.client || client
-	v.streak.add(j.o, d.example(j), j.At)
+	v.streak.add(d, j)
 	v.add(s)
 }
 
@@ -236,6 +236,7 @@ func (w *services) tell(d *Engine, v *service) {
 
 func (v *service) fill(d *Engine, i *incident) {
 	f, s := &i.f, &v.streak
+	i.last = max(i.last, v.last)
 	f.Severity = agg.Feed
 	if 2*s.dropped > s.n() {
 		f.Severity = agg.Page // it is our own fault
@@ -243,7 +244,7 @@ func (v *service) fill(d *Engine, i *incident) {
 	f.Statistic, f.Threshold = float64(v.by.len()), downSources
 	f.Evidence = agg.Evidence{Attempts: s.n(), Refused: s.refused, Unanswered: s.unanswered, Sources: uint64(v.by.len()), Dsts: 1, Dports: 1,
 		Estimated: v.by.full, Figures: []agg.Figure{{Name: "dropped_by_us", Value: float64(s.dropped)}},
-		Samples: slices.Clone(s.samples), Items: slices.Clone(v.names)}
+		Samples: slices.Clone(s.samples), Items: slices.Clone(v.names), Used: s.used.names()}
 	was := "it had answered within the hour before"
 	if !v.had {
 		was = "it was never seen to answer"

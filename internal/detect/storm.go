@@ -31,21 +31,23 @@ type streak struct {
 	refused, unanswered, dropped uint64
 	reason                       event.Reason
 	samples                      []agg.Contacted
+	used                         used
 }
 
 func (s *streak) n() uint64 { return s.refused + s.unanswered + s.dropped }
 
-func (s *streak) add(o Outcome, c agg.Contacted, at event.Ktime) {
-	if s.n() == 0 || at < s.first {
-		s.first = at
+func (s *streak) add(d *Engine, j *judgement) {
+	if s.n() == 0 || j.At < s.first {
+		s.first = j.At
 	}
-	s.last = max(s.last, at)
-	if o == Refused {
+	s.last = max(s.last, j.At)
+	s.used.add(j.how)
+	if j.o == Refused {
 		s.refused++
 	} else {
 		s.unanswered++
 	}
-	s.sample(c)
+	s.sample(d.example(j))
 }
 
 // sample keeps the first two and the last.
@@ -62,7 +64,7 @@ func (d *Engine) failed(x *link, j *judgement) {
 	if x.streak == nil {
 		x.streak = &streak{}
 	}
-	x.streak.add(j.o, d.example(j), j.At)
+	x.streak.add(d, j)
 	x.at(j.sec).failed++
 	d.storms(x, j.sec)
 }
@@ -83,7 +85,7 @@ func (d *Engine) succeeded(x *link, j *judgement) {
 
 // storms asks whether a streak is a storm.
 func (d *Engine) storms(x *link, sec uint32) {
-	if x.streak.n() < stormLeast || !x.stormy(d.now, sec) {
+	if x.told&toldStorm == 0 && (x.streak.n() < stormLeast || !x.stormy(d.now, sec)) {
 		return
 	}
 	if v := d.services.find(x.endpoint); v != nil && (v.down || v.upAt != 0 && d.now-v.upAt < event.Ktime(downSettles)) {
@@ -120,7 +122,7 @@ func (s *streak) fill(d *Engine, x *link, f *agg.Finding) {
 	f.Spoofable = x.lastGood == 0
 	f.Statistic, f.Threshold = float64(s.n()), stormLeast
 	f.Evidence = agg.Evidence{Attempts: s.n(), Refused: s.refused, Unanswered: s.unanswered, Dsts: 1, Dports: 1,
-		Figures: []agg.Figure{{Name: "dropped_by_us", Value: float64(s.dropped)}}, Samples: slices.Clone(s.samples)}
+		Figures: []agg.Figure{{Name: "dropped_by_us", Value: float64(s.dropped)}}, Samples: slices.Clone(s.samples), Used: s.used.names()}
 	since := "and no success is known"
 	if x.lastGood != 0 {
 		since = "the last success is " + brief(d.now.Sub(x.lastGood)) + " ago"
