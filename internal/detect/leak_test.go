@@ -156,7 +156,7 @@ func TestNewPattern(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t, Config{})
 			w.every(10*time.Second, 0, 45*minute, "10.0.0.8", "10.0.0.5", 443, closed, time.Second)
-			n := w.every(c.pause, c.at, c.at+3*minute, "10.0.0.7", "10.0.0.6", 8080, c.f, time.Second)
+			n := w.every(c.pause, c.at+time.Millisecond, c.at+3*minute, "10.0.0.7", "10.0.0.6", 8080, c.f, time.Second)
 			if c.max > 0 {
 				w.state.Tables = []agg.TableState{{NetNS: 1, Max: c.max}}
 			}
@@ -169,11 +169,16 @@ func TestNewPattern(t *testing.T) {
 				return
 			}
 			first, last := all[0], all[len(all)-1]
-			if off := first.First.Sub(time.Unix(1700000000, 0).Add(c.at)); off < 0 || off > 2*time.Second+time.Millisecond {
+			if off := first.First.Sub(time.Unix(1700000000, 0).Add(c.at)); off < 0 || off > 2*time.Second+2*time.Millisecond {
 				t.Errorf("first seen %v late", off)
 			}
 			if first.Severity != agg.Info || figure(&last, "made") != float64(n-2) {
 				t.Errorf("made %d: %+v", n-2, last)
+			}
+			for _, f := range all {
+				if n, want := figure(&f, "made"), w.between("10.0.0.7", &f); n != want {
+					t.Errorf("%v made, in the log %v: %+v", n, want, f)
+				}
 			}
 		})
 	}

@@ -66,6 +66,17 @@ func TestRateOverdispersed(t *testing.T) {
 	}
 }
 
+// between counts the entries of a source that a test has made, as its log has them.
+func (w *world) between(src string, f *agg.Finding) (n float64) {
+	for _, e := range w.log {
+		at := w.d.cfg.Clock.At(e.Time)
+		if e.Kind == event.New && e.Orig.Src == addr(src) && !at.Before(f.First) && !at.After(f.Last) {
+			n++
+		}
+	}
+	return n
+}
+
 func TestRateBurst(t *testing.T) {
 	w := newWorld(t, Config{})
 	for i := range 600 {
@@ -81,6 +92,11 @@ func TestRateBurst(t *testing.T) {
 	}
 	if f := all[0]; f.Severity != agg.Info || f.Source.Addr() != addr("10.0.0.7") || f.Spoofable || f.Time.Sub(f.First) > 8*time.Second {
 		t.Errorf("%+v", f)
+	}
+	for _, f := range all {
+		if n, want := figure(&f, "new_entries"), w.between("10.0.0.7", &f); n != want {
+			t.Errorf("%v new entries, in the log %v: %+v", n, want, f)
+		}
 	}
 	last := all[len(all)-1]
 	if n := figure(&last, "new_entries"); last.State != agg.Cleared || n < 595 || n > 605 {

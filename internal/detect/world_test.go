@@ -22,6 +22,7 @@ type world struct {
 	ptr    uint64
 	state  State
 	told   []agg.Finding
+	log    []event.Event // what was made
 	random *rand.Rand
 }
 
@@ -60,6 +61,7 @@ func (w *world) connect(at time.Duration, src, dst string, port uint16, proto ui
 	w.at(at, func() {
 		n := e
 		n.Kind, n.Time = event.New, w.now
+		w.log = append(w.log, n)
 		w.live[e.Ptr] = Seen{Known: true, Live: true, TCPState: event.TCPSynSent}
 		w.d.Add(&n)
 	})
