@@ -151,6 +151,7 @@ func (d *Engine) depart(e *event.Event, p *place) {
 		s = d.settle(&c, &was)
 	}
 	d.part(e, p, c.At, waits || e.HasLifetime)
+	d.filling.note(e)
 	o, known := ended(e, e.Time.Sub(c.At))
 	if known && o == Refused {
 		d.fronts.depart(d, e, p, c.At)

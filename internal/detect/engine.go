@@ -182,6 +182,7 @@ func (d *Engine) add(e *event.Event, p *place) {
 	case event.Drop:
 		d.fronts.drop(e, p)
 		d.dropped(e, p)
+		d.filling.note(e)
 	case event.Invalid:
 		d.segment(e, p)
 	}

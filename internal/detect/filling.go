@@ -22,6 +22,10 @@ import (
 // nothing, be its fill what it may. Of what has no forecast yet, 95 % is critical:
 // from there on the kernel evicts (GC_EVICT).
 //
+// A table that evicts (early_drop: it is at its limit, or the garbage collector from
+// 95 % on) or drops is full, whatever is known of it: early_drop hides it, as no packet
+// is lost while others' entries are.
+//
 // Room: L, the entries a day from now if all goes on, at .9 of the limit or more for
 // two minutes is a capacity warning.
 const (
@@ -40,6 +44,64 @@ type filling struct {
 	tight map[event.NetNS]int      // seconds for which L has been near the limit
 	drops map[incidentKey]uint64   // of pools, as of the last second
 	since map[incidentKey]poolSeen // what an open incident of a pool began with
+	lost  map[event.NetNS]*lossOf
+	ns    event.NetNS // of the last
+	last  *lossOf
+}
+
+// lossOf is what a full table has lost, since its incident began.
+type lossOf struct {
+	first, at        event.Ktime
+	evicted, dropped uint64
+	fresh            bool // since the last tick
+}
+
+// note takes an entry that was evicted, or a packet that was dropped because the table
+// was full.
+func (f *filling) note(e *event.Event) {
+	evicted := e.Kind == event.Destroy && (e.Cause == event.EarlyDrop || e.Cause == event.EarlyDropGC)
+	if !evicted && (e.Kind != event.Drop || e.Reason != event.TableFull) {
+		return
+	}
+	if f.last == nil || f.ns != e.NetNS {
+		if f.lost == nil {
+			f.lost = map[event.NetNS]*lossOf{}
+		}
+		if f.ns, f.last = e.NetNS, f.lost[e.NetNS]; f.last == nil {
+			f.last = &lossOf{first: e.Time}
+			f.lost[e.NetNS] = f.last
+		}
+	}
+	l := f.last
+	l.at, l.fresh = e.Time, true
+	if n := max(1, uint64(e.Sample)); evicted {
+		l.evicted += n
+	} else {
+		l.dropped += n
+	}
+}
+
+// losing are the namespaces that lost something since the last tick, and are not among
+// the tables that are known.
+func (f *filling) losing(d *Engine) (out []event.NetNS) {
+	for ns, l := range f.lost {
+		known := slices.ContainsFunc(d.state.Tables, func(t agg.TableState) bool { return t.NetNS == ns && t.Max > 0 && t.Err == "" })
+		if l.fresh && !known {
+			out = append(out, ns)
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
+// forget ends a second: what has lost nothing for a while is over.
+func (f *filling) forget(now event.Ktime) {
+	for ns, l := range f.lost {
+		if l.fresh = false; now-l.at > event.Ktime(calmSeconds*time.Second) {
+			delete(f.lost, ns)
+			f.last = nil
+		}
+	}
 }
 
 type poolSeen struct{ new, drops uint64 }
@@ -96,6 +158,10 @@ func (f *filling) tick(d *Engine) {
 			f.table(d, t)
 		}
 	}
+	for _, ns := range f.losing(d) {
+		f.table(d, &agg.TableState{NetNS: ns})
+	}
+	f.forget(d.now)
 	drops := make(map[incidentKey]uint64, len(d.state.Pools))
 	for i := range d.state.Pools {
 		p := &d.state.Pools[i]
@@ -114,6 +180,12 @@ func (f *filling) table(d *Engine, t *agg.TableState) {
 	} else {
 		delete(f.tight, t.NetNS)
 	}
+	var lost lossOf
+	if l := f.lost[t.NetNS]; l != nil {
+		if lost = *l; l.fresh {
+			h.level, h.by, h.statistic, h.than = critical, 0, float64(l.evicted+l.dropped), 1
+		}
+	}
 	if h.level == fine && f.tight[t.NetNS] >= roomSeconds {
 		h.level, h.statistic, h.than = room, t.Saturation, roomShare*float64(t.Max)
 	}
@@ -122,15 +194,26 @@ func (f *filling) table(d *Engine, t *agg.TableState) {
 		return
 	}
 	if i == nil || i.f.State == agg.Cleared {
-		i = d.begin(incidentKey{class: "table_filling", netns: t.NetNS}, d.now)
+		first := d.now
+		if lost.fresh {
+			first = lost.first
+		}
+		i = d.begin(incidentKey{class: "table_filling", netns: t.NetNS}, first)
 	}
 	last := *t
 	f.tell(d, i, &h, func() {
 		top, figures := d.attribute(last.NetNS)
 		i.f.Evidence = agg.Evidence{Figures: append(h.figures(), figures...), Items: top}
 		i.f.Evidence.Figures = append(i.f.Evidence.Figures, agg.Figure{Name: "new_per_second", Value: last.NewRate})
-		i.f.Why = fmt.Sprintf("the table of %s holds %d of %d entries (%.0f %%), %.0f new per second: %s%s",
-			netnsName(last.NetNS, last.Name), h.used, h.limit, 100*last.Fill(), last.NewRate, h.says(), most(top))
+		i.f.Why = "the table of " + netnsName(last.NetNS, last.Name)
+		if last.Max > 0 {
+			i.f.Why += fmt.Sprintf(" holds %d of %d entries (%.0f %%), %.0f new per second", h.used, h.limit, 100*last.Fill(), last.NewRate)
+		}
+		if i.f.Why += ": " + h.says() + most(top); lost.at != 0 {
+			i.f.Evidence.Figures = append(i.f.Evidence.Figures, agg.Figure{Name: "evicted", Value: float64(lost.evicted)},
+				agg.Figure{Name: "dropped_by_us", Value: float64(lost.dropped)})
+			i.f.Why += fmt.Sprintf("; %d entries were evicted and %d packets dropped by us", lost.evicted, lost.dropped)
+		}
 	})
 }
 

@@ -103,6 +103,47 @@ func TestTableRoom(t *testing.T) {
 	}
 }
 
+// A table that evicts is full, known or not, and what was lost is counted.
+func TestTableEvicts(t *testing.T) {
+	for name, c := range map[string]struct {
+		state []agg.TableState
+		n     int
+	}{
+		"known":   {[]agg.TableState{{NetNS: 1, Name: "gw", Max: 1000, Entries: 990, Forecast: true}}, 50},
+		"unknown": {nil, 50},
+		"nothing": {[]agg.TableState{{NetNS: 1, Max: 1000, Entries: 990, Forecast: true}}, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, Config{})
+			w.state.Tables = c.state
+			for i := range c.n {
+				at := time.Second + time.Duration(i)*100*time.Millisecond
+				w.drop(at, "10.0.0.7", "10.0.0.5", 443, event.TableFull)
+				e := event.Event{Kind: event.Destroy, Cause: event.EarlyDrop, NetNS: 1, Lifetime: time.Second, HasLifetime: true,
+					Orig: event.Tuple{Src: addr("10.0.0.8"), Dst: addr("10.0.0.53"), Sport: uint16(i), Dport: 53, Proto: event.ProtoUDP}}
+				w.at(at+7*time.Millisecond, func() { e.Time = w.now; w.d.Add(&e) })
+			}
+			w.run(minute)
+			w.only("table_filling")
+			all := w.of("table_filling")
+			if c.n == 0 {
+				w.only()
+				return
+			}
+			if len(all) < 2 {
+				t.Fatalf("%d told", len(all))
+			}
+			first, last := all[0], all[len(all)-1]
+			if first.Severity != agg.Page || !first.First.Equal(time.Unix(1700000001, 0)) || first.Time.Sub(first.First) > time.Second {
+				t.Errorf("%+v", first)
+			}
+			if last.State != agg.Cleared || figure(&last, "evicted") != 50 || figure(&last, "dropped_by_us") != 50 {
+				t.Errorf("%+v", last)
+			}
+		})
+	}
+}
+
 func TestPoolFilling(t *testing.T) {
 	w := newWorld(t, Config{})
 	k := agg.Key{NetNS: 1, Src: addr("203.0.113.9"), Dst: addr("198.51.100.1"), Dport: 443, Proto: event.ProtoTCP}
