@@ -387,3 +387,50 @@ func TestNetworkOfAnOffice(t *testing.T) {
 		}
 	}
 }
+
+// Twenty hosts with a worm fail at everything that is new to them, and what they have
+// always used still answers: no outage, and all of them are found.
+func TestWormIsNoOutage(t *testing.T) {
+	var n network
+	for h := range 20 {
+		src := host(10, 1, 0, 1+h)
+		for i := range 48 { // a server of theirs
+			n.contact(time.Duration(i)*5*time.Second+time.Duration(h)*29*time.Millisecond, src, host(10, 5, 0, h), 443, event.ProtoTCP, good)
+		}
+		for i := range 30 { // and the web
+			n.contact(time.Duration(i)*8*time.Second+time.Duration(h)*31*time.Millisecond, src, host(11+h, i, h, 1), 443, event.ProtoTCP, good)
+		}
+		for i := range 90 {
+			n.contact(2*time.Minute+time.Duration(i)*time.Second+time.Duration(h)*37*time.Millisecond, src, host(40+h, i*7%256, i, 1), 445, event.ProtoTCP, filtered)
+		}
+	}
+	told := n.run()
+	if k := classes(told, "upstream_outage"); k > 0 {
+		t.Errorf("an outage is told %d times", k)
+	}
+	found := map[netip.Prefix]bool{}
+	for i := range told {
+		if told[i].Class == "scan" && told[i].State == agg.Confirmed {
+			found[told[i].Source] = true
+		}
+	}
+	if len(found) != 20 {
+		t.Errorf("%d of 20 are found", len(found))
+	}
+}
+
+// Many sources that fail at the one endpoint of the one host there is are its clients
+// when they try again, and bots when they do not.
+func TestClientsOfADeadService(t *testing.T) {
+	for _, tries := range []int{3, 1} {
+		var n network
+		for i := range 300 {
+			for k := range tries {
+				n.contact(time.Duration(i)*600*time.Millisecond+time.Duration(k)*5*time.Second, host(11+i%80, i%256, 7, 9), host(203, 0, 113, 80), 443, event.ProtoTCP, filtered)
+			}
+		}
+		if k := classes(n.run(), "distributed_scan"); k > 0 != (tries == 1) {
+			t.Errorf("%d tries each: told %d times", tries, k)
+		}
+	}
+}

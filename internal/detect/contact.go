@@ -235,6 +235,8 @@ func (d *Engine) outcome(c *Contact, now event.Ktime, flags pendFlags, o Outcome
 	}
 	if j.first {
 		d.spread.judge(d, s, &j)
+	} else {
+		d.spread.again(d, &j)
 	}
 	if flags&pendLooked != 0 {
 		d.common(s, &j)

@@ -60,6 +60,8 @@ type swept struct {
 	newest Contact
 
 	sources, ends  counted
+	returns        [2]uint32 // failed once more, in this minute and the one before
+	returnMinute   event.Ktime
 	minute         uint32
 	minutes        uint32
 	mean, variance float64
@@ -129,6 +131,37 @@ func (n *spread) judge(d *Engine, s *subject, j *judgement) {
 		p.active = true
 		n.active = append(n.active, h)
 	}
+}
+
+// again counts who comes back to what has failed: that is a client of it. Who scans
+// one host from many sources asks once with each.
+func (n *spread) again(d *Engine, j *judgement) {
+	if !j.o.failure() || j.judged {
+		return
+	}
+	if p := n.ports.find(d.fronts.at(ofPort, j.place, j.NetNS, j.Zone, &j.Orig)); p != nil && p.active {
+		p.turn(j.now)
+		p.returns[0]++
+	}
+}
+
+func (p *swept) turn(now event.Ktime) {
+	minute := now / event.Ktime(time.Minute)
+	switch minute - p.returnMinute {
+	case 0:
+		return
+	case 1:
+		p.returns = [2]uint32{0, p.returns[0]}
+	default:
+		p.returns = [2]uint32{}
+	}
+	p.returnMinute = minute
+}
+
+// clients says whether as many have come back as there are sources.
+func (p *swept) clients(now event.Ktime) bool {
+	p.turn(now)
+	return int(p.returns[0]+p.returns[1]) >= p.sources.len()
 }
 
 func endHash(t *event.Tuple) uint64 { return sketchHash(t.Dst) + uint64(t.Dport) }
@@ -206,7 +239,7 @@ func (n *spread) weigh(d *Engine, p *swept) {
 	if minute := uint32(d.now.Sub(d.start) / time.Minute); minute != p.minute {
 		p.average(s, minute)
 	}
-	if s < usual || e < spreadEnds && (!n.alone() || n.collects(d, p)) || n.oneNetwork(d, p) {
+	if s < usual || e < spreadEnds && (!n.alone() || n.collects(d, p) || p.clients(d.now)) || n.oneNetwork(d, p) {
 		return
 	}
 	c := &p.count

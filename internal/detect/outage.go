@@ -48,6 +48,8 @@ const (
 	doubtMost     = 5 * time.Second
 	answersBy     = 400 * time.Millisecond // a refusal is known at once, a success with the first look
 	overSeconds   = 5
+	worksFrom     = 4 // seconds ago
+	worksSeconds  = 12
 	overLeast     = 5
 	outageForgets = 10 * time.Minute // without a contact that tells
 	panelRest     = time.Minute      // p is slow: after it is over it says nothing
@@ -404,14 +406,27 @@ func (o *outage) median(d *Engine) {
 	if o.p, o.of, o.most = 0, len(shares), false; o.of >= panelLeast {
 		slices.Sort(shares)
 		o.p = (shares[(o.of-1)/2] + shares[o.of/2]) / 2
-		o.most = o.p > outageShare && failed > all/2+1.5*math.Sqrt(all) && o.ends.len() >= outageEnds
+		o.most = o.p > outageShare && failed > all/2+1.5*math.Sqrt(all) && o.ends.len() >= outageEnds && !o.works(d)
 	}
+}
+
+// works says whether endpoints that were good within the hour are answered: then who
+// fails asks for what is not there, as twenty hosts do that have the same worm. What
+// silence has not shown yet is left out.
+func (o *outage) works(d *Engine) bool {
+	good, failed, now := uint32(0), uint32(0), d.second(d.now)
+	for back := uint32(worksFrom); back < worksFrom+worksSeconds; back++ {
+		if m := &o.moments[(now-back)%outageWindow]; m.second == now-back {
+			good, failed = good+m.good, failed+m.refused+m.unanswered
+		}
+	}
+	return good >= overLeast && good > failed
 }
 
 // over says whether the contacts of the last seconds are answered again.
 func (o *outage) over(d *Engine) bool {
 	if o.byPanel {
-		return o.p <= outageShare
+		return o.p <= outageShare || o.works(d)
 	}
 	good, failed, now := uint32(0), uint32(0), d.second(d.now)
 	var goodEnds, failedEnds set
