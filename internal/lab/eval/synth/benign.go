@@ -105,6 +105,10 @@ func Benign() (out []Scenario) {
 		Scenario{Name: "poller of 30 hosts on five ports each, every minute, 30 % of hosts dead", make: services},
 		Scenario{Name: "Tor client: 300 relays, 10 % gone", make: tor},
 		Scenario{Name: "office of 200 hosts behind a firewall that drops all but 80 and 443", make: strictFirewall},
+		Scenario{Name: "public web server that is down for three hours, 100 new clients a minute", Want: "service_down", make: func(w *world) { w.webServer(20 * time.Minute) }},
+		Scenario{Name: "address that is in DNS and answers nobody, 100 new clients a minute", make: func(w *world) { w.webServer(0) }},
+		Scenario{Name: "chrony whose NTP is blocked: a new server of the pool every 2 min", make: chrony},
+		Scenario{Name: "worm at its beginning: 20 hosts of ours scan 445 all over the Internet", Want: "scan", make: worm},
 		Scenario{Name: "backup that asks 40 laptops every night, 60 % asleep", make: backup},
 	)
 }
@@ -494,6 +498,44 @@ func strictFirewall(w *world) {
 				e.addr = w.anywhere()
 				w.contact(at+time.Second, src, e, filtered)
 			}
+		}
+	}
+}
+
+// webServer is up until then, and its clients come once each, three tries.
+func (w *world) webServer(up time.Duration) {
+	e := tcp(addr("203.0.113.80/32", 0), 443)
+	for n := range 100 * 200 {
+		at, src := time.Duration(n)*600*time.Millisecond, w.who(w.anywhere(), "client", capture.Benign)
+		o := good
+		if at > up {
+			o = filtered
+		}
+		for k := range 3 {
+			if w.contact(at+time.Duration(k)*5*time.Second, src, e, o); o == good {
+				break
+			}
+		}
+	}
+}
+
+func chrony(w *world) {
+	src := w.who(addr("10.1.0.13/32", 0), "benign", capture.Benign)
+	for n := range 90 {
+		at := time.Duration(n) * 2 * time.Minute
+		w.contact(at, src, udp(addr("10.2.0.53/32", 0), 53), good)
+		w.contact(at+time.Second, src, udp(w.anywhere(), 123), filtered)
+	}
+	w.office(3*time.Hour, 20, .05)
+}
+
+func worm(w *world) {
+	for h := range 20 {
+		src := w.who(addr("10.1.0.0/16", 1+h), "scanner-horizontal", capture.Scanner)
+		w.surf(src, 0, 20*time.Minute, 20*time.Second, .03)
+		w.since(src, 10*time.Minute)
+		for n := range 300 {
+			w.contact(10*time.Minute+time.Duration(n)*time.Second+time.Duration(h)*37*time.Millisecond, src, tcp(w.anywhere(), 445), filtered)
 		}
 	}
 }
