@@ -220,6 +220,9 @@ func (d *Engine) Seen(l *Look, now event.Ktime, seen Seen) {
 			d.pending.Remove(l.id)
 			return
 		}
+		if l.stage == judged { // later, perhaps
+			d.over.Contacts++
+		}
 		d.again(l)
 		return
 	}
@@ -235,7 +238,7 @@ func (d *Engine) Seen(l *Look, now event.Ktime, seen Seen) {
 		return
 	case l.stage == early:
 		d.recheck(d.settle(&l.Contact, p))
-	case known && o == HalfOpen && p.flags&pendHalf == 0, l.stage == judged && !known:
+	case known && o == HalfOpen && p.flags&pendHalf == 0, l.stage >= judged && !known && p.flags&(pendSilent|pendHalf) == 0:
 		if !known {
 			o = Unanswered
 		}

@@ -50,8 +50,8 @@ func (f *Fallback) look(ctx context.Context, ns event.NetNS, looks []detect.Look
 		q[i] = ctnl.Query{Orig: looks[k].Orig, Zone: looks[k].Zone}
 	}
 	err := n.conn.Lookup(ctx, q)
-	if errors.Is(err, ctnl.ErrClosed) || ctx.Err() != nil {
-		err = nil // it went away meanwhile, or there was no time: what has no answer is not known
+	if errors.Is(err, ctnl.ErrClosed) || errors.Is(err, ctnl.ErrTimeout) || ctx.Err() != nil {
+		err = nil // it went away meanwhile, or there was no time: what has no answer is not known, and is counted
 	}
 	for i, k := range numbers {
 		a := &q[i].Answer
