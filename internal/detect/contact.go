@@ -71,9 +71,12 @@ func (d *Engine) arrive(e *event.Event, p *place) {
 		d.follow(e, p, edge, sec)
 	}
 	edge.last = sec
-	if edge.served() {
+	served, fine := edge.served(), edge.fine()
+	switch {
+	case served:
+		d.mirrors.reflect(d, e, p, s, sec)
 		d.fronts.served(d, e, p)
-	} else if d.fronts.arrive(d, e, p, s, first) {
+	case d.fronts.arrive(d, e, p, s, first), d.mirrors.arrive(d, e, p, s):
 		if first {
 			s.flags |= unlooked
 		}
@@ -83,7 +86,7 @@ func (d *Engine) arrive(e *event.Event, p *place) {
 	if first {
 		flags = pendFirst
 	}
-	if first || !edge.fine() || d.sample(sec) {
+	if first || !fine || d.sample(sec) {
 		d.await(e, p, s, flags)
 	}
 }

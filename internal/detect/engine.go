@@ -85,6 +85,7 @@ type Engine struct {
 	scan     scan
 	fronts   fronts
 	spread   spread
+	mirrors  mirrors
 	book     book
 	places   [batch]place
 	used     used
@@ -139,6 +140,7 @@ func New(c Config, start event.Ktime) *Engine {
 	d.scan = newScan()
 	d.fronts = newFronts(c.Seed, start)
 	d.spread = newSpread()
+	d.mirrors = newMirrors()
 	d.book = newBook(d)
 	return d
 }
@@ -192,6 +194,7 @@ func (d *Engine) add(e *event.Event, p *place) {
 func (d *Engine) Tick(now event.Ktime, s State) {
 	d.now, d.state = max(d.now, now), s
 	d.outage.tick(d)
+	d.mirrors.tick(d)
 	d.tickFloods()
 	d.scan.tick(d)
 	d.spread.tick(d)

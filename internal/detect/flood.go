@@ -219,6 +219,9 @@ func (d *Engine) whole(c *crowd, crossed []*front) bool {
 
 // within says whether a crowd is part of a flood that is open.
 func (d *Engine) within(c *crowd) bool {
+	if d.mirrors.holds(c) {
+		return true
+	}
 	for _, f := range d.fronts.hot {
 		if o := f.crowd; o.open() && c.in(o) {
 			return true

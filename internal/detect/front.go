@@ -333,6 +333,10 @@ func (w *fronts) seen(d *Engine, l *Look, s *Seen) {
 	}
 	var p place
 	d.locateTuple(&p, l.NetNS, l.Zone, &l.Orig)
+	if l.id == uint64(ofMirror) {
+		d.mirrors.seen(d, l, &p, s)
+		return
+	}
 	f := w.table.find(w.at(scope(l.id), &p, l.NetNS, l.Zone, &l.Orig))
 	if f == nil || f.crowd == nil {
 		return
@@ -411,6 +415,11 @@ func (w *fronts) drowns(d *Engine, p *place, c *Contact) bool {
 	if !tracked(c.Orig.Proto) {
 		return false
 	}
+	return d.mirrors.covers(p, c) || w.tells(d, p, c)
+}
+
+// tells says whether a contact is of a flood that is told, or was lately.
+func (w *fronts) tells(d *Engine, p *place, c *Contact) bool {
 	for l := range scopes {
 		if f := w.table.find(w.at(l, p, c.NetNS, c.Zone, &c.Orig)); f != nil && d.flooded(f) {
 			return true
