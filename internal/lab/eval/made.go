@@ -116,6 +116,7 @@ func firstOf(class string, all []told) []*delay {
 // madeBenign is the table of what must not be called a scan.
 func madeBenign(p *page, all []made) {
 	var rows [][]string
+	quiet, taken := 0, 0
 	for i := range all {
 		m := &all[i]
 		suspect := 0
@@ -125,9 +126,15 @@ func madeBenign(p *page, all []made) {
 			}
 		}
 		flagged, cleared := m.flagged()
+		if flagged == 0 {
+			quiet++
+		} else if flagged == cleared {
+			taken++
+		}
 		row := []string{m.Name, number(len(m.verdicts)), number(suspect), bold(flagged), number(cleared), bold(m.others()), toldOf(m.told)}
 		rows = append(rows, row)
 	}
+	p.say("Of %d such captures %d have nobody flagged; in %d of the others it was taken back.", len(all), quiet, taken)
 	p.table([]string{"what", "sources", "suspect", "flagged", "of these cleared", "other alarms", "all that was told"}, rows)
 }
 

@@ -65,7 +65,15 @@ until the last of them is sent; what is filtered is known 3 s later.`
 
 Flagged is how many sources a list or a pager would have got as scanners, even if they were
 cleared later. Other alarms are findings of other classes that they would have got, those
-apart that the capture is about.`
+apart that the capture is about.
+
+What is not good, and why: whom nobody answers at a port, at many destinations, looks
+like a scanner until it comes back. So a poller all of whose targets are dead is one until
+its second or third round, pods that are not up yet make their clients one until they are,
+and where one port is filtered for good (NTP, passive FTP, all of IPv6) a client that
+asks a new address each time stays one. An entry of the allow-list is for those. On the
+other side who is answered often at a port can hide a scan of that port among it.
+`
 
 	aboutCounts = `## Counts
 

@@ -108,7 +108,6 @@ func Benign() (out []Scenario) {
 		Scenario{Name: "public web server that is down for three hours, 100 new clients a minute", Want: "service_down", make: func(w *world) { w.webServer(20 * time.Minute) }},
 		Scenario{Name: "address that is in DNS and answers nobody, 100 new clients a minute", make: func(w *world) { w.webServer(0) }},
 		Scenario{Name: "chrony whose NTP is blocked: a new server of the pool every 2 min", make: chrony},
-		Scenario{Name: "worm at its beginning: 20 hosts of ours scan 445 all over the Internet", Want: "scan", make: worm},
 		Scenario{Name: "backup that asks 40 laptops every night, 60 % asleep", make: backup},
 	)
 }

@@ -159,6 +159,7 @@ func special() []Scenario {
 		{Name: "scan of 22 by a server with ten answered contacts a second on 443", Want: "scan", Step: time.Second, Probes: 10, make: busyScanner},
 		{Name: "scan of 443 by a host that has had 5,000 answers there", Want: "scan", Step: 100 * time.Millisecond, Probes: 10, make: hiddenByRole},
 		{Name: "scan of 443 by a host with 20 answers a minute there", Want: "scan", Step: 10 * time.Millisecond, Probes: 10, make: browsingScanner},
+		{Name: "worm at its beginning: 20 hosts of ours scan 445 all over the Internet", Want: "scan", Step: time.Second, Probes: 10, make: worm},
 		{Name: "scan of 8080 that retries every probe three times", Want: "scan", Step: 100 * time.Millisecond, Probes: 10, make: retrying},
 	}
 }
