@@ -116,6 +116,7 @@ func (s *show) scan(ctx context.Context) error {
 		return err
 	}
 	s.data.Scan, s.data.Open = s.rec.of(scanner), answered
+	s.data.Found.After, s.data.Found.Ports, s.data.Found.Is = s.rec.scan(scanner.first)
 	return s.tell.scan(s.data)
 }
 

@@ -25,6 +25,7 @@ type Data struct {
 	Burst      []counted // act 2
 	Scan       []counted // act 3
 	Open       []uint16  // scanned ports that answered
+	Found      Found     // of the scan, by the detectors
 
 	// Act 4.
 	Limit, Was                  int
@@ -193,4 +194,12 @@ func roleWithAddr(a netip.Addr) string {
 		}
 	}
 	return who(a)
+}
+
+// Found is when the detectors confirmed the scan: how long after its first failing
+// contact, and how many ports had failed by then.
+type Found struct {
+	Is    bool
+	After time.Duration
+	Ports uint64
 }

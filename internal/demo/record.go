@@ -7,6 +7,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/ctsight/ctsight/internal/agg"
+	"github.com/ctsight/ctsight/internal/detect"
 	"github.com/ctsight/ctsight/internal/event"
 )
 
@@ -46,10 +48,31 @@ type recorder struct {
 	assured uint64 // evicted although assured, which the kernel never does
 	watch   func(*event.Event) bool
 	left    int // lines that watch may still show
+	engine  *detect.Engine
+	scans   []agg.Finding // as they were confirmed
 }
 
 func newRecorder(start event.Ktime, line func(event.Ktime, *event.Event) error) *recorder {
-	return &recorder{start: start, line: line, first: make(chan struct{}), sources: map[netip.Addr]*source{}, pairs: map[pair]uint64{}}
+	r := &recorder{start: start, line: line, first: make(chan struct{}), sources: map[netip.Addr]*source{}, pairs: map[pair]uint64{}}
+	r.engine = detect.New(detect.Config{Tell: func(f *agg.Finding) {
+		if f.Class == "scan" && f.State == agg.Confirmed && f.Raised == 1 {
+			r.scans = append(r.scans, *f)
+		}
+	}}, start)
+	return r
+}
+
+// scan returns when a scan of a source was confirmed, how long that was after its
+// first failing contact, and how many there were by then.
+func (r *recorder) scan(a netip.Addr) (after time.Duration, ports uint64, found bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for i := range r.scans {
+		if f := &r.scans[i]; f.Source.Addr() == a {
+			return f.Time.Sub(f.First), f.Evidence.Dports, true
+		}
+	}
+	return 0, 0, false
 }
 
 // show lets the next n events that match appear as lines of a trace.
@@ -67,6 +90,7 @@ func (r *recorder) add(e *event.Event) error {
 		r.any = true
 		close(r.first)
 	}
+	r.engine.Add(e)
 	n := uint64(max(1, e.Sample))
 	b := r.bin(e.Time)
 	s := r.source(e.Orig.Src)

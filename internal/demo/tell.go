@@ -132,8 +132,27 @@ func (t *teller) scan(d *Data) error {
 		if d.Exact {
 			_ = t.say("  %6d silent  no answer; such an entry stays for two minutes\n", c.New-min(c.New, c.Reset+open))
 		}
+		if d.Found.Is {
+			_ = t.say("  Confirmed as a scan %s after the first refusal, at the %s port that failed.\n", short(d.Found.After), ordinal(d.Found.Ports))
+		}
 	}
 	return t.err
+}
+
+// ordinal is 1st, 2nd, 3rd, 4th.
+func ordinal(n uint64) string {
+	suffix := "th"
+	if n%100 < 11 || n%100 > 13 {
+		switch n % 10 {
+		case 1:
+			suffix = "st"
+		case 2:
+			suffix = "nd"
+		case 3:
+			suffix = "rd"
+		}
+	}
+	return itoa(n) + suffix
 }
 
 func (t *teller) fullBegins(p plan) error {
