@@ -7,12 +7,14 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/ctsight/ctsight/internal/agg"
 	"github.com/ctsight/ctsight/internal/detect"
+	"github.com/ctsight/ctsight/internal/event"
 	"github.com/ctsight/ctsight/internal/feed"
 	"github.com/ctsight/ctsight/internal/pipeline"
 	"github.com/ctsight/ctsight/internal/view"
@@ -25,6 +27,7 @@ type detectFlags struct {
 	invalid bool
 	feed    string
 	format  string
+	nft     bool
 }
 
 var findingStates = []string{agg.Suspect, agg.Confirmed, agg.Cleared}
@@ -42,7 +45,9 @@ same capture gives the same bytes. What is wrong with a capture ends the command
 with the number of the line, after what was found before it.
 
 --feed writes what is told to a file too, in a form that collectors read; --feed -
-writes it to standard output in place of the lines.`,
+writes it to standard output in place of the lines. --feed-nft blocks who attacks, in
+a table of nftables of its own, for as long as it runs. There is no allow list here:
+ctsight serve has one.`,
 		Example: `  ctsight detect --invalid
   ctsight detect 'dst 10.0.0.0/8' --feed /var/log/ctsight/feed.json --feed-format eve
   ctsight detect --from capture.ctr.tsv.gz --state confirmed
@@ -56,6 +61,7 @@ writes it to standard output in place of the lines.`,
 	f.BoolVar(&d.invalid, "invalid", false, "also scans that make no entry: FIN, NULL, Xmas (hooks every packet)")
 	f.StringVar(&d.feed, "feed", "", "append what is told to this file; - is standard output")
 	f.StringVar(&d.format, "feed-format", "json", "form of --feed: "+strings.Join(feed.Formats, ", "))
+	f.BoolVar(&d.nft, "feed-nft", false, "block the sources of confirmed attacks in a table of nftables of our own")
 	return cmd
 }
 
@@ -70,6 +76,9 @@ func (d *detectFlags) check() error {
 	}
 	if d.invalid && d.from != "" {
 		return fmt.Errorf("%w: --invalid with --from: a capture in text has no packets", errUsage)
+	}
+	if d.nft && d.from != "" {
+		return fmt.Errorf("%w: --feed-nft with --from: a capture is not now", errUsage)
 	}
 	return nil
 }
@@ -125,11 +134,14 @@ func (d *detectFlags) live(ctx context.Context, out *findingOutput, args []strin
 	if err != nil {
 		return err
 	}
-	if vital, err := feed.LookupVital(); err == nil {
-		out.allow = feed.NewAllow(nil, vital)
-	} else {
+	vital, err := feed.LookupVital()
+	if err != nil && d.nft {
+		return fmt.Errorf("not known: what this host must not block: %w", err)
+	}
+	if err != nil {
 		g.logger().Warn("not known: what this host must not block", "answer", oneLine(err))
 	}
+	out.allow = feed.NewAllow(nil, vital)
 	o := view.FindingOptions{Names: g.names().view()}
 	if o.Own, err = resolveOwn(); err != nil {
 		return err
@@ -145,7 +157,13 @@ func (d *detectFlags) live(ctx context.Context, out *findingOutput, args []strin
 	w.Detect(pipeline.Detection{Found: out.tell})
 	ctx, cancel := limited(ctx, d.limit)
 	defer cancel()
+	var blocking sync.WaitGroup
+	if d.nft {
+		blocking.Go(func() { out.block(ctx, w, o.Own) })
+	}
 	err = errors.Join(w.Run(ctx, nil), w.Finish(), out.close(), p.Close())
+	cancel()
+	blocking.Wait()
 	g.warn(w.Problems())
 	return err
 }
@@ -187,12 +205,26 @@ func (o *findingOutput) tell(f *agg.Finding) {
 		o.err = o.w.Write(f)
 	}
 	if o.err == nil && o.feed != nil {
-		policy := feed.Policy{Allow: func() *feed.Allow { return o.allow }}
-		o.err = o.feed.Write(context.Background(), feed.Telling{Finding: f, Unlisted: policy.Why(f, f.Time)})
+		o.err = o.feed.Write(context.Background(), feed.Telling{Finding: f, Unlisted: o.policy().Why(f, f.Time)})
 	}
 	if o.err != nil {
 		o.cancel()
 	}
+}
+
+func (o *findingOutput) policy() *feed.Policy {
+	return &feed.Policy{Allow: func() *feed.Allow { return o.allow }}
+}
+
+// block keeps our table of nftables until ctx ends, and then removes it.
+func (o *findingOutput) block(ctx context.Context, w *pipeline.Watch, own event.NetNS) {
+	pass := o.allow.Prefixes(time.Now()) // for good
+	b := feed.Blocker{Log: o.g.logger(), Want: func(now time.Time) (int, *feed.Ruleset) {
+		findings, _ := w.Findings()
+		list := feed.NewList(findings, o.policy(), now, &feed.Place{NetNS: own})
+		return feed.On, &feed.Ruleset{Hook: "prerouting", Action: "drop", Allow: pass, Block: list.Entries()}
+	}}
+	_ = b.Run(ctx) // it has none
 }
 
 func (o *findingOutput) close() error {

@@ -118,6 +118,7 @@ func TestUsageErrors(t *testing.T) {
 		{[]string{"detect", "--from", "x", "--state", "guilty"}, "suspect, confirmed, cleared"},
 		{[]string{"detect", "--feed-format", "xml"}, "eve"},
 		{[]string{"detect", "--from", "x", "--invalid"}, "no packets"},
+		{[]string{"detect", "--from", "x", "--feed-nft"}, "not now"},
 		{[]string{"detect", "--from", "x", "--netns", "1"}, "no network namespaces"},
 		{[]string{"detect", "--from", "x", "dport 99999"}, "column 7"},
 		{[]string{"explain", "--from", "x"}, "which finding"},
