@@ -24,7 +24,8 @@ import (
 //   - contacts with endpoints that had been good within the hour, by the second they
 //     were made in: of those since one of the last 30 seconds, ten or more with five
 //     endpoints or more that failed, more than half of the contacts and of the
-//     endpoints have failed. That takes no second source.
+//     endpoints have failed. That takes no second source; where there is none, 20
+//     contacts in a row have to fail, those with new endpoints among them.
 //
 // Silence shows 3 s after a contact, and an outage when there is enough of it. What
 // was counted against somebody meanwhile is remembered (blame.go) and taken back when
@@ -47,6 +48,7 @@ const (
 	doubtEnds     = 3
 	doubtMost     = 5 * time.Second
 	answersBy     = 400 * time.Millisecond // a refusal is known at once, a success with the first look
+	loneLeast     = 20                     // failures, where there is one source
 	overSeconds   = 5
 	worksFrom     = 4 // seconds ago
 	worksSeconds  = 12
@@ -95,6 +97,9 @@ type moment struct {
 	failedEndsN, goodEndsN    uint8
 	netns                     event.NetNS
 	firstAt                   event.Ktime // of those that failed
+	src                       uint64      // one that failed
+	several                   bool        // and not alone
+	fresh                     uint32      // answered contacts with endpoints that were not known
 }
 
 // outageCount is of the contacts with good endpoints that were made since it began.
@@ -174,6 +179,9 @@ func (d *Engine) common(s *subject, j *judgement) {
 		o.panel = append(o.panel, s.hash)
 	}
 	if !j.known {
+		if !fails {
+			o.at(d, j.At, func(m *moment) { m.fresh++ })
+		}
 		return
 	}
 	o.contact(d, j, fails)
@@ -188,15 +196,19 @@ func (o *outage) contact(d *Engine, j *judgement, fails bool) {
 	if o.is && j.At >= o.from {
 		o.count.take(d, j, fails)
 	}
-	sec := d.second(j.At)
+	o.at(d, j.At, func(m *moment) { m.take(j, fails) })
+}
+
+// at calls fn for the moment of a time, if it is kept.
+func (o *outage) at(d *Engine, t event.Ktime, fn func(*moment)) {
+	sec := d.second(t)
 	m := &o.moments[sec%outageWindow]
-	if m.second > sec { // made before all that is kept
-		return
-	}
 	if m.second < sec {
 		*m = moment{second: sec}
 	}
-	m.take(j, fails)
+	if m.second == sec {
+		fn(m)
+	}
 }
 
 func (m *moment) take(j *judgement, fails bool) {
@@ -213,6 +225,10 @@ func (m *moment) take(j *judgement, fails bool) {
 		} else {
 			m.unanswered++
 		}
+		if m.src == 0 {
+			m.src = j.place.src
+		}
+		m.several = m.several || m.src != j.place.src
 		if m.netns = j.NetNS; m.firstAt == 0 || j.At < m.firstAt {
 			m.firstAt = j.At
 		}
@@ -254,7 +270,7 @@ func (o *outage) look(d *Engine) {
 	now, doubted := d.second(d.now), false
 	o.ends = set{}
 	failed, good, failedEnds := uint32(0), uint32(0), 0
-	goodEnds := set{}
+	goodEnds, lone := set{}, loner{}
 	for back := range uint32(outageWindow) {
 		m := &o.moments[(now-back)%outageWindow]
 		if o.end != 0 && now-back <= d.second(o.end) {
@@ -264,6 +280,7 @@ func (o *outage) look(d *Engine) {
 			continue
 		}
 		failed, good = failed+m.refused+m.unanswered, good+m.good
+		lone.add(m)
 		for _, h := range m.failedEnds[:m.failedEndsN] {
 			o.ends.add(h)
 		}
@@ -271,7 +288,7 @@ func (o *outage) look(d *Engine) {
 			goodEnds.add(h)
 		}
 		failedEnds = o.ends.len()
-		if failed <= good || failedEnds <= goodEnds.len() {
+		if failed <= good || failedEnds <= goodEnds.len() || lone.doubtful(failed, good) {
 			continue
 		}
 		if failed >= outageLeast && failedEnds >= outageEnds {
@@ -286,6 +303,27 @@ func (o *outage) look(d *Engine) {
 	case o.doubt == 0:
 		o.doubt = d.now
 	}
+}
+
+// loner says whether all that fails is of one source: of it an outage takes that
+// nothing is answered, of whatever it asks for. A peer-to-peer client fails at more
+// than half of those it has met before.
+type loner struct {
+	src     uint64
+	several bool
+	fresh   uint32
+}
+
+func (l *loner) add(m *moment) {
+	if l.src == 0 {
+		l.src = m.src
+	}
+	l.several = l.several || m.several || m.src != 0 && m.src != l.src
+	l.fresh += m.fresh
+}
+
+func (l *loner) doubtful(failed, good uint32) bool {
+	return !l.several && (good+l.fresh > 0 || failed < loneLeast)
 }
 
 // since is when the run of seconds began in which more good endpoints failed than

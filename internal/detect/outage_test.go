@@ -149,6 +149,29 @@ func TestOutageNotOfService(t *testing.T) {
 	}
 }
 
+// A peer-to-peer client alone on a gateway fails at most of the peers that it had met.
+func TestOutageNotOfPeers(t *testing.T) {
+	w := newWorld(t, Config{})
+	peer := func(n int) string { return fmt.Sprintf("198.51.%d.%d", n/250, n%250) }
+	for i := range 3000 {
+		at := time.Duration(i) * 200 * time.Millisecond
+		f := closed
+		if i > 600 && w.random.IntN(100) < 85 {
+			f = silent
+		}
+		w.connect(at, "10.0.0.7", peer(w.random.IntN(300)), uint16(6881), event.ProtoTCP, f, time.Second)
+		f = silent
+		if w.random.IntN(100) < 20 {
+			f = closed
+		}
+		w.connect(at, "10.0.0.7", peer(1000+i), uint16(6881), event.ProtoTCP, f, time.Second)
+	}
+	w.run(12 * minute)
+	if all := w.of("upstream_outage"); len(all) > 0 {
+		t.Errorf("%d times: %s", len(all), all[0].Why)
+	}
+}
+
 // Five dead services that are asked ten times as often as ten others are none.
 func TestOutageNotOfRetries(t *testing.T) {
 	w := newWorld(t, Config{})
