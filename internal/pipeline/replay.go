@@ -49,10 +49,11 @@ type Replayed struct {
 const (
 	raster = event.Ktime(100 * time.Millisecond)
 	second = event.Ktime(time.Second)
-	// idle is after how long without anything nothing changes any more: the longest
-	// time that an Engine keeps anything is a day. What is longer is not lived
-	// through second by second.
-	idle = event.Ktime(25 * time.Hour)
+	// drowsy is after how long without anything seconds are ended once a minute only,
+	// and idle is after how long nothing changes any more, a day being the longest
+	// time that an Engine keeps anything: a small file may be about centuries.
+	drowsy = event.Ktime(time.Hour)
+	idle   = event.Ktime(25 * time.Hour)
 	// afterEnd is how long the time goes on behind the last line: until its contacts
 	// were judged, which takes 3 s and up to a step of the raster, and the second in
 	// which that is ended. No longer: what would have come then is not known, and
@@ -260,7 +261,11 @@ func (r *replay) advance(to event.Ktime) {
 // nextStep is the next moment of the raster at which there is something to do, and
 // whether there is something to look at.
 func (r *replay) nextStep() (at event.Ktime, look bool) {
-	at = (r.past/second + 1) * second
+	step := second
+	if r.past-r.busy > drowsy {
+		step = 60 * second
+	}
+	at = (r.past/step + 1) * step
 	if due, any := r.engine.NextDue(); any {
 		if due = max(r.past+raster, (due+raster-1)/raster*raster); due <= at {
 			return due, true
