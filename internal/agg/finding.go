@@ -81,7 +81,7 @@ type Evidence struct {
 	HalfOpen   uint64 // the client took back what the server had accepted
 	Invalid    uint64 // probes that no entry is made for
 	Pending    uint64 // not decided yet
-	Excused    uint64 // failed, but the endpoint was good within the last hour, or everybody failed
+	Excused    uint64 // failed, but the endpoint was good within the last hour or when tried again, is one of traceroute, or everybody failed
 
 	Dsts, Dports uint64 // distinct destinations and ports of the failing contacts
 	Sources      uint64 // distinct sources, where there is more than one

@@ -82,10 +82,6 @@ func (n *scan) judge(d *Engine, s *subject, j *judgement) {
 		n.repeat(d, s, j)
 		return
 	}
-	if j.Orig.Proto == event.ProtoUDP && j.Orig.Dport >= traceFirst && j.Orig.Dport <= traceLast && j.o.failure() {
-		d.step(s, j, nil, 0, "a port of traceroute")
-		return
-	}
 	n.count(d, s, j, threshold)
 	if j.o != Invalid { // made up sources of a network may send some at random
 		n.prefix(d, s, j)
@@ -185,7 +181,11 @@ func (n *scan) count(d *Engine, s *subject, j *judgement, h float64) {
 	case !failed:
 		s.failed++
 	}
-	if fails && !failed && j.o != Invalid && (j.known || d.excused(j.At) || d.otherwise(j)) {
+	why := ""
+	if fails && !failed {
+		why = d.excuse(j)
+	}
+	if why != "" {
 		s.contacts--
 		s.failed--
 		if s.record != nil {
@@ -194,7 +194,7 @@ func (n *scan) count(d *Engine, s *subject, j *judgement, h float64) {
 			s.spared++
 		}
 		s.spend(d, j)
-		d.step(s, j, nil, 0, "the endpoint was good, or is over another protocol, or everybody fails")
+		d.step(s, j, nil, 0, why)
 		return
 	}
 	if s.record == nil && !n.begin(d, s, j) {
@@ -219,6 +219,24 @@ func (n *scan) count(d *Engine, s *subject, j *judgement, h float64) {
 	if s.bits == 0 {
 		n.check(d, s, j.now, h)
 	}
+}
+
+// excuse is why a failing contact is evidence of nothing, "" when it is. Nothing
+// excuses a segment that opens no connection.
+func (d *Engine) excuse(j *judgement) string {
+	t := &j.Orig
+	switch {
+	case j.o == Invalid:
+	case j.known:
+		return "the endpoint was good within the hour"
+	case d.excused(j.At):
+		return "everybody fails"
+	case t.Proto == event.ProtoUDP && t.Dport >= traceFirst && t.Dport <= traceLast:
+		return "a port of traceroute"
+	case d.otherwise(j):
+		return "the service is good over another protocol"
+	}
+	return ""
 }
 
 // otherwise says whether the service has answered over the other of TCP and UDP within

@@ -187,7 +187,8 @@ func storiesOf(ms []moment, src netip.Addr, since time.Duration) (out []story) {
 	good := map[endpoint]time.Duration{} // endpoints that have answered, for anybody
 	var e agg.Evidence
 	dsts, ports := map[netip.Addr]int{}, map[uint32]int{}
-	begun, failing, again := false, map[endpoint]bool{}, uint64(0)
+	begun, tested, again := false, false, uint64(0)
+	failing := map[endpoint]*contact{}
 	tally := func(said string) *uint64 {
 		return map[string]*uint64{"refused": &e.Refused, "unanswered": &e.Unanswered, "half_open": &e.HalfOpen}[said]
 	}
@@ -217,6 +218,7 @@ func storiesOf(ms []moment, src netip.Addr, since time.Duration) (out []story) {
 					at, was := good[endpoint{c.dst, p, c.port}]
 					known = known || was && m.at/time.Second-at/time.Second <= 3600
 				}
+				known = known || c.proto == event.ProtoUDP && c.port >= 33434 && c.port <= 33533 // traceroute
 				begun = begun || m.at == since && said != "answered" && !known
 				switch {
 				case !begun:
@@ -231,10 +233,11 @@ func storiesOf(ms []moment, src netip.Addr, since time.Duration) (out []story) {
 				case said == "answered":
 				case was == "" && known:
 					e.Excused++
-				case was == "" && failing[c.endpoint()]: // the day before
+				case was == "" && failing[c.endpoint()] != nil: // the day before
 					again++
 				case was == "":
-					failing[c.endpoint()] = true
+					failing[c.endpoint()] = c
+					tested = tested || len(failing) > 1
 					*tally(said)++
 					fails(c, 1)
 					c.taken = true
@@ -244,8 +247,17 @@ func storiesOf(ms []moment, src netip.Addr, since time.Duration) (out []story) {
 				}
 			}
 		}
-		if said != "" && said != "answered" && was == "" && c.src == src && !c.first && begun && failing[c.endpoint()] {
-			again++
+		if x := failing[c.endpoint()]; said != "" && said != was && c.src == src && (!c.first || was != "") && x != nil && x != c {
+			switch {
+			case said != "answered" && was == "":
+				again++
+			case said == "answered" && tested: // it was not there yet
+				*tally(x.said)--
+				e.Excused++
+				fails(x, -1)
+				x.taken = false
+				delete(failing, c.endpoint())
+			}
 		}
 		if said == "answered" {
 			good[c.endpoint()] = m.at
