@@ -503,7 +503,7 @@ func (n *scan) check(d *Engine, s *subject, now event.Ktime, h float64) (waits b
 	}
 	i := d.book.open(s.incident("scan"), r.first, now)
 	i.quiet = retention
-	i.changed = i.changed || i.last != r.last
+	i.changed = i.changed || i.last != r.last || i.f.Evidence.Attempts != r.attempts() // in the same instant as what told it
 	i.last = r.last
 	state := agg.Suspect
 	if i.f.State == agg.Confirmed || r.sure(k) {
@@ -673,6 +673,9 @@ func (r *record) shape() string {
 	return "block"
 }
 
+// attempts is how many connections failed.
+func (r *record) attempts() uint64 { return uint64(r.failed.len()) + r.tally.again }
+
 // fill writes what is known into a finding.
 func (r *record) fill(d *Engine, s *subject, k *key, h float64, i *incident) {
 	f, t := &i.f, &r.tally
@@ -680,7 +683,7 @@ func (r *record) fill(d *Engine, s *subject, k *key, h float64, i *incident) {
 	f.Statistic, f.Threshold = k.lambda, h
 	f.Spoofable = s.flags&proven == 0 || t.invalid > 0 && r.failed.len() < leastFailed+int(t.invalid) // the others alone would not do
 	f.Evidence = agg.Evidence{
-		Contacts: uint64(r.failed.len()) + t.answered + uint64(s.pend), Attempts: uint64(r.failed.len()) + t.again,
+		Contacts: uint64(r.failed.len()) + t.answered + uint64(s.pend), Attempts: r.attempts(),
 		Answered: t.answered, Refused: t.refused, Unanswered: t.unanswered, HalfOpen: t.half, Invalid: t.invalid,
 		Pending: uint64(s.pend), Excused: t.excused,
 		Dsts: uint64(r.dst.len()), Dports: uint64(r.port.len()), Sources: uint64(r.from.len()),

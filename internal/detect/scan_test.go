@@ -39,6 +39,21 @@ func TestScanTakesTen(t *testing.T) {
 	}
 }
 
+// What fails in the very instant in which an alarm is told comes after it, and is told
+// too.
+func TestScanInOneInstant(t *testing.T) {
+	w := newWorld(t, Config{})
+	for i := range 12 {
+		w.connect(time.Second, "198.51.100.1", "192.0.2.1", uint16(1000+i), event.ProtoTCP, refusing, 0)
+	}
+	w.run(30 * time.Second)
+	w.d.End(w.now)
+	got := w.scans("")
+	if len(got) != 2 || got[0].Evidence.Refused != 10 || got[1].Evidence.Refused != 12 {
+		t.Errorf("told %d times, want 10 refused and then 12: %+v", len(got), got)
+	}
+}
+
 // Evidence is kept for a day and no longer.
 func TestScanForgetsAfterADay(t *testing.T) {
 	w := newWorld(t, Config{})
