@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -50,34 +51,48 @@ type town struct {
 	t testing.TB
 }
 
-// newTown builds one; outside the VM, and without a tool, the test is skipped.
-func newTown(t testing.TB, tools ...string) *town {
+// newTown builds one whose servers live in some networks; outside the VM, and without
+// a tool, the test is skipped.
+func newTown(t testing.TB, homes []netip.Prefix, tools ...string) *town {
 	t.Helper()
 	lab.NeedVM(t)
 	for _, tool := range tools {
 		if _, err := exec.LookPath(tool); err != nil {
-			t.Skipf("no %s in the guest: make deps-lab", tool)
+			t.Skipf("no %s in the guest: make deps-lab deps-test", tool)
 		}
 	}
 	trace.LoadModules()
-	r, err := netlab.NewRouter(netlab.Options{Name: "town", ClientNets: []netip.Prefix{clients}, ServerNets: alive, NoSink: true})
+	r, err := netlab.NewRouter(netlab.Options{Name: "town", ClientNets: []netip.Prefix{clients}, ServerNets: homes, NoSink: true})
 	must(t, err)
 	t.Cleanup(func() { must(t, r.Close()) })
-	w := &town{r, t}
 	must(t, r.R.Via(servers, netlab.ServerV4))
 	must(t, r.R.NFT(truthRules))
+	return &town{r, t}
+}
+
+// serve opens the ports of those that are alive.
+func (w *town) serve() {
+	w.t.Helper()
 	for _, p := range alive {
 		for a := p.Addr(); p.Contains(a); a = a.Next() {
 			for _, port := range open {
-				_, err := r.ServeTCP(netip.AddrPortFrom(a, port))
-				must(t, err)
-				_, err = r.ServeUDP(netip.AddrPortFrom(a, port))
-				must(t, err)
+				_, err := w.ServeTCP(netip.AddrPortFrom(a, port))
+				must(w.t, err)
+				_, err = w.ServeUDP(netip.AddrPortFrom(a, port))
+				must(w.t, err)
 			}
 		}
 	}
-	return w
 }
+
+// manner is how a tool knocks.
+type manner int
+
+const (
+	takesBack manner = iota // a SYN, and a RST when it is accepted
+	bare                    // an ACK out of the blue
+	connects
+)
 
 // fate is what becomes of a first packet.
 type fate string
@@ -85,44 +100,45 @@ type fate string
 const (
 	refused    fate = "refused"
 	unanswered fate = "unanswered"
+	half       fate = "half_open"
+	invalid    fate = "invalid"
 	answered   fate = "answered"
 )
 
 // fateOf tells by how the town is built. An ACK out of the blue is refused by a port
-// that is open, too.
-func fateOf(c contact, loose bool) fate {
-	if !isAlive(c.dst) {
-		return unanswered
-	}
-	isOpen := c.port == open[0] || c.port == open[1]
+// that is open, too, and an ICMP error is no answer to conntrack.
+func fateOf(c contact, how manner) fate {
+	isOpen := slices.Contains(open, c.port)
 	switch {
+	case !isAlive(c.dst):
+		return unanswered
+	case c.proto == event.ProtoICMP:
+		return answered
 	case c.proto == event.ProtoUDP && !isOpen:
-		return unanswered // an ICMP error is no answer to conntrack
-	case !isOpen || loose:
+		return unanswered
+	case c.proto == event.ProtoUDP:
+		return answered
+	case !isOpen, how == bare:
 		return refused
+	case how == takesBack:
+		return half
 	}
 	return answered
 }
 
 func isAlive(a netip.Addr) bool {
-	for _, p := range alive {
-		if p.Contains(a) {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(alive, func(p netip.Prefix) bool { return p.Contains(a) })
 }
 
 // run runs a tool among the clients, and none for longer than a slow machine needs. Code
 // 124 is of one that was ended.
-func (w *town) run(limit time.Duration, cmd string) string {
-	w.t.Helper()
+func (w *town) run(limit time.Duration, cmd string) error {
 	out, err := w.A.Run("timeout", append([]string{fmt.Sprint(limit.Seconds())}, strings.Fields(cmd)...)...)
 	var code *exec.ExitError
 	if err != nil && (limit == patience || !errors.As(err, &code) || code.ExitCode() != 124) {
-		w.t.Fatalf("%v\n%s", err, out)
+		return fmt.Errorf("%w\n%s", err, out)
 	}
-	return out
+	return nil
 }
 
 // patience is longer than any tool takes that ends by itself.

@@ -1,0 +1,72 @@
+package scan
+
+import (
+	"testing"
+	"time"
+)
+
+// flood is one run of hping3 at an endpoint of its own, 2,000 packets a second where
+// the machine is fast enough.
+type flood struct {
+	name, cmd, class string
+	target           string
+	port             int
+	spoofed          bool
+}
+
+var floods = []flood{
+	{"SYNs at an open port", "hping3 -q -S -p 80 --rand-source -i u500 10.2.0.11", "syn_flood", "10.2.0.11", 80, true},
+	{"SYNs into nowhere", "hping3 -q -S -p 80 --rand-source -i u500 10.2.5.9", "syn_flood", "10.2.5.9", 80, true},
+	{"UDP", "hping3 -q --udp -p 53 --rand-source -i u500 10.2.5.10", "udp_flood", "10.2.5.10", 53, true},
+}
+
+const (
+	floodFor    = 6 * time.Second
+	ifFlooded   = 2 * time.Second
+	floodGrowth = 64 // MB
+)
+
+// flood runs them one after the other, and wants that the memory of who watches does
+// not grow. It returns what nft counted for each target.
+func (d *watcher) flood(w *town) map[string]int {
+	w.t.Helper()
+	before := d.memory()
+	for _, f := range floods {
+		must(w.t, w.run(floodFor, f.cmd))
+		time.Sleep(2 * time.Second)
+	}
+	after := d.memory()
+	sent := map[string]int{}
+	for _, f := range floods {
+		sent[f.target] = w.counted("others", f.target)
+	}
+	w.t.Logf("floods: %v packets, memory %.1f MB before, %.1f MB after", sent, before, after)
+	if after-before > floodGrowth {
+		w.t.Errorf("it has grown by %.1f MB", after-before)
+	}
+	return sent
+}
+
+// check holds the finding about a target against what was sent.
+func (f flood) check(t *testing.T, found incident, sent int) {
+	alarm, last := found.confirmed(), found.last()
+	if alarm == nil {
+		t.Fatalf("never confirmed: %s", last)
+	}
+	took, _ := alarm.took()
+	t.Logf("alarm after %v: %s", took, alarm.Why)
+	t.Logf("in the end: %s", last.line)
+	if took > ifFlooded {
+		t.Errorf("confirmed after %v, want %v", took, ifFlooded)
+	}
+	if last.Class != f.class || last.Target.Port != f.port || last.Spoofable != f.spoofed || last.Raised != 1 {
+		t.Errorf("want a %s of port %d, spoofed: %t, raised once", f.class, f.port, f.spoofed)
+	}
+	// Its numbers are those of whole seconds in which it went on.
+	if n := last.Evidence.Attempts; n > sent || float64(n) < .6*float64(sent) {
+		t.Errorf("it says %d, nft %d", n, sent)
+	}
+	if s := last.Source + last.Prefix; f.spoofed && s != "" {
+		t.Errorf("it names %s, who has sent nothing", s)
+	}
+}
