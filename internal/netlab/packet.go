@@ -10,16 +10,16 @@ import (
 )
 
 // TCPFlags are the flag bits of a TCP header.
-type TCPFlags uint8
+type TCPFlags = event.TCPFlags
 
 // The TCP flags. A packet without any is what nmap calls a null probe.
 const (
-	FIN TCPFlags = 1 << iota
-	SYN
-	RST
-	PSH
-	ACK
-	URG
+	FIN = event.FIN
+	SYN = event.SYN
+	RST = event.RST
+	PSH = event.PSH
+	ACK = event.ACK
+	URG = event.URG
 )
 
 // Types of ICMP, and of ICMPv6 where they differ.

@@ -70,8 +70,8 @@ func TestT7Invalid(t *testing.T) {
 				}
 			}
 			for _, p := range sent {
-				if f, known := flags[p.Tuple]; !known || uint8(f) != uint8(p.Flags) {
-					t.Errorf("%v: flags %v (%t), sent %#x", p.Tuple, f, known, uint8(p.Flags))
+				if f, known := flags[p.Tuple]; !known || f != p.Flags {
+					t.Errorf("%v: flags %v (%t), sent %v", p.Tuple, f, known, p.Flags)
 				}
 				if n := uint64(len(want.Reasons)); events[p.Tuple] != n {
 					t.Errorf("%v: %d events, want %d", p.Tuple, events[p.Tuple], n)
