@@ -12,10 +12,11 @@ import (
 // reflectors of an amplification, which are servers that others need.
 var blockable = []string{"scan", "syn_flood", "udp_flood"}
 
-// The widest prefixes that may be listed: the coarsest keys of the detectors.
+// The widest prefixes that may be listed. A network of IPv6 is one customer, and what a
+// host has many addresses of; neighbours in IPv4, or in a /48, may be anybody.
 const (
-	widest4 = 24
-	widest6 = 48
+	widest4 = 32
+	widest6 = 64
 )
 
 // Unlisted says why no block list takes the source of f at a time, "" when it may. It

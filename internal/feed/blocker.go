@@ -139,7 +139,7 @@ func (b *Blocker) say(err error) {
 		text = view.OneLine(err)
 	}
 	if text != b.trouble && text != "" {
-		b.Log.Warn("nftables: nobody is blocked until this is mended", "answer", text)
+		b.Log.Warn("nftables: the table cannot be kept, what it has ends with its lease", "answer", text)
 	}
 	if text == "" && b.trouble != "" {
 		b.Log.Info("nftables: works again")

@@ -70,7 +70,7 @@ func TestCrowdSec(t *testing.T) {
 	})
 
 	var all []agg.Finding
-	for _, p := range []string{"198.51.100.7", "203.0.113.0/24", "2001:db8::7", "2001:db8:0:1::/64"} {
+	for _, p := range []string{"198.51.100.7", "203.0.113.200", "2001:db8::7", "2001:db8:0:1::/64"} {
 		all = append(all, scanner(p))
 	}
 	list := NewList(all, policy(), three, nil)
