@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -57,6 +58,10 @@ func (c *Conn) Lookup(ctx context.Context, queries []Query) error {
 	defer c.cutShort(ctx)()
 	if err := c.finish(ctx); err != nil {
 		return fmt.Errorf("look up entries: %w", err)
+	}
+	// Nothing is waited for from here on. The deadline of the call before may have passed.
+	if err := c.s.nl.SetReadDeadline(time.Time{}); err != nil {
+		return fmt.Errorf("look up entries: %w", c.s.closedOr(err))
 	}
 	var first error
 	bad, most := 0, lookupBatch

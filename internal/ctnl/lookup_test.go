@@ -269,3 +269,17 @@ func BenchmarkLookup(b *testing.B) {
 	}
 	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*n)/1000, "us/entry")
 }
+
+// The deadline of an earlier call has passed when the next one comes later.
+func TestLookupAfterDeadline(t *testing.T) {
+	c := mustDial(t, testNS(t))
+	e := udpEntry(1)
+	mustCreate(t, c, e)
+	if err := c.s.nl.SetReadDeadline(time.Now().Add(-time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	q := []Query{{Orig: e.Orig}}
+	if err := c.Lookup(t.Context(), q); err != nil || !q[0].Answer.Live {
+		t.Errorf("%+v, %v", q[0].Answer, err)
+	}
+}
