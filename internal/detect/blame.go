@@ -20,7 +20,7 @@ const (
 	blameMost = 1 << 12 // the last of them are remembered
 	// A test that rests on silence is told this much later than it is crossed: within
 	// it others go silent too when it is the uplink.
-	silenceTold = 300 * time.Millisecond
+	silenceTold = 200 * time.Millisecond
 	heldMost    = 1 << 10
 )
 
