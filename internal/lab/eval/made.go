@@ -43,6 +43,18 @@ func makeAll(all []synth.Scenario) ([]made, error) {
 	return out, nil
 }
 
+// makeOnce runs all scenarios, the first time that it is called.
+func makeOnce() (scans, benign []made, err error) {
+	all, err := allMade()
+	n := len(synth.Scans())
+	if err != nil {
+		return nil, nil, err
+	}
+	return all[:n], all[n:], nil
+}
+
+var allMade = sync.OnceValues(func() ([]made, error) { return makeAll(append(synth.Scans(), synth.Benign()...)) })
+
 func (m *made) run() {
 	c := m.Make()
 	if m.told, m.err = ours(&c); m.err == nil {

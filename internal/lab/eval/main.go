@@ -11,7 +11,6 @@ import (
 	"slices"
 
 	"github.com/ctsight/ctsight/internal/lab/eval/capture"
-	"github.com/ctsight/ctsight/internal/lab/eval/synth"
 )
 
 func main() {
@@ -71,11 +70,7 @@ func document() (string, error) {
 	p.say("%s", aboutPackets)
 	compare(&p, converted)
 	classes(&p, converted)
-	scans, err := makeAll(synth.Scans())
-	if err != nil {
-		return "", err
-	}
-	benign, err := makeAll(synth.Benign())
+	scans, benign, err := makeOnce()
 	if err != nil {
 		return "", err
 	}
