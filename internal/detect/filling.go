@@ -203,7 +203,7 @@ func (f *filling) table(d *Engine, t *agg.TableState) {
 	last := *t
 	f.tell(d, i, &h, func() {
 		top, figures := d.attribute(last.NetNS)
-		i.f.Evidence = agg.Evidence{Figures: append(h.figures(), figures...), Items: top}
+		i.f.Evidence = agg.Evidence{Figures: append(h.figures(), figures...), Items: append(top, d.holds(last.NetNS)...)}
 		i.f.Evidence.Figures = append(i.f.Evidence.Figures, agg.Figure{Name: "new_per_second", Value: last.NewRate})
 		i.f.Why = "the table of " + netnsName(last.NetNS, last.Name)
 		if last.Max > 0 {
@@ -328,6 +328,25 @@ func (d *Engine) attribute(ns event.NetNS) (top []string, figures []agg.Figure) 
 		figures = []agg.Figure{{Name: "sources", Value: float64(len(all))}, {Name: "top_sources_share", Value: float64(of) / float64(total)}}
 	}
 	return top, figures
+}
+
+// holds names the links of a namespace that hold most entries, of those that were made
+// since they are followed.
+func (d *Engine) holds(ns event.NetNS) (out []string) {
+	var all []*link
+	d.links.table.all(func(x *link) {
+		if x.netns == ns && x.live() > 0 {
+			all = append(all, x)
+		}
+	})
+	slices.SortFunc(all, func(a, b *link) int {
+		return cmp.Or(cmp.Compare(b.live(), a.live()), a.tuple.Src.Compare(b.tuple.Src), a.tuple.Dst.Compare(b.tuple.Dst),
+			cmp.Compare(a.tuple.Dport, b.tuple.Dport), cmp.Compare(a.tuple.Proto, b.tuple.Proto))
+	})
+	for _, x := range all[:min(holders, len(all))] {
+		out = append(out, fmt.Sprintf("%s to %s (%d entries live)", x.tuple.Src, endpointName(&x.tuple), x.live()))
+	}
+	return out
 }
 
 func most(top []string) string {

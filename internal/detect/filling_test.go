@@ -2,6 +2,7 @@ package detect
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -73,6 +74,9 @@ func TestTableFilling(t *testing.T) {
 	}
 	if f := all[1]; !strings.Contains(f.Why, "netns gw") || len(f.Evidence.Items) == 0 || !strings.HasPrefix(f.Evidence.Items[0], "10.0.0.7 (80 %") {
 		t.Errorf("%s %v", f.Why, f.Evidence.Items)
+	}
+	if f := all[len(all)-1]; !slices.Contains(f.Evidence.Items, "10.0.0.7 to 192.0.2.1:443/tcp (318 entries live)") {
+		t.Errorf("who holds it: %v", f.Evidence.Items)
 	}
 	if f := all[len(all)-1]; f.State != agg.Cleared || f.Raised != 1 {
 		t.Errorf("not over: %+v", f)

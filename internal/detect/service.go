@@ -29,6 +29,7 @@ const (
 	downQuiet    = 10 * time.Minute
 	downNames    = 16
 	maxServices  = 1 << 10
+	mostClients  = 1 << 9 // of one that are told apart
 	// Our own drops that hit many services are one thing: so many alarms a minute.
 	downsAMinute = 16
 )
@@ -96,6 +97,10 @@ func (d *Engine) serviceAt(h uint64, t *event.Tuple, ns event.NetNS, zone uint16
 }
 
 func (v *service) add(s *subject) {
+	if v.by.len() >= mostClients && !v.by.has(s.hash) {
+		v.by.full = true
+		return
+	}
 	if v.by.add(s.hash) && len(v.names) < downNames {
 		v.names = append(v.names, s.addr.String())
 	}
@@ -249,7 +254,11 @@ func (v *service) fill(d *Engine, i *incident) {
 	if !v.had {
 		was = "it was never seen to answer"
 	}
-	f.Why = fmt.Sprintf("%s is down for %d sources: %d failures in a row in %s, %s; %s", endpointName(&v.tuple), v.by.len(), s.n(),
+	sources := fmt.Sprint(v.by.len())
+	if v.by.full {
+		sources = "more than " + sources
+	}
+	f.Why = fmt.Sprintf("%s is down for %s sources: %d failures in a row in %s, %s; %s", endpointName(&v.tuple), sources, s.n(),
 		brief(s.last.Sub(s.first)), s.says(), was)
 	f.WhyNotBenign = "not one contact was answered since the first of these"
 }

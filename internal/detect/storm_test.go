@@ -197,6 +197,25 @@ func TestServiceSeldom(t *testing.T) {
 	}
 }
 
+// Of very many clients as many are told apart as there is room for.
+func TestServiceOfMany(t *testing.T) {
+	w := newWorld(t, Config{})
+	for i := range 3000 {
+		src := fmt.Sprintf("10.1.%d.%d", i/250, i%250)
+		w.connect(time.Duration(i)*10*time.Millisecond, src, "10.0.0.5", 5432, event.ProtoTCP, closed, time.Second)
+		w.connect(minute+time.Duration(i)*10*time.Millisecond, src, "10.0.0.5", 5432, event.ProtoTCP, refusing, 0)
+	}
+	w.run(3 * minute)
+	all := w.of("service_down")
+	if len(all) == 0 {
+		t.Fatal("nothing told")
+	}
+	f := all[len(all)-1]
+	if f.Evidence.Sources != mostClients || !f.Evidence.Estimated || f.Evidence.Refused != 3000 || !strings.Contains(f.Why, "more than 512 sources") {
+		t.Errorf("%+v", f)
+	}
+}
+
 func TestServiceDroppedByUs(t *testing.T) {
 	w := newWorld(t, Config{})
 	for i := range 6 {
