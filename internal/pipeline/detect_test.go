@@ -84,7 +84,7 @@ func watchScans(t *testing.T, backend string) {
 		f := got.last("scan", src)
 		return f.State == agg.Confirmed && f.Evidence.Refused+f.Evidence.Unanswered >= n
 	}
-	for !(whole(refusedBy, refused) && whole(silentTo, silent)) && time.Now().Before(until) {
+	for (!whole(refusedBy, refused) || !whole(silentTo, silent)) && time.Now().Before(until) {
 		time.Sleep(100 * time.Millisecond)
 	}
 	cancel()
