@@ -434,3 +434,27 @@ func TestClientsOfADeadService(t *testing.T) {
 		}
 	}
 }
+
+// Who is silent when a port answers may be forged: only who takes its connection back, or
+// up, is where its packets come from.
+func TestForgedSourcesStayForged(t *testing.T) {
+	for life, forged := range map[time.Duration]bool{60 * time.Second: true, 10 * time.Second: false} {
+		var n network
+		for i := range 40 {
+			n.contact(time.Duration(i)*100*time.Millisecond, client, host(198, 18, 0, 7), uint16(1+i), event.ProtoTCP, refused)
+		}
+		n.contact(5*time.Second, client, host(198, 18, 0, 7), 80, event.ProtoTCP, filtered)
+		e := n.events[len(n.events)-1]
+		e.Kind, e.Time, e.Cause, e.Status = event.Destroy, e.Time+event.Ktime(life), event.TimeoutGC, event.SeenReply
+		e.Lifetime, e.HasLifetime = life, true
+		n.events = append(n.events, e)
+		for i := range 40 {
+			n.contact(80*time.Second+time.Duration(i)*100*time.Millisecond, client, host(198, 18, 0, 7), uint16(100+i), event.ProtoTCP, refused)
+		}
+		n.contact(110*time.Second, client, host(198, 18, 0, 7), 200, event.ProtoTCP, refused)
+		told := n.run()
+		if last := told[len(told)-1]; last.Class != "scan" || last.Spoofable != forged {
+			t.Errorf("gone after %v: %s, spoofable is %v", life, last.Class, last.Spoofable)
+		}
+	}
+}
