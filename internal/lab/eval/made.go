@@ -138,9 +138,10 @@ func madeBenign(p *page, all []made) {
 			}
 		}
 		flagged, cleared := m.flagged()
-		if flagged == 0 {
+		switch flagged {
+		case 0:
 			quiet++
-		} else if flagged == cleared {
+		case cleared:
 			taken++
 		}
 		row := []string{m.Name, number(len(m.verdicts)), number(suspect), bold(flagged), number(cleared), bold(m.others()), toldOf(m.told)}
