@@ -35,7 +35,7 @@ const (
 	unasked        = .95
 	mirrorWindow   = 10 * time.Second
 	mirrorLooksAt  = 8 // entries in a window from which on they are looked at
-	maxMirrors     = 1 << 10
+	maxMirrors     = 1 << 9
 	abusedRate     = 50 // entries of one source in a second
 	abusedSeconds  = 5
 	maxAbused      = 256
@@ -112,7 +112,7 @@ type mirror struct {
 }
 
 // mirrorMost sources are enough to know.
-const mirrorMost = 4 * reflectors
+const mirrorMost = reflectors + 14
 
 // mirrored is one that was told: what came from its port since.
 type mirrored struct {

@@ -53,15 +53,16 @@ const (
 	slot      = event.Ktime(1e9 / 8)
 	lookAt    = event.Ktime(750e6)
 	maxLooks  = 1 << 13
-	// awaitMost is how many contacts with one endpoint are looked at between two
-	// ticks for the scan test: those with others need places too.
-	awaitMost = 1 << 14
 )
 
 // crowdAt is from how many between two ticks on a front that surges is followed. It is
 // higher for hosts and ports, so that the one endpoint of a host or the one host of
 // a port is followed instead.
 var crowdAt = [scopes]uint32{100, 200, 200, 1000}
+
+// awaitMost is how many contacts are looked at between two ticks for the scan test:
+// those with others need places too, and in three seconds there is room for no more.
+var awaitMost = [scopes]uint32{1 << 14, 1 << 15, 1 << 15, 1 << 15}
 
 // fronts are those of an engine.
 type fronts struct {
@@ -279,7 +280,7 @@ func (w *fronts) enter(d *Engine, f *front, e *event.Event, p *place, stranger b
 	} else if at := uint32(float64(crowdAt[l]) / w.most); f.tries/at != (f.tries-n)/at && f.surges() { // at each multiple, were it not the time or no room
 		w.follow(f, e, l)
 	}
-	return l == ofEndpoint && f.tries > awaitMost || d.flooded(f)
+	return f.tries > awaitMost[l] || d.flooded(f)
 }
 
 // served counts an entry of a source that its endpoint has served: only where

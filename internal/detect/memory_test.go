@@ -36,6 +36,9 @@ func TestMemory(t *testing.T) {
 		{"ports of hosts", 1_000_000, true, func(i uint32, r *rand.Rand) event.Tuple {
 			return tcp(spoofed(i), uint16(i), v4(10, 3, r.IntN(64), r.IntN(256)), uint16(r.Uint32()))
 		}},
+		{"UDP to hosts", 1_000_000, false, func(i uint32, r *rand.Rand) event.Tuple {
+			return udp(spoofed(i), 53, v4(10, 3, r.IntN(64), r.IntN(256)), uint16(r.Uint32()))
+		}},
 		{"UDP, six", 1_000_000, false, func(i uint32, r *rand.Rand) event.Tuple {
 			var b [16]byte
 			binary.BigEndian.PutUint64(b[:], 0x2001_0db8_0000_0000|uint64(i)*0x9E3779B9&0xffffffff)
@@ -68,7 +71,7 @@ func TestMemory(t *testing.T) {
 			if most > before+mostGrowth {
 				t.Errorf("grew by %d bytes", most-before)
 			}
-			if n := told["syn_flood"] + told["udp_flood"]; n != 1 || len(told) != 1 {
+			if n := told["syn_flood"] + told["udp_flood"] + told["amplification"]; n != 1 || len(told) != 1 {
 				t.Errorf("told %v, want one flood", told)
 			}
 			runtime.KeepAlive(d)
