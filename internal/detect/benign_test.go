@@ -435,17 +435,23 @@ func TestClientsOfADeadService(t *testing.T) {
 	}
 }
 
-// Who is silent when a port answers may be forged: only who takes its connection back, or
-// up, is where its packets come from.
+// Who is silent when a port answers may be forged, and so may be who takes its connection
+// back: a decoy that is up answers the SYN-ACK with an RST. Only who takes it up is where
+// its packets come from.
 func TestForgedSourcesStayForged(t *testing.T) {
-	for life, forged := range map[time.Duration]bool{60 * time.Second: true, 10 * time.Second: false} {
+	for _, x := range []struct {
+		life   time.Duration
+		status event.Status
+		forged bool
+	}{{60 * time.Second, event.SeenReply, true}, {10 * time.Second, event.SeenReply, true}, {10 * time.Second, event.SeenReply | event.Assured, false}} {
+		life := x.life
 		var n network
 		for i := range 40 {
 			n.contact(time.Duration(i)*100*time.Millisecond, client, host(198, 18, 0, 7), uint16(1+i), event.ProtoTCP, refused)
 		}
 		n.contact(5*time.Second, client, host(198, 18, 0, 7), 80, event.ProtoTCP, filtered)
 		e := n.events[len(n.events)-1]
-		e.Kind, e.Time, e.Cause, e.Status = event.Destroy, e.Time+event.Ktime(life), event.TimeoutGC, event.SeenReply
+		e.Kind, e.Time, e.Cause, e.Status = event.Destroy, e.Time+event.Ktime(life), event.TimeoutGC, x.status
 		e.Lifetime, e.HasLifetime = life, true
 		n.events = append(n.events, e)
 		for i := range 40 {
@@ -453,8 +459,8 @@ func TestForgedSourcesStayForged(t *testing.T) {
 		}
 		n.contact(110*time.Second, client, host(198, 18, 0, 7), 200, event.ProtoTCP, refused)
 		told := n.run()
-		if last := told[len(told)-1]; last.Class != "scan" || last.Spoofable != forged {
-			t.Errorf("gone after %v: %s, spoofable is %v", life, last.Class, last.Spoofable)
+		if last := told[len(told)-1]; last.Class != "scan" || last.Spoofable != x.forged {
+			t.Errorf("gone after %v as %v: %s, spoofable is %v", life, x.status.Names(), last.Class, last.Spoofable)
 		}
 	}
 }

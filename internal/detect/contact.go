@@ -35,10 +35,6 @@ const (
 	// refusedWithin: a TCP entry that goes away unreplied so soon was refused, on
 	// backends that do not tell causes. The shortest timeout is that of CLOSE, 10 s.
 	refusedWithin = 9 * time.Second
-	// closedWithin: an answered entry that nobody took up and that is gone so soon was
-	// taken back by its client (CLOSE, 10 s and the delay of the collector). One that
-	// stays the 60 s of SYN_RECV had a silent client: a forged address is silent too.
-	closedWithin = 45 * time.Second
 	// sampled is how many contacts with endpoints that were good are looked at each
 	// second.
 	sampled = 2048
@@ -229,9 +225,6 @@ func (d *Engine) outcome(c *Contact, now event.Ktime, flags pendFlags, o Outcome
 	case o.failure():
 		if edge != nil {
 			edge.fail()
-		}
-		if o == HalfOpen && (how != "destroy" || now.Sub(c.At) < closedWithin) {
-			s.flags |= proven
 		}
 	}
 	if j.first {
