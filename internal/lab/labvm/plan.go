@@ -19,7 +19,7 @@ type guest struct {
 var takes = map[string]int{
 	"internal/lab/scenario": 450,
 	"internal/probe":        280,
-	"internal/lab/scan":     120,
+	"internal/lab/scan":     380,
 	"internal/pipeline":     90,
 	"cmd/ctsight":           70,
 	"internal/sandbox":      35,

@@ -29,6 +29,7 @@ type finding struct {
 		HalfOpen int `json:"half_open"`
 		Dsts     int `json:"distinct_dsts"`
 		Dports   int `json:"distinct_dports"`
+		Sources  int `json:"distinct_sources"`
 		Figures  map[string]float64
 		Used     []string
 		Samples  []struct{ Time time.Time }
@@ -150,16 +151,6 @@ func (d *watcher) memory() (mb float64) {
 	}
 	d.t.Fatal("no RssAnon")
 	return 0
-}
-
-// until polls a condition, longer than anything takes on a slow machine.
-func until(t testing.TB, what string, ready func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(patience); !ready(); time.Sleep(50 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("still not: %s", what)
-		}
-	}
 }
 
 // took is how long after the first probe it was told, and after the last of those it

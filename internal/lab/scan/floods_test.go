@@ -3,6 +3,9 @@ package scan
 import (
 	"testing"
 	"time"
+
+	"github.com/ctsight/ctsight/internal/event"
+	"github.com/ctsight/ctsight/internal/netlab"
 )
 
 // flood is one run of hping3 at an endpoint of its own, 2,000 packets a second where
@@ -45,6 +48,44 @@ func (d *watcher) flood(w *town) map[string]int {
 		w.t.Errorf("it has grown by %.1f MB", after-before)
 	}
 	return sent
+}
+
+// A horde is a scan that is divided among many: each tries a port of three hosts.
+const (
+	hordeSize = 100
+	hordePort = 445
+	ifHorde   = 5 * time.Second
+)
+
+// horde sends one, from sources that have nothing in common.
+func (w *town) horde() {
+	w.t.Helper()
+	s, err := w.NewSender(w.A, netlab.SendOptions{})
+	must(w.t, err)
+	defer s.Close()
+	for i := range 3 * hordeSize {
+		must(w.t, s.Send(netlab.Packet{Flags: netlab.SYN, Seq: 1, Tuple: event.Tuple{
+			Src: source(100 + i%hordeSize), Dst: nth(silent, i), Sport: 40000, Dport: hordePort, Proto: event.ProtoTCP}}))
+	}
+	must(w.t, s.Sync())
+}
+
+// checkHorde wants it found as one, by its port.
+func checkHorde(t *testing.T, found incident) {
+	alarm, last := found.confirmed(), found.last()
+	if alarm == nil {
+		t.Fatalf("never confirmed: %s", last)
+	}
+	took, _ := alarm.took()
+	t.Logf("alarm after %v: %s", took, alarm.Why)
+	t.Logf("in the end: %s", last)
+	if took > ifHorde {
+		t.Errorf("confirmed after %v, want %v", took, ifHorde)
+	}
+	e := &last.Evidence
+	if last.Class != "distributed_scan" || last.Raised != 1 || e.Sources != hordeSize || e.Unanswered != 3*hordeSize || e.Dsts != 3*hordeSize {
+		t.Errorf("want %d sources with %d destinations: %s", hordeSize, 3*hordeSize, last.line)
+	}
 }
 
 // check holds the finding about a target against what was sent.

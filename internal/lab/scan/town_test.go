@@ -4,6 +4,7 @@
 package scan
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -44,6 +45,21 @@ var (
 
 // Ports that are open on whoever is alive, with TCP and UDP.
 var open = []uint16{53, 80}
+
+// What becomes of who asks whom: in the first network every service answers, in the
+// second every connection is refused, in the third nobody lives.
+var (
+	good   = netip.MustParsePrefix("10.3.0.0/17")
+	closed = netip.MustParsePrefix("10.3.128.0/17")
+	silent = netip.MustParsePrefix("10.2.128.0/17")
+)
+
+// nth is the i-th address of a network.
+func nth(p netip.Prefix, i int) netip.Addr {
+	b := p.Addr().As4()
+	binary.BigEndian.PutUint32(b[:], binary.BigEndian.Uint32(b[:])+uint32(i))
+	return netip.AddrFrom4(b)
+}
 
 // town is a lab with a gateway under test and its truth.
 type town struct {
