@@ -33,6 +33,7 @@ const quicker = "[Service]\nWatchdogSec=10s\nTimeoutAbortSec=1s\n"
 
 const (
 	config = "/etc/ctsight/ctsight.yml"
+	logs   = "/var/log/ctsight"
 	dropIn = "/run/systemd/system/ctsight.service.d/quicker.conf"
 	addr   = "127.0.0.1:9781"
 )
@@ -97,6 +98,7 @@ func TestDeb(t *testing.T) {
 	traces(t)
 	named(t)
 	reload(t)
+	feeds(t)
 	watchdog(t)
 
 	end, pid := unnamed(t), mainPID(t)
@@ -122,6 +124,9 @@ func TestDeb(t *testing.T) {
 	do(t, "dpkg", "--purge", "ctsight")
 	if s, err := exec.Command("systemctl", "cat", "ctsight").CombinedOutput(); err == nil {
 		t.Errorf("the unit stays:\n%s", s)
+	}
+	if _, err := os.Stat(logs); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("purge leaves what was logged: %v", err)
 	}
 	if d := differences(booksBefore, books(t)); len(d) > 0 {
 		t.Errorf("users: %s", d)
@@ -274,6 +279,26 @@ func reload(t *testing.T) {
 	until(t, "a refusal", func() bool { return served.Values(t)["config_last_reload_successful"] == 0 })
 	if mainPID(t) != pid || served.Code("/-/ready") != 200 {
 		t.Error("a bad file ended it")
+	}
+	if err := os.WriteFile(config, good, 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// feeds has it write findings where the unit lets it.
+func feeds(t *testing.T) {
+	t.Helper()
+	good, err := os.ReadFile(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(config, append(good, "\nfeed: {file: "+logs+"/feed.log}\n"...), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	do(t, "systemctl", "restart", "ctsight")
+	tracing(t)
+	if _, err := os.Stat(logs + "/feed.log"); err != nil {
+		t.Error(err)
 	}
 	if err := os.WriteFile(config, good, 0o644); err != nil {
 		t.Fatal(err)
