@@ -26,8 +26,8 @@ type entry struct {
 
 func (e entry) holds(at time.Time) bool { return e.until.IsZero() || e.until.After(at) }
 
-// NewAllow makes it from the configuration. Of what it is told twice the configuration
-// checks what the operator wrote; vital prefixes hold for ever and come on top.
+// NewAllow makes it from what the operator has written, where no prefix is there twice,
+// and from what is vital, which holds for ever.
 func NewAllow(list []config.Allow, vital []Vital) *Allow {
 	a := &Allow{}
 	for _, c := range list {

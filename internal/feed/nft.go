@@ -4,7 +4,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"maps"
 	"net"
 	"net/netip"
 	"slices"
@@ -571,6 +570,3 @@ func (r *Ruleset) rule(k setKind) []expr.Any {
 	}
 	return append(out, &expr.Counter{}, &expr.Verdict{Kind: expr.VerdictDrop})
 }
-
-// Have is what the table has now, and when the kernel forgets it.
-func (t *Table) Have() map[netip.Prefix]time.Time { return maps.Clone(t.have) }

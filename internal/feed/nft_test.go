@@ -372,7 +372,7 @@ func TestExpires(t *testing.T) {
 	r.Block = listed(now.Add(time.Hour), "198.51.100.7", "198.51.100.0/24", "203.0.113.1")
 	until(t, func() bool { l.sync(table, r, time.Now()); return len(l.elements()) == 3 })
 	// Nobody is blocked for longer than the lease by one who was killed.
-	for p, end := range table.Have() {
+	for p, end := range table.have {
 		if end.After(time.Now().Add(lease)) {
 			t.Errorf("%s until %v", p, end)
 		}
