@@ -124,6 +124,9 @@ func TestFeedBlocks(t *testing.T) {
 	if out, err := nftCheck(r, text); err != nil || !strings.Contains(text, "198.51.100.7 timeout") {
 		t.Errorf("nft -c: %v %s\n%s", err, out, text)
 	}
+	if after := theirs(); after != before {
+		t.Errorf("somebody else's table has changed:\n%s\n%s", before, after)
+	}
 	_, err = r.R.Run("nft", "flush", "ruleset")
 	must(t, err)
 	must(t, r.R.NFT(foreign))
