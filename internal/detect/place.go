@@ -63,13 +63,17 @@ func prefixOf(a netip.Addr) netip.Prefix {
 func (d *Engine) touch(events []event.Event) {
 	sum := uint64(0)
 	for i := range events {
-		p := &d.places[i]
-		sum += d.subjects.peek(p.src) + d.pending.Touch(p.id)
-		if events[i].Kind == event.New {
-			sum += d.edges.peek(p.edge)
+		switch p := &d.places[i]; events[i].Kind {
+		case event.New:
+			sum += d.subjects.peek(p.src) + d.edges.peek(p.edge)
+		case event.Destroy:
+			sum += d.pending.Touch(p.id) + d.links.table.peek(p.edge)
 		}
 	}
 	for i := range events {
+		if events[i].Kind != event.New {
+			continue
+		}
 		if v := d.subjects.find(d.places[i].src); v != nil {
 			sum += uint64(v.last)
 		}
