@@ -151,7 +151,7 @@ func (d *Engine) depart(e *event.Event, p *place) {
 			c.At -= event.Ktime(e.Lifetime)
 		}
 	} else {
-		s = d.settle(&c, &was)
+		s = d.settle(&c, p, &was)
 	}
 	d.part(e, p, c.At, waits || e.HasLifetime)
 	d.filling.note(e)
@@ -160,7 +160,7 @@ func (d *Engine) depart(e *event.Event, p *place) {
 		d.fronts.depart(d, e, p, c.At)
 	}
 	if known && (waits || o != Answered) {
-		d.outcome(&c, e.Time, was.flags, o, "destroy")
+		d.outcome(&c, p, e.Time, was.flags, o, "destroy")
 		return
 	}
 	d.recheck(s)
@@ -189,14 +189,12 @@ func ended(e *event.Event, age time.Duration) (Outcome, bool) {
 }
 
 // outcome takes what became of a contact; flags say what was known of it before.
-func (d *Engine) outcome(c *Contact, now event.Ktime, flags pendFlags, o Outcome, how string) {
+func (d *Engine) outcome(c *Contact, p *place, now event.Ktime, flags pendFlags, o Outcome, how string) {
 	d.now = max(d.now, now)
 	sec := d.second(now)
-	var p place
-	d.locateTuple(&p, c.NetNS, c.Zone, &c.Orig)
 	s := d.source(c.NetNS, c.Zone, c.Orig.Src, p.src)
 	s.last = sec
-	j := judgement{Contact: c, place: &p, now: now, sec: sec, o: o, first: flags&pendFirst != 0, how: how}
+	j := judgement{Contact: c, place: p, now: now, sec: sec, o: o, first: flags&pendFirst != 0, how: how}
 	switch {
 	case flags&pendSilent != 0:
 		j.before, j.judged = Unanswered, true

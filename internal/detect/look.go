@@ -214,8 +214,10 @@ func (d *Engine) Seen(l *Look, now event.Ktime, seen Seen) {
 		return // destroyed meanwhile, which has told
 	}
 	d.now = max(d.now, now)
+	var at place
+	d.locateTuple(&at, l.NetNS, l.Zone, &l.Orig)
 	if !seen.Known || !seen.Live {
-		d.recheck(d.settle(&l.Contact, p))
+		d.recheck(d.settle(&l.Contact, &at, p))
 		if seen.Known && l.stage > early { // its destroy is not just on its way: it was lost
 			d.pending.Remove(l.id)
 			return
@@ -232,12 +234,12 @@ func (d *Engine) Seen(l *Look, now event.Ktime, seen Seen) {
 	case known && o == Answered:
 		c := l.Contact
 		was := *p
-		d.settle(&c, &was)
+		d.settle(&c, &at, &was)
 		d.pending.Remove(l.id)
-		d.outcome(&c, now, was.flags, Answered, how)
+		d.outcome(&c, &at, now, was.flags, Answered, how)
 		return
 	case l.stage == early:
-		d.recheck(d.settle(&l.Contact, p))
+		d.recheck(d.settle(&l.Contact, &at, p))
 	case known && o == HalfOpen && p.flags&pendHalf == 0, l.stage >= judged && !known && p.flags&(pendSilent|pendHalf) == 0:
 		if !known {
 			o = Unanswered
@@ -247,7 +249,7 @@ func (d *Engine) Seen(l *Look, now event.Ktime, seen Seen) {
 			p.flags |= pendSilent
 			p.flags &^= pendHalf
 		}
-		d.outcome(&l.Contact, now, flags, o, how)
+		d.outcome(&l.Contact, &at, now, flags, o, how)
 	}
 	d.again(l)
 }
@@ -284,7 +286,7 @@ func (l *Look) shows(s *Seen) (Outcome, bool) {
 
 // settle ends the time in which a contact may yet be answered at once. Who knows no
 // outcome looks whether that decides a test (recheck).
-func (d *Engine) settle(c *Contact, p *pending) *subject {
+func (d *Engine) settle(c *Contact, at *place, p *pending) *subject {
 	if p.early == 0 {
 		return nil
 	}
@@ -292,8 +294,6 @@ func (d *Engine) settle(c *Contact, p *pending) *subject {
 	if p.flags&pendFirst == 0 {
 		return nil
 	}
-	var at place
-	d.locateTuple(&at, c.NetNS, c.Zone, &c.Orig)
 	s := d.subjects.find(at.src)
 	if s == nil {
 		return nil
