@@ -248,7 +248,7 @@ func (t *Table) allowed(k setKind) int {
 	n := 0
 	for _, p := range t.loaded.Allow {
 		if k.takes(p, true) {
-			n += len(k.elements(p, 0))
+			n += len(k.append(nil, p, 0))
 		}
 	}
 	return n
@@ -291,7 +291,7 @@ func (t *Table) load(r *Ruleset) error {
 	if err != nil {
 		return fmt.Errorf("nftables: %w", err)
 	}
-	t.have, t.known, t.rules = map[netip.Prefix]time.Time{}, true, handles(rules)
+	t.have, t.known, t.rules = make(map[netip.Prefix]time.Time, len(r.Block)), true, handles(rules)
 	t.loaded = Ruleset{Hook: r.Hook, Action: r.Action, Allow: slices.Clone(r.Allow)}
 	t.count(func(s *TableStats) { s.Loads++ })
 	return nil
@@ -306,7 +306,7 @@ func (k setKind) fill(c *nftables.Conn, allow []netip.Prefix) error {
 	for part := range slices.Chunk(mine, chunk) {
 		var e []nftables.SetElement
 		for _, p := range part {
-			e = append(e, k.elements(p, 0)...)
+			e = k.append(e, p, 0)
 		}
 		if err := c.SetAddElements(k.set(), e); err != nil {
 			return fmt.Errorf("nftables: %w", err)
@@ -348,7 +348,6 @@ func (t *Table) update(want map[netip.Prefix]time.Time, now time.Time) error {
 		prefixes []netip.Prefix
 		add      bool
 	}{{gone, false}, {add, true}} {
-		slices.SortFunc(part.prefixes, netip.Prefix.Compare)
 		for some := range slices.Chunk(part.prefixes, messages*chunk) {
 			if err := t.change(c, some, want, part.add, now); err != nil {
 				return err
@@ -387,8 +386,10 @@ func (t *Table) change(c *nftables.Conn, some []netip.Prefix, want map[netip.Pre
 		return fmt.Errorf("nftables: change elements: %w", err)
 	}
 	for _, p := range some {
-		if delete(t.have, p); add {
+		if add {
 			t.have[p] = now.Add(timeout(want[p], now))
+		} else {
+			delete(t.have, p)
 		}
 	}
 	return nil
@@ -400,26 +401,24 @@ func timeout(end, now time.Time) time.Duration {
 
 // queue makes the messages of a change; what is there goes before it comes again.
 func (t *Table) queue(c *nftables.Conn, some []netip.Prefix, want map[netip.Prefix]time.Time, add bool, now time.Time) error {
-	for _, k := range setKinds {
-		var del, put []nftables.SetElement
-		for _, p := range some {
-			if !k.takes(p, false) {
-				continue
-			}
-			if _, there := t.have[p]; there {
-				del = append(del, k.elements(p, 0)...)
-			}
-			if add {
-				put = append(put, k.elements(p, timeout(want[p], now))...)
-			}
+	del, put := make([][]nftables.SetElement, len(setKinds)), make([][]nftables.SetElement, len(setKinds))
+	for _, p := range some {
+		i := blockKind(p)
+		if _, there := t.have[p]; there {
+			del[i] = setKinds[i].append(del[i], p, 0)
 		}
-		if len(del) > 0 {
-			if err := c.SetDeleteElements(k.set(), del); err != nil {
+		if add {
+			put[i] = setKinds[i].append(put[i], p, timeout(want[p], now))
+		}
+	}
+	for i, k := range setKinds {
+		if len(del[i]) > 0 {
+			if err := c.SetDeleteElements(k.set(), del[i]); err != nil {
 				return err
 			}
 		}
-		if len(put) > 0 {
-			if err := c.SetAddElements(k.set(), put); err != nil {
+		if len(put[i]) > 0 {
+			if err := c.SetAddElements(k.set(), put[i]); err != nil {
 				return err
 			}
 		}
@@ -467,18 +466,17 @@ func (k setKind) set() *nftables.Set {
 	return s
 }
 
-// elements are a prefix as the kernel has it: an address, or its first and the first
+// append appends a prefix as the kernel has it: an address, or its first and the first
 // behind it, which the last prefix there is does not have.
-func (k setKind) elements(p netip.Prefix, timeout time.Duration) []nftables.SetElement {
-	first := nftables.SetElement{Key: p.Addr().AsSlice(), Timeout: timeout}
+func (k setKind) append(to []nftables.SetElement, p netip.Prefix, timeout time.Duration) []nftables.SetElement {
+	to = append(to, nftables.SetElement{Key: p.Addr().AsSlice(), Timeout: timeout})
 	if !k.net {
-		return []nftables.SetElement{first}
+		return to
 	}
-	end := lastOf(p).Next()
-	if !end.IsValid() {
-		return []nftables.SetElement{first}
+	if end := lastOf(p).Next(); end.IsValid() {
+		to = append(to, nftables.SetElement{Key: end.AsSlice(), IntervalEnd: true})
 	}
-	return []nftables.SetElement{first, {Key: end.AsSlice(), IntervalEnd: true}}
+	return to
 }
 
 // lastOf is the last address of a prefix.

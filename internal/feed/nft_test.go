@@ -21,7 +21,7 @@ import (
 
 // lab is a network namespace of the test with rules of somebody else in it, and nft.
 type lab struct {
-	t  *testing.T
+	t  testing.TB
 	ns *netlab.NS
 }
 
@@ -39,7 +39,7 @@ table inet ctsight2 {
 }
 `
 
-func newLab(t *testing.T) lab {
+func newLab(t testing.TB) lab {
 	t.Helper()
 	if _, err := exec.LookPath("nft"); err != nil {
 		t.Skip("nft is not here: make test installs it")

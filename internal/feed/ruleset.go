@@ -44,6 +44,11 @@ func (k setKind) takes(p netip.Prefix, pass bool) bool {
 	return k.pass == pass && k.v6 == p.Addr().Is6() && (k.net == !p.IsSingleIP() || pass)
 }
 
+// blockKind is the index of the set that blocks a prefix.
+func blockKind(p netip.Prefix) int {
+	return slices.IndexFunc(setKinds, func(k setKind) bool { return k.takes(p, false) })
+}
+
 // priority comes after conntrack, whose state the rules ask for, and before anybody's
 // filter and destination NAT.
 func priority(hook string) int {
