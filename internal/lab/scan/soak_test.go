@@ -164,7 +164,7 @@ func (w *town) echo(port uint16) {
 	}))
 	p := ipv4.NewPacketConn(c)
 	must(w.t, p.SetControlMessage(ipv4.FlagDst, true))
-	w.t.(*testing.T).Cleanup(func() { must(w.t, c.Close()) })
+	w.t.Cleanup(func() { must(w.t, c.Close()) })
 	go func() {
 		buf := make([]byte, 2048)
 		for {
@@ -187,13 +187,13 @@ func (w *town) metrics(port uint16) {
 	}))
 	s := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "fine 1") })}
 	go func() { _ = s.Serve(l) }()
-	w.t.(*testing.T).Cleanup(func() { must(w.t, s.Close()) })
+	w.t.Cleanup(func() { must(w.t, s.Close()) })
 }
 
 // prometheus is a real one among the clients that scrapes targets.
 func (w *town) prometheus(targets []netip.AddrPort) {
 	w.t.Helper()
-	dir := w.t.(*testing.T).TempDir()
+	dir := w.t.TempDir()
 	var list []string
 	for _, p := range targets {
 		list = append(list, fmt.Sprintf("%q", p))
@@ -205,7 +205,7 @@ scrape_configs:
 `, strings.Join(list, ", ")), 0o600))
 	cmd := exec.Command("prometheus", "--config.file="+dir+"/prometheus.yml", "--storage.tsdb.path="+dir+"/data", "--web.listen-address=127.0.0.1:9090", "--log.level=warn")
 	must(w.t, w.A.Do(cmd.Start))
-	w.t.(*testing.T).Cleanup(func() {
+	w.t.Cleanup(func() {
 		must(w.t, cmd.Process.Signal(syscall.SIGTERM))
 		_ = cmd.Wait()
 	})
