@@ -464,3 +464,36 @@ func TestForgedSourcesStayForged(t *testing.T) {
 		}
 	}
 }
+
+// SYNs in the name of a client that has handshakes of its own, with others and with an old
+// endpoint of the same host, are not shown to be the client's.
+func TestForgedClientStaysForged(t *testing.T) {
+	for _, x := range []struct {
+		name   string
+		dst    netip.Addr
+		at     time.Duration
+		forged bool
+	}{
+		{"elsewhere", host(198, 18, 0, 9), time.Second, true},
+		{"there, two hours before", host(198, 18, 0, 7), time.Second - 2*time.Hour, true},
+		{"there, before", host(198, 18, 0, 7), time.Second, false},
+		{"there, after", host(198, 18, 0, 7), 40 * time.Second, false},
+	} {
+		var n network
+		shake := func() { n.contact(2*time.Hour+x.at, client, x.dst, 443, event.ProtoTCP, good) }
+		if x.at < 30*time.Second {
+			shake()
+		}
+		for i := range 40 {
+			n.contact(2*time.Hour+30*time.Second+time.Duration(i)*100*time.Millisecond, client, host(198, 18, 0, 7), uint16(1000+i), event.ProtoTCP, refused)
+		}
+		if x.at >= 30*time.Second {
+			shake()
+		}
+		n.contact(2*time.Hour+60*time.Second, client, host(198, 18, 0, 7), 3000, event.ProtoTCP, refused)
+		told := n.run()
+		if last := told[len(told)-1]; last.Class != "scan" || last.Spoofable != x.forged {
+			t.Errorf("a handshake %s: %s, spoofable is %v", x.name, last.Class, last.Spoofable)
+		}
+	}
+}

@@ -37,7 +37,7 @@ const (
 	refusedWithin = 9 * time.Second
 	// sampled is how many contacts with endpoints that were good are looked at each
 	// second.
-	sampled = 2048
+	sampled = 512
 )
 
 // used is where outcomes came from.
@@ -219,6 +219,7 @@ func (d *Engine) outcome(c *Contact, p *place, now event.Ktime, flags pendFlags,
 		}
 		if c.Orig.Proto == event.ProtoTCP {
 			s.flags |= proven
+			s.shake(p, sec, j.first)
 		}
 	case o.failure():
 		if edge != nil {
@@ -241,6 +242,17 @@ func (d *Engine) outcome(c *Contact, p *place, now event.Ktime, flags pendFlags,
 	}
 	d.fared(s, &j, client)
 	d.scan.judge(d, s, &j)
+}
+
+// shake notes a handshake that a source has finished.
+func (s *subject) shake(p *place, sec uint32, first bool) {
+	if !first {
+		return
+	}
+	s.shook, s.shookAt = p.dst, sec
+	if s.record != nil && s.record.dst.has(p.dst) {
+		s.record.proof = true
+	}
 }
 
 // judgement is a contact with its outcome.

@@ -17,24 +17,25 @@ import (
 // What an insert pays is a counter in the cache line that it reads anyway, and for a
 // link one more look-up; the rest belongs to ticks.
 type link struct {
+	// What every entry needs is together.
+	made, ended uint64 // entries since then
+	since       event.Ktime
+	lastGood    event.Ktime // contact that was answered
+	last        uint32      // second
+	minute      uint32      // number of the minutes that are full
+	netns       event.NetNS
+	zone        uint16
+	fresh       bool // the source had not come to the endpoint within a day before
+	told        tellings
+	open        minuteOf
+	window      [slices5]lately
+
 	hash, endpoint, src uint64
 	tuple               event.Tuple // Sport is 0
-	netns               event.NetNS
-	zone                uint16
-	fresh               bool // the source had not come to the endpoint within a day before
-	told                tellings
-	last                uint32 // second
-	since               event.Ktime
-
-	made, ended uint64      // entries since then
-	lastGood    event.Ktime // contact that was answered
-	window      [slices5]lately
-	streak      *streak // failures since the last success
-	hammer      *hammer
-	minutes     [minutesKept]minuteOf
-	minute      uint32 // number of the minutes that are full
-	open        minuteOf
-	older       lives // entries of before it was followed
+	streak              *streak     // failures since the last success
+	hammer              *hammer
+	older               lives // entries of before it was followed
+	minutes             [minutesKept]minuteOf
 }
 
 // tellings is what was told of a link.

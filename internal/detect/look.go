@@ -33,6 +33,7 @@ type Look struct {
 	Contact
 
 	id    uint64
+	at    place // not of a crowd's
 	stage uint8
 }
 
@@ -178,7 +179,24 @@ func (d *Engine) Due(now event.Ktime, into []Look) []Look {
 			}
 		}
 	}
+	d.ready(into)
 	return d.fronts.due(now, into)
+}
+
+// ready reads what Seen will read of each look, as touch does for events.
+func (d *Engine) ready(looks []Look) {
+	sum := uint64(0)
+	for i := range looks {
+		l := &looks[i]
+		d.locateTuple(&l.at, l.NetNS, l.Zone, &l.Orig)
+		sum += d.subjects.peek(l.at.src) + d.edges.peek(l.at.edge) + d.goods.peek(l.at.endpoint)
+	}
+	for i := range looks {
+		if v := d.subjects.find(looks[i].at.src); v != nil {
+			sum += uint64(v.last) + uint64(v.contacts) + uint64(v.first.hash)
+		}
+	}
+	d.used.touched = sum
 }
 
 // NextDue is when there will be something to look at, false for never.
@@ -214,8 +232,7 @@ func (d *Engine) Seen(l *Look, now event.Ktime, seen Seen) {
 		return // destroyed meanwhile, which has told
 	}
 	d.now = max(d.now, now)
-	var at place
-	d.locateTuple(&at, l.NetNS, l.Zone, &l.Orig)
+	at := l.at
 	if !seen.Known || !seen.Live {
 		d.recheck(d.settle(&l.Contact, &at, p))
 		if seen.Known && l.stage > early { // its destroy is not just on its way: it was lost

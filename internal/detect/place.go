@@ -71,6 +71,9 @@ func (d *Engine) touch(events []event.Event) {
 		}
 	}
 	for i := range events {
+		if x := d.links.table.find(d.places[i].edge); x != nil {
+			sum += x.made
+		}
 		if events[i].Kind != event.New {
 			continue
 		}

@@ -339,6 +339,11 @@ func (n *scan) fail(d *Engine, s *subject, j *judgement) {
 		d.over.Contacts++
 	}
 	r.dst.add(j.place.dst)
+	// Anybody can send SYNs in the name of a client that has handshakes of its own. It
+	// is the scanner's when a new endpoint of what it scans was taken up within the hour.
+	if s.shook == j.place.dst && j.sec-min(j.sec, s.shookAt) <= uint32(knownFor/time.Second) {
+		r.proof = true
+	}
 	r.port.add(uint64(port(&j.Orig))<<8 | uint64(j.Orig.Proto) + 1)
 	if !d.cfg.Internal(j.Orig.Dst) {
 		r.net.add(wide(j.Orig.Dst))
@@ -681,7 +686,7 @@ func (r *record) fill(d *Engine, s *subject, k *key, h float64, i *incident) {
 	f, t := &i.f, &r.tally
 	f.Shape = r.shape()
 	f.Statistic, f.Threshold = k.lambda, h
-	f.Spoofable = s.flags&proven == 0 || t.invalid > 0 && r.failed.len() < leastFailed+int(t.invalid) // the others alone would not do
+	f.Spoofable = !r.proof || t.invalid > 0 && r.failed.len() < leastFailed+int(t.invalid) // the others alone would not do
 	f.Evidence = agg.Evidence{
 		Contacts: uint64(r.failed.len()) + t.answered + uint64(s.pend), Attempts: r.attempts(),
 		Answered: t.answered, Refused: t.refused, Unanswered: t.unanswered, HalfOpen: t.half, Invalid: t.invalid,

@@ -73,6 +73,19 @@ func (s *set) remove(h uint64) {
 	}
 }
 
+func (c *counted) has(h uint64) bool {
+	if c.many != nil {
+		_, ok := c.many[h]
+		return ok
+	}
+	for i := range c.few {
+		if c.few[i].hash == h {
+			return true
+		}
+	}
+	return false
+}
+
 func (c *counted) len() int { return max(len(c.few), len(c.many)) }
 
 func (c *counted) add(h uint64) {

@@ -30,6 +30,8 @@ type subject struct {
 	base     uint32 // answered, when the first failed
 	lead     uint32 // of these, just before that
 	sport    uint16 // of its last stray segment
+	shookAt  uint32 // second
+	shook    uint64 // the last new endpoint whose handshake it finished: its destination
 	health   health
 	fan      fan
 
@@ -43,7 +45,7 @@ type subject struct {
 type subjectFlags uint8
 
 const (
-	proven   subjectFlags = 1 << iota // has finished a handshake: packets with its address come from it
+	proven   subjectFlags = 1 << iota // has finished a handshake: packets with its address do come from there
 	watched                           // a prefix that is to be looked at with the next tick
 	unlooked                          // there were contacts that nobody looked at
 )
@@ -178,6 +180,7 @@ type record struct {
 	fresh    event.Ktime    // when an endpoint failed that had not failed before
 	returned uint64         // failures once more, well after that
 	from     counted        // of a prefix: the sources
+	proof    bool           // it finished a handshake where it failed: these contacts are its own
 	through  netip.AddrPort // what took up a connection after the scan was confirmed
 	used     used
 	flags    []event.TCPFlags // that its invalid segments had, the first few kinds
