@@ -50,11 +50,14 @@ func (d *watcher) flood(w *town) map[string]int {
 	return sent
 }
 
-// A horde is a scan that is divided among many: each tries a port of three hosts.
+// A horde is a scan that is divided among many: each tries a port of two hosts, and
+// all of them together are far from a flood.
 const (
-	hordeSize = 100
-	hordePort = 445
-	ifHorde   = 5 * time.Second
+	hordeSize  = 60
+	hordeTries = 2 * hordeSize
+	hordePort  = 445
+	hordePause = 20 * time.Millisecond
+	ifHorde    = 5 * time.Second
 )
 
 // horde sends one, from sources that have nothing in common.
@@ -63,11 +66,12 @@ func (w *town) horde() {
 	s, err := w.NewSender(w.A, netlab.SendOptions{})
 	must(w.t, err)
 	defer s.Close()
-	for i := range 3 * hordeSize {
+	for i := range hordeTries {
+		time.Sleep(hordePause)
 		must(w.t, s.Send(netlab.Packet{Flags: netlab.SYN, Seq: 1, Tuple: event.Tuple{
 			Src: source(100 + i%hordeSize), Dst: nth(silent, i), Sport: 40000, Dport: hordePort, Proto: event.ProtoTCP}}))
+		must(w.t, s.Flush())
 	}
-	must(w.t, s.Sync())
 }
 
 // checkHorde wants it found as one, by its port.
@@ -83,8 +87,8 @@ func checkHorde(t *testing.T, found incident) {
 		t.Errorf("confirmed after %v, want %v", took, ifHorde)
 	}
 	e := &last.Evidence
-	if last.Class != "distributed_scan" || last.Raised != 1 || e.Sources != hordeSize || e.Unanswered != 3*hordeSize || e.Dsts != 3*hordeSize {
-		t.Errorf("want %d sources with %d destinations: %s", hordeSize, 3*hordeSize, last.line)
+	if last.Class != "distributed_scan" || last.Raised != 1 || e.Sources != hordeSize || e.Unanswered != hordeTries || e.Dsts != hordeTries {
+		t.Errorf("want %d sources with %d destinations: %s", hordeSize, hordeTries, last.line)
 	}
 }
 
