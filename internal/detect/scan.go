@@ -703,7 +703,7 @@ func (r *record) fill(d *Engine, s *subject, k *key, h float64, i *incident) {
 	if r.p2p(k) {
 		f.Severity = agg.Info
 	}
-	took := r.last.Sub(r.first)
+	took := r.took()
 	what := fmt.Sprintf("%d destinations on %d ports", r.dst.len(), r.port.len())
 	switch f.Shape {
 	case "vertical":
@@ -741,6 +741,15 @@ func (r *record) fill(d *Engine, s *subject, k *key, h float64, i *incident) {
 	}
 	i.last = r.last
 	f.Expires = d.cfg.Clock.At(r.last).Add(retention)
+}
+
+// took is from the first failing contact to the last, as they were made: silence is
+// known 3 s later.
+func (r *record) took() time.Duration {
+	if len(r.sample) == 0 { // an outage has taken all of them back
+		return r.last.Sub(r.first)
+	}
+	return r.sample[len(r.sample)-1].At.Sub(r.sample[0].At)
 }
 
 // outcomes says how the contacts ended, those that there are.

@@ -153,6 +153,7 @@ func docsFiles(t *testing.T, findings []agg.Finding) string {
 		t.Fatal(err)
 	}
 	return "mount -t tmpfs none /var/log; mkdir /var/log/ctsight; mount --bind " + dir + " /var/log/ctsight; " +
-		"mount -t tmpfs none /media; mkdir /media/up /media/work; " +
-		"mount -t overlay overlay -o lowerdir=/etc,upperdir=/media/up,workdir=/media/work /etc; mkdir -p /etc/fail2ban; cp -r " + filters + "/* /etc/fail2ban/; mount -t tmpfs none /tmp; "
+		"mount -t tmpfs none /media; mkdir /media/up /media/work /media/uptmp /media/worktmp; " +
+		"mount -t overlay overlay -o lowerdir=/etc,upperdir=/media/up,workdir=/media/work /etc; mkdir -p /etc/fail2ban; cp -r " + filters + "/* /etc/fail2ban/; " +
+		"mount -t overlay overlay -o lowerdir=/tmp,upperdir=/media/uptmp,workdir=/media/worktmp /tmp; " // the checkout may be there
 }
