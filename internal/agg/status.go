@@ -49,7 +49,8 @@ type Status struct {
 	MapBytes   uint64
 	Findings   []Finding // that are open, and those of the last day
 	Found      []ClassCount
-	Omitted    []Omission // what detection had no room for, since the start
+	Paged      []ClassCount // of these for a human
+	Omitted    []Omission   // what detection had no room for, since the start
 
 	History []Sample // one a second, oldest first
 }

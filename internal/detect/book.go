@@ -21,6 +21,7 @@ type book struct {
 	known map[incidentKey]*incident
 	byAge []*incident // in the order they were opened
 	found map[string]uint64
+	paged map[string]uint64 // of these for a human
 }
 
 // incidentKey is what an incident is about.
@@ -40,6 +41,7 @@ type incident struct {
 	told        event.Ktime
 	loss        agg.Loss // when it was opened
 	changed     bool     // there is evidence that was not told
+	paged       bool     // was told as one for a human
 	// refill writes what is known now into f, before it is told; may be nil.
 	refill func()
 	// quiet is after how long without evidence it is over.
@@ -59,7 +61,7 @@ const (
 )
 
 func newBook(d *Engine) book {
-	return book{d: d, known: map[incidentKey]*incident{}, found: map[string]uint64{}}
+	return book{d: d, known: map[incidentKey]*incident{}, found: map[string]uint64{}, paged: map[string]uint64{}}
 }
 
 // find returns an incident, nil if there is none.
@@ -148,6 +150,10 @@ func (b *book) tell(i *incident, now event.Ktime) {
 			f.Severity = agg.Feed
 		}
 	}
+	if f.State == agg.Confirmed && f.Severity == agg.Page && !i.paged {
+		i.paged = true
+		b.paged[f.Class]++
+	}
 	i.told, i.changed = now, false
 	out := *f
 	b.d.cfg.Tell(&out)
@@ -230,10 +236,10 @@ func (b *book) all() []agg.Finding {
 	return out
 }
 
-// counts returns how many were raised, by class.
-func (b *book) counts() []agg.ClassCount {
+// byClass returns counts in the order of their classes.
+func byClass(counts map[string]uint64) []agg.ClassCount {
 	var out []agg.ClassCount
-	for c, n := range b.found {
+	for c, n := range counts {
 		out = append(out, agg.ClassCount{Class: c, Count: n})
 	}
 	slices.SortFunc(out, func(a, b agg.ClassCount) int { return cmp.Compare(a.Class, b.Class) })

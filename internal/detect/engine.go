@@ -209,7 +209,11 @@ func (d *Engine) Tick(now event.Ktime, s State) {
 func (d *Engine) Findings() []agg.Finding { return d.book.all() }
 
 // Found returns how many incidents were raised since the start, by class.
-func (d *Engine) Found() []agg.ClassCount { return d.book.counts() }
+func (d *Engine) Found() []agg.ClassCount { return byClass(d.book.found) }
+
+// Paged returns how many of these were for a human: confirmed, of severity page, and
+// not suppressed.
+func (d *Engine) Paged() []agg.ClassCount { return byClass(d.book.paged) }
 
 // Overflow returns what was left out so far.
 func (d *Engine) Overflow() Overflow { return d.over }

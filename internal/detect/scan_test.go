@@ -2,6 +2,7 @@ package detect
 
 import (
 	"fmt"
+	"net/netip"
 	"testing"
 	"time"
 
@@ -207,5 +208,23 @@ func TestScanThenSuccess(t *testing.T) {
 	got = w.scans("")
 	if f := got[len(got)-1]; f.Severity != agg.Page || f.Spoofable || f.ID != got[0].ID {
 		t.Errorf("after: %s, spoofable %v: %s", f.Severity, f.Spoofable, f.Why)
+	}
+}
+
+// What is for a human is counted once: scans by addresses of ours that are not allowed.
+func TestPagedScans(t *testing.T) {
+	for _, x := range []struct {
+		src     string
+		allowed string
+		want    uint64
+	}{{"10.0.0.9", "", 1}, {"10.0.0.9", "netops", 0}, {"198.51.100.1", "", 0}} {
+		w := newWorld(t, Config{Allow: func(netip.Addr, time.Time) string { return x.allowed }})
+		for i := range 60 {
+			w.connect(time.Duration(i)*20*time.Second, x.src, "192.0.2.1", uint16(1000+i), event.ProtoTCP, refusing, 0)
+		}
+		w.run(20 * time.Minute)
+		if got := w.d.Paged(); len(w.scans("")) < 3 || (x.want > 0) != (len(got) > 0) || len(got) > 0 && got[0] != (agg.ClassCount{Class: "scan", Count: x.want}) {
+			t.Errorf("%s, allowed by %q: %v, told %d times", x.src, x.allowed, got, len(w.scans("")))
+		}
 	}
 }

@@ -88,6 +88,7 @@ var (
 
 	findings = counter("findings_total", "Incidents found, by class; a count.", "", "class")
 
+	paged     = counter("findings_paged_total", "Incidents for a human, by class: confirmed, of severity page, and of nobody who is allowed; a count.", "", "class")
 	omissions = counter("detection_omitted_total", "What detection had no room for: sources, evidence against them, links and services that made room for others, contacts that were not looked at, findings, bursts; a count.", "", "what")
 
 	ledgerDifference = gauge("ledger_difference", "What was traced minus what the kernel counted, over the network namespaces that can be compared; a difference, 0 when both agree.", "conntrack -S, nf_conntrack_count for entries", "counter")

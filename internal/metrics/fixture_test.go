@@ -33,7 +33,8 @@ func ordinary(n int) *agg.Status {
 		Loss: agg.Loss{Seen: 1350, Delivered: 1200, Aggregated: 140, Lost: 10,
 			ByStage: []agg.StageLoss{{Stage: "ring", Lost: 10}, {Stage: "recursion"}, {Stage: "stash"}}},
 		Hooks:   []agg.HookState{{Symbol: "__nf_conntrack_confirm", Backend: "fentry", Missed: 1}, {Symbol: "nf_ct_delete"}},
-		Found:   []agg.ClassCount{{Class: "table_filling", Count: 1}},
+		Found:   []agg.ClassCount{{Class: "table_filling", Count: 1}, {Class: "rate_burst", Count: 2}},
+		Paged:   []agg.ClassCount{{Class: "table_filling", Count: 1}},
 		Omitted: []agg.Omission{{What: "sources", Count: 4}, {What: "contacts", Count: 0}},
 		Lifetimes: agg.Lifetimes{
 			{Proto: event.ProtoTCP, State: event.TCPTimeWait, Answered: true}: histogramOf(time.Second, 120*time.Second, 120*time.Second),
@@ -104,7 +105,10 @@ func worst() *agg.Status {
 	}
 	for _, c := range []string{"scan", "distributed_scan", "syn_flood", "udp_flood", "amplification", "rate_burst", "retry_storm", "service_down",
 		"connection_hammering", "connection_leak", "pool_lost", "new_connection_pattern", "polling_dead_targets", "table_filling", "nat_pool_filling", "upstream_outage"} {
-		s.Found = append(s.Found, agg.ClassCount{Class: c, Count: 1})
+		s.Found, s.Paged = append(s.Found, agg.ClassCount{Class: c, Count: 1}), append(s.Paged, agg.ClassCount{Class: c, Count: 1})
+	}
+	for _, what := range []string{"sources", "evidence", "contacts", "findings", "bursts", "links", "services"} {
+		s.Omitted = append(s.Omitted, agg.Omission{What: what, Count: 1})
 	}
 	for c := agg.CounterDrop; c <= agg.CounterEntries; c++ {
 		s.Difference = append(s.Difference, agg.CounterDifference{Counter: c, Difference: 1})

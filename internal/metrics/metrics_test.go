@@ -146,7 +146,7 @@ func TestRoomForTables(t *testing.T) {
 		name string
 		s    *agg.Status
 		want int
-	}{{"everything at once", worst(), 19}, {"ordinary, 30 hooks", usual, 31}} {
+	}{{"everything at once", worst(), 17}, {"ordinary, 30 hooks", usual, 30}} {
 		mfs := gather(t, New(Options{}), tt.s)
 		if n := len(family1(t, mfs, tableEntries).Metric); n != tt.want {
 			t.Errorf("%s: room for %d tables, the docs say %d", tt.name, n, tt.want)

@@ -47,7 +47,8 @@ func counters(c *chosen, s *agg.Status) {
 	c.take(lossBlock(s))
 	c.take(missedBlock(s))
 	c.take(noteBlock(s))
-	c.take(findingBlock(s))
+	c.take(classBlock(findings, s.Found, s))
+	c.take(classBlock(paged, s.Paged, s))
 	c.take(omissionBlock(s))
 	c.take(lifetimeBlock(s))
 	c.take((&block{}).add(sourcesEvicted.since(s.Start, float64(s.Folded))))
@@ -175,10 +176,10 @@ func lossBlock(s *agg.Status) *block {
 		eventsDelivered.since(s.Start, float64(s.Loss.Delivered)), eventsAggregated.since(s.Start, float64(s.Loss.Aggregated)))
 }
 
-func findingBlock(s *agg.Status) *block {
-	t := newTally(findings)
-	for _, f := range s.Found {
-		t.add(float64(f.Count), label(f.Class))
+func classBlock(f *family, counts []agg.ClassCount, s *agg.Status) *block {
+	t := newTally(f)
+	for _, c := range counts {
+		t.add(float64(c.Count), label(c.Class))
 	}
 	return t.block(s.Start)
 }

@@ -34,6 +34,7 @@ type detector struct {
 	news  bool          // something was told since the last picture
 	open  []agg.Finding // the picture of the last second: nobody changes it
 	found []agg.ClassCount
+	paged []agg.ClassCount
 	over  detect.Overflow
 	err   error // of looking
 }
@@ -180,7 +181,7 @@ func (w *Watch) detect() {
 	d.over = d.engine.Overflow()
 	if d.news {
 		d.news = false
-		d.open, d.found = d.engine.Findings(), d.engine.Found()
+		d.open, d.found, d.paged = d.engine.Findings(), d.engine.Found(), d.engine.Paged()
 	}
 }
 

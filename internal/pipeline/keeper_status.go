@@ -49,7 +49,7 @@ func (k *Keeper) Status() *agg.Status {
 	s.Pools, s.PoolSums = w.poolStates(tables, ahead)
 	s.Examples = j.examples(k.clock)
 	if w.detector != nil {
-		s.Findings, s.Found, s.Omitted = w.detector.open, w.detector.found, w.detector.over.Omissions()
+		s.Findings, s.Found, s.Paged, s.Omitted = w.detector.open, w.detector.found, w.detector.paged, w.detector.over.Omissions()
 	}
 	w.mu.Unlock()
 	s.Total, s.Lifetimes, s.Live, s.Tracked, s.Folded = brief.Total, brief.Lifetimes, uint64(brief.Live), brief.Tracked, brief.Folded
