@@ -1,5 +1,7 @@
 package detect
 
+import "time"
+
 // cache remembers two times of each of many hashes, in sets of four that are one
 // cache line: of those that fall into a set the four that were seen last.
 type cache struct {
@@ -29,6 +31,11 @@ func (s *seen) fail() {
 	if s.good != 0 {
 		s.good |= failing
 	}
+}
+
+// known says whether an endpoint has answered within the last hour; of nil that none has.
+func (s *seen) known(sec uint32) bool {
+	return s != nil && s.good != 0 && sec-s.good <= uint32(knownFor/time.Second)
 }
 
 func newCache(n int) *cache { return &cache{make([][ways]seen, n/ways)} }

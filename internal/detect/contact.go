@@ -43,7 +43,6 @@ const (
 // used is where outcomes came from.
 type used struct {
 	destroy, peek, query, invalid bool
-	touched                       uint64 // keeps the compiler from leaving out what touch does
 }
 
 // arrive takes a new entry.
@@ -205,7 +204,7 @@ func (d *Engine) outcome(c *Contact, p *place, now event.Ktime, flags pendFlags,
 		return
 	}
 	good := d.goods.find(p.endpoint)
-	j.known = good != nil && good.good != 0 && sec-good.good <= uint32(knownFor/time.Second)
+	j.known = good.known(sec)
 	edge := d.edges.find(p.edge)
 	client := edge != nil && edge.served()
 	switch {

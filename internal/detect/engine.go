@@ -10,6 +10,7 @@
 package detect
 
 import (
+	"cmp"
 	"net/netip"
 	"time"
 
@@ -88,7 +89,7 @@ type Engine struct {
 	mirrors  mirrors
 	book     book
 	places   [batch]place
-	used     used
+	touched  uint64 // keeps the compiler from leaving out what touch and ready do
 	sampling sampling
 	swept    event.Ktime
 	outage   outage
@@ -121,8 +122,7 @@ const batch = 64
 
 // New returns an engine that begins at a time.
 func New(c Config, start event.Ktime) *Engine {
-	c.MaxSubjects, c.MaxRecords = orDefault(c.MaxSubjects, DefaultSubjects), orDefault(c.MaxRecords, 1<<14)
-	c.MaxIncidents = orDefault(c.MaxIncidents, 1<<13)
+	c.MaxSubjects, c.MaxRecords, c.MaxIncidents = cmp.Or(c.MaxSubjects, DefaultSubjects), cmp.Or(c.MaxRecords, 1<<14), cmp.Or(c.MaxIncidents, 1<<13)
 	if c.Internal == nil {
 		c.Internal = internal
 	}
@@ -142,13 +142,6 @@ func New(c Config, start event.Ktime) *Engine {
 	d.spread = newSpread()
 	d.mirrors = newMirrors()
 	d.book = newBook(d)
-	return d
-}
-
-func orDefault(n, d int) int {
-	if n > 0 {
-		return n
-	}
 	return d
 }
 

@@ -196,7 +196,7 @@ func (d *Engine) ready(looks []Look) {
 			sum += uint64(v.last) + uint64(v.contacts) + uint64(v.first.hash)
 		}
 	}
-	d.used.touched = sum
+	d.touched = sum
 }
 
 // NextDue is when there will be something to look at, false for never.
@@ -232,9 +232,8 @@ func (d *Engine) Seen(l *Look, now event.Ktime, seen Seen) {
 		return // destroyed meanwhile, which has told
 	}
 	d.now = max(d.now, now)
-	at := l.at
 	if !seen.Known || !seen.Live {
-		d.recheck(d.settle(&l.Contact, &at, p))
+		d.recheck(d.settle(&l.Contact, &l.at, p))
 		if seen.Known && l.stage > early { // its destroy is not just on its way: it was lost
 			d.pending.Remove(l.id)
 			return
@@ -251,12 +250,12 @@ func (d *Engine) Seen(l *Look, now event.Ktime, seen Seen) {
 	case known && o == Answered:
 		c := l.Contact
 		was := *p
-		d.settle(&c, &at, &was)
+		d.settle(&c, &l.at, &was)
 		d.pending.Remove(l.id)
-		d.outcome(&c, &at, now, was.flags, Answered, how)
+		d.outcome(&c, &l.at, now, was.flags, Answered, how)
 		return
 	case l.stage == early:
-		d.recheck(d.settle(&l.Contact, &at, p))
+		d.recheck(d.settle(&l.Contact, &l.at, p))
 	case known && o == HalfOpen && p.flags&pendHalf == 0, l.stage >= judged && !known && p.flags&(pendSilent|pendHalf) == 0:
 		if !known {
 			o = Unanswered
@@ -266,7 +265,7 @@ func (d *Engine) Seen(l *Look, now event.Ktime, seen Seen) {
 			p.flags |= pendSilent
 			p.flags &^= pendHalf
 		}
-		d.outcome(&l.Contact, &at, now, flags, o, how)
+		d.outcome(&l.Contact, &l.at, now, flags, o, how)
 	}
 	d.again(l)
 }
@@ -277,9 +276,7 @@ func (d *Engine) again(l *Look) {
 		w := waiting{t: l.At, ptr: l.Ptr, id: l.id, orig: l.Orig, netns: l.NetNS, zone: l.Zone}
 		if _, ok := d.queues[next].push(&w); !ok && next == judged {
 			d.over.Contacts++
-			var p place
-			d.locateTuple(&p, l.NetNS, l.Zone, &l.Orig)
-			if s := d.subjects.find(p.src); s != nil {
+			if s := d.subjects.find(l.at.src); s != nil {
 				s.flags |= unlooked
 			}
 		}

@@ -81,5 +81,5 @@ func (d *Engine) touch(events []event.Event) {
 			sum += uint64(v.last)
 		}
 	}
-	d.used.touched = sum
+	d.touched = sum
 }

@@ -254,8 +254,7 @@ func (d *Engine) otherwise(j *judgement) bool {
 	}
 	var at place
 	d.locateTuple(&at, j.NetNS, j.Zone, &t)
-	good := d.goods.find(at.endpoint)
-	return good != nil && good.good != 0 && j.sec-good.good <= uint32(knownFor/time.Second)
+	return d.goods.find(at.endpoint).known(j.sec)
 }
 
 // begin keeps the first failing contact, and says whether there is a record, which

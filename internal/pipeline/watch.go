@@ -165,6 +165,11 @@ func (w *Watch) addAll(events []event.Event) {
 	w.lock()
 	defer w.mu.Unlock()
 	w.came += uint64(len(events))
+	w.count(events)
+}
+
+// count gives the census and all others their events. The lock is held.
+func (w *Watch) count(events []event.Event) {
 	w.census.AddAll(events)
 	for i := range events {
 		w.counted(&events[i])
@@ -236,13 +241,7 @@ func (w *Watch) addSum(x *event.Sum) {
 
 // flush counts the events that wait. The lock is held.
 func (w *Watch) flush() {
-	w.census.AddAll(w.batch)
-	for i := range w.batch {
-		w.counted(&w.batch[i])
-	}
-	if w.detector != nil {
-		w.detector.engine.AddAll(w.batch)
-	}
+	w.count(w.batch)
 	w.batch = w.batch[:0]
 }
 
