@@ -191,10 +191,11 @@ func (s *Census) enter(e *event.Event, p *place, flags event.Ktime) (known bool)
 	if s.seeding != nil {
 		s.seeding[id] = struct{}{}
 	}
-	if s.seeded > 0 {
+	if s.seeded > 0 || e.Ptr == 0 {
 		// A dump that ran meanwhile has told of this very entry: of two live
-		// ones with this tuple there is no other way to be.
-		if _, known = s.live.Remove(id); known {
+		// ones with this tuple there is no other way to be. Or, where entries have
+		// no address, the destroy of the one before was lost.
+		if _, known = s.live.Remove(id); known && s.seeded > 0 {
 			s.seeded--
 		}
 	}
@@ -333,6 +334,9 @@ func (s *Census) Live() int { return s.live.Len() }
 func (s *Census) Bytes() int {
 	n := s.live.Bytes() + len(s.queue)*int(unsafe.Sizeof(Contact{})) + s.contacts.bytes() +
 		len(s.blocks.chunks)*blocksPerChunk*blockSize
+	if s.old != nil {
+		n += s.old.Bytes()
+	}
 	for _, d := range s.cfg.Dims {
 		n += s.dims[d].bytes()
 	}

@@ -120,7 +120,7 @@ func TestSeedProperty(t *testing.T) {
 		for i := range told {
 			s.Seed(1, 0, &told[i])
 		}
-		s.EndSeed(w.now)
+		s.EndSeed(w.now, true)
 		for range rapid.IntRange(0, 60).Draw(t, "after") {
 			step("late")
 		}
@@ -496,5 +496,66 @@ func BenchmarkCensus(b *testing.B) {
 				b.ReportMetric(2*float64(b.N)/b.Elapsed().Seconds()/1e6, "Mevents/s")
 			})
 		}
+	}
+}
+
+// Where entries have no address, an insert over one that is known says that the destroy
+// of that was lost: there is one live entry, not two.
+func TestLostDestroy(t *testing.T) {
+	s := NewCensus(CensusConfig{}, 1)
+	for i := range event.Ktime(3) {
+		s.Add(&event.Event{Kind: event.New, Time: i + 1, NetNS: 1, Orig: flow(1, 2, 3, 80)})
+	}
+	top := s.Top(BySrc, ColNew, 1, 4, nil)
+	if s.Live() != 1 || top.Rows[0].Live != 1 || top.Rows[0].New != 3 {
+		t.Errorf("%d live, %+v", s.Live(), top.Rows[0])
+	}
+}
+
+// After Forget and a dump that is whole nothing is left of what was not told, with or
+// without addresses; of what was, the lifetime is. One that is not whole takes nothing.
+func TestForgetLost(t *testing.T) {
+	const n, live = 100_000, 30_000
+	for _, tc := range []struct {
+		name    string
+		address bool
+	}{{"addresses", true}, {"none", false}} {
+		t.Run(tc.name, func(t *testing.T) {
+			s := NewCensus(CensusConfig{Dims: []Dim{ByNetNS}}, 1)
+			at := func(k event.Kind, i uint32, t event.Ktime) *event.Event {
+				e := &event.Event{Kind: k, Time: t, NetNS: 1, Orig: flow(i, 1, 1, 80)}
+				if tc.address {
+					e.Ptr = slab(uint64(i))
+				}
+				return e
+			}
+			for i := range uint32(n) {
+				s.Add(at(event.New, i, event.Ktime(i)+1))
+			}
+			s.Forget(live)
+			s.BeginSeed()
+			s.EndSeed(n+1, false)
+			s.BeginSeed()
+			for i := range uint32(live) {
+				s.Seed(1, 0, &at(event.New, i, 0).Orig)
+			}
+			s.EndSeed(n+1, true)
+			kept := s.live.Bytes()
+			if s.old != nil {
+				kept += s.old.Bytes()
+			}
+			if s.Live() != live || kept > live*2*64 {
+				t.Errorf("%d live, %d bytes", s.Live(), kept)
+			}
+			for i := range uint32(live) {
+				e := at(event.Destroy, i, 2*n)
+				if s.Add(e); !e.HasLifetime || e.Lifetime != time.Duration(2*n-i-1) {
+					t.Fatalf("%d: %v %v", i, e.HasLifetime, e.Lifetime)
+				}
+			}
+			if s.Live() != 0 || s.old != nil && s.old.Len() > 0 {
+				t.Errorf("%d live at the end", s.Live())
+			}
+		})
 	}
 }

@@ -76,7 +76,7 @@ func TestPoolsProperty(t *testing.T) {
 				}
 			}
 		}
-		s.EndSeed(w.now)
+		s.EndSeed(w.now, true)
 		for range rapid.IntRange(0, 60).Draw(t, "after") {
 			step()
 		}

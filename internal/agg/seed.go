@@ -28,9 +28,14 @@ func (s *Census) BeginSeed() {
 // namespaces: events were lost, so that some are not known and others are long
 // gone. Since when they live is kept; where an entry went unseen and the next of
 // its tuple got its memory, that is the first one's time. What has come and gone by
-// now stays counted.
-func (s *Census) Forget() {
-	s.old, s.live, s.seeded = s.live, NewLive[liveEntry](s.cfg.MaxLive, s.live.Len()), 0
+// now stays counted. The tables are expected to hold so many entries. Where three of
+// four that are known must be gone, it is not worth the memory to tell them apart: then
+// nobody's time is kept.
+func (s *Census) Forget(expected int) {
+	if s.old = s.live; s.live.Len() > 4*max(expected, minSlots) {
+		s.old = nil
+	}
+	s.live, s.seeded = NewLive[liveEntry](s.live.Cap(), expected), 0
 	for _, d := range s.cfg.Dims {
 		t := s.dims[d]
 		for i := range t.n {
@@ -49,7 +54,13 @@ func (s *Census) Seed(ns event.NetNS, zone uint16, t *event.Tuple) bool {
 		return false
 	}
 	s.seeding[p.id] = struct{}{}
-	if !s.live.Insert(p.id, liveEntry{id: p.id}) {
+	e := liveEntry{id: p.id}
+	if s.old != nil { // the entry that has this place by its identity
+		if o, ok := s.old.Remove(p.id); ok {
+			e = o
+		}
+	}
+	if !s.live.Insert(p.id, e) {
 		return false
 	}
 	s.seeded++
@@ -59,8 +70,35 @@ func (s *Census) Seed(ns event.NetNS, zone uint16, t *event.Tuple) bool {
 	return true
 }
 
-// EndSeed ends a dump, of which the last entry was read at a time.
-func (s *Census) EndSeed(at event.Ktime) { s.seeding, s.complete = nil, at }
+// LimitLive bounds the live entries to what there can be, and to MaxLive: what comes
+// beyond is not known, as said there.
+func (s *Census) LimitLive(n int) { s.live.cap = max(0, min(n, s.cfg.MaxLive)) }
+
+// EndSeed ends a dump, of which the last entry was read at a time, and which was whole
+// if it told all that had not been told before.
+func (s *Census) EndSeed(at event.Ktime, whole bool) {
+	if whole {
+		s.forgetGone()
+	}
+	s.seeding, s.complete = nil, at
+}
+
+// forgetGone keeps of what was known before Forget what is live, and is to be found by
+// its address only. The rest went unseen, and nothing will ever ask for it.
+func (s *Census) forgetGone() {
+	if s.old == nil {
+		return
+	}
+	kept := NewLive[liveEntry](s.cfg.MaxLive, 0)
+	for key, e := range s.old.All() {
+		if _, live := s.seeding[e.id]; live && key != e.id {
+			kept.Insert(key, e)
+		}
+	}
+	if s.old = kept; kept.Len() == 0 {
+		s.old = nil
+	}
+}
 
 // remembered gives an entry that is known from a dump only what was known of it
 // before Forget.

@@ -29,7 +29,7 @@ func TestSumProperty(t *testing.T) {
 		}
 		var evicting uint64
 		s.BeginSeed()
-		s.EndSeed(1)
+		s.EndSeed(1, true)
 		w.now = 1
 		flush := func() {
 			if len(sums) > 0 {
@@ -96,12 +96,12 @@ func TestSumProperty(t *testing.T) {
 			}
 		}
 
-		s.Forget()
+		s.Forget(0)
 		s.BeginSeed()
 		for x := range w.live {
 			s.Seed(1, 0, &x)
 		}
-		s.EndSeed(w.now)
+		s.EndSeed(w.now, true)
 		for _, r := range s.Top(ByDst, ColNew, 100, w.now, nil).Rows {
 			b := r.Dst.As4()
 			if r.Live != dst[uint32(b[3])] {
@@ -130,10 +130,10 @@ func TestForgetKeepsLifetimes(t *testing.T) {
 	x := flow(1, 2, 3, 80)
 	w.insert(x)
 	s.Add(&w.queue[0])
-	s.Forget()
+	s.Forget(0)
 	s.BeginSeed()
 	s.Seed(1, 0, &x)
-	s.EndSeed(w.now)
+	s.EndSeed(w.now, true)
 	w.now = 100
 	w.destroy(x, event.TimeoutGC)
 	if e := &w.queue[1]; true {

@@ -129,6 +129,7 @@ func (f *Fallback) runProbe(ctx context.Context, cancel func()) error {
 	}
 	defer cancel()
 	return f.nf.Run(ctx, func(e *event.Event) error {
+		e.Ptr = 0 // ctnetlink tells no address of what it destroys: one entry must not go by two names
 		f.m.push(e)
 		return nil
 	})

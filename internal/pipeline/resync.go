@@ -1,6 +1,8 @@
 package pipeline
 
 import (
+	"cmp"
+	"math"
 	"slices"
 	"time"
 
@@ -9,12 +11,17 @@ import (
 
 // What of the events was not told leaves the live entries wrong for good: after a
 // loss the tables are read again, as at the start, when it has been over for a
-// while. A table that is large, or losses that come again and again, must not make
-// that a load of its own.
+// while, or when far more entries are taken for live than there are, for a flood need
+// not ever be over. A table that is large, or losses that come again and again, must
+// not make that a load of its own.
 const (
 	calmFor     = 2 * time.Second
 	resyncEvery = 10 * time.Second
 	resyncShare = 20 // of the time at most one part goes into reading tables
+
+	// resyncOver is how many entries more than half as many again as the tables held a
+	// moment ago are far more: those of a second of a flood, of some 30 bytes each.
+	resyncOver = 1 << 15
 )
 
 // syncState is how the census stands to the tables.
@@ -45,7 +52,10 @@ func (w *Watch) resync() {
 	if n := w.gone(); n != s.gone {
 		s.gone, s.changed = n, t
 	}
-	if s.dirty || s.gone == s.at || w.unread() || t.Sub(s.changed) < calmFor || t.Sub(s.began) < max(resyncEvery, resyncShare*s.took) {
+	if s.dirty || s.gone == s.at || w.unread() || t.Sub(s.began) < resyncShare*s.took {
+		return
+	}
+	if (t.Sub(s.changed) < calmFor || t.Sub(s.began) < resyncEvery) && !w.over() {
 		return
 	}
 	s.dirty = true
@@ -54,6 +64,41 @@ func (w *Watch) resync() {
 	for _, table := range w.tables {
 		table.seeded, table.tries = false, 0
 	}
+}
+
+// over says whether far more entries are taken for live than the tables hold.
+func (w *Watch) over() bool {
+	held := w.held()
+	w.lock()
+	defer w.mu.Unlock()
+	return w.census.Live() > held+held/2+resyncOver
+}
+
+// held is how many entries the tables held when they were last looked at.
+func (w *Watch) held() (n int) {
+	for _, t := range w.all() {
+		n += int(t.fill.Count)
+	}
+	return n
+}
+
+// liveFresh is how many entries may come before the tables are looked at again.
+const liveFresh = 1 << 18
+
+// bound keeps what is taken for live below what there can be: reading a table may take
+// long, and what was lost is for ever until then. The lock of nets is not held.
+func (w *Watch) bound() {
+	held, full, one := 0, 0, 0
+	for _, t := range w.all() {
+		most := int(cmp.Or(t.fill.Max, math.MaxInt32)) // 0 is no bound
+		if held += int(t.fill.Count); t.fill.Count > 0 {
+			full += most
+		}
+		one = max(one, most) // which may fill before the next look
+	}
+	w.lock()
+	defer w.mu.Unlock()
+	w.census.LimitLive(min(max(full, one), 2*held+liveFresh) + resyncOver)
 }
 
 // unread says whether a table is still to be read.

@@ -32,9 +32,11 @@ func (p *Pipeline) NewTriage(clock event.Clock, c agg.CensusConfig) *Watch {
 // called.
 func (w *Watch) walkOnce() func(context.Context, ctnl.NS) error {
 	walk := sync.OnceValue(func() error {
+		found := seeds{w: w}
+		defer found.flush()
 		_, err := w.walkAll(func() func(*probe.Peek) {
 			return func(q *probe.Peek) { // one that is told again counts once
-				w.seedOne(&event.Event{Kind: event.New, NetNS: q.NetNS, Zone: q.Zone, Orig: q.Orig, Status: q.Status})
+				found.add(event.Event{Kind: event.New, NetNS: q.NetNS, Zone: q.Zone, Orig: q.Orig, Status: q.Status})
 			}
 		})
 		return err

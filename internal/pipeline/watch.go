@@ -295,6 +295,7 @@ func (w *Watch) lookOnce(ctx context.Context, l *looked) {
 	w.seed(ctx)
 	if came := w.cameSoFar(); came != l.came || t.Sub(l.read) >= listEvery {
 		w.fills()
+		w.bound()
 		l.read, l.came = t, came
 	}
 	w.judge()
@@ -367,15 +368,17 @@ func (w *Watch) seed(ctx context.Context) {
 	if w.walks {
 		read = w.walkOnce()
 	}
-	begin := time.Now()
+	begin, held := time.Now(), w.held()
 	w.lock()
 	if w.sync.begin(begin, w.gone()) {
-		w.census.Forget()
+		w.census.Forget(held)
 	}
 	w.census.BeginSeed()
 	w.mu.Unlock()
+	whole := true
 	for _, t := range todo {
 		err := read(ctx, t.ns)
+		whole = whole && err == nil
 		w.nets.Lock()
 		if t.seeded = err == nil; !t.seeded {
 			t.tries++
@@ -383,7 +386,7 @@ func (w *Watch) seed(ctx context.Context) {
 		w.nets.Unlock()
 	}
 	w.lock()
-	w.census.EndSeed(now())
+	w.census.EndSeed(now(), whole)
 	w.mu.Unlock()
 	w.sync.took = time.Since(begin)
 }
@@ -396,23 +399,42 @@ func (w *Watch) dump(ctx context.Context, ns ctnl.NS) error {
 		return err
 	}
 	defer conn.Close()
+	found := seeds{w: w}
+	defer found.flush()
 	return conn.Dump(ctx, func(e *ctnl.Entry) error {
-		w.seedOne(&event.Event{Kind: event.New, NetNS: ns.Inode, Zone: e.Zone, Mark: e.Mark, Orig: e.Orig, Reply: e.Reply, Status: e.Status})
+		found.add(event.Event{Kind: event.New, NetNS: ns.Inode, Zone: e.Zone, Mark: e.Mark, Orig: e.Orig, Reply: e.Reply, Status: e.Status})
 		return nil
 	})
 }
 
-// seedOne tells the census of an entry that was there.
-func (w *Watch) seedOne(e *event.Event) {
-	if !w.p.cfg.Filter.Match(e) {
+// seeds are entries that were there, on their way to the census: many at a time, for
+// under a flood each waits for the events, and those for it.
+type seeds struct {
+	w   *Watch
+	all []event.Event
+}
+
+func (s *seeds) add(e event.Event) {
+	if !s.w.p.cfg.Filter.Match(&e) {
 		return
 	}
+	if s.all = append(s.all, e); len(s.all) == agg.Batch {
+		s.flush()
+	}
+}
+
+// flush tells the census of those that it was not told of yet.
+func (s *seeds) flush() {
+	w := s.w
 	w.lock()
 	defer w.mu.Unlock()
-	if w.census.Seed(e.NetNS, e.Zone, &e.Orig) {
-		w.census.SeedPool(e)
-		w.detector.seeded(e)
+	for i := range s.all {
+		if e := &s.all[i]; w.census.Seed(e.NetNS, e.Zone, &e.Orig) {
+			w.census.SeedPool(e)
+			w.detector.seeded(e)
+		}
 	}
+	s.all = s.all[:0]
 }
 
 // fills reads count and limit of each namespace. A path may lead there no more,
