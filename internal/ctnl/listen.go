@@ -61,6 +61,7 @@ type Listener struct {
 	s   *socket
 	ns  event.NetNS
 	buf []byte
+	ev  event.Event // of Read
 
 	// tellsTimeout is set once a destroy message had something that only
 	// kernels put there which also tell the remaining timeout. Until then an
@@ -172,12 +173,11 @@ const batch = 1024
 // further, so that the caller can look at Counts; reading goes on with the
 // next call. Read is for one goroutine.
 func (l *Listener) Read(fn func(*event.Event)) error {
-	var ev event.Event
 	for i := range batch {
 		d, err := l.s.recv(l.buf, i == 0)
 		switch {
 		case err == nil:
-			l.datagram(d, &ev, fn)
+			l.datagram(d, &l.ev, fn)
 		case errors.Is(err, unix.ENOBUFS):
 			l.overruns.Add(1)
 			return nil

@@ -321,3 +321,24 @@ func TestCapture(t *testing.T) {
 	keep("stats-cpu0", request{typ: typeStatsCPU, flags: 0x300})
 	keep("fill", request{typ: typeStats, flags: 4})
 }
+
+// A flood has an event for each of its entries: to receive one makes no garbage.
+func TestReceiveAllocs(t *testing.T) {
+	ns := testNS(t)
+	l := mustListen(t, ns, ListenConfig{Groups: NewEvents})
+	const n = 100
+	mustMake(t, mustDial(t, ns), n+1) // AllocsPerRun runs once more
+	var d datagram
+	var err error
+	allocs := testing.AllocsPerRun(n, func() {
+		if err == nil {
+			d, err = l.s.recv(l.buf, true)
+		}
+	})
+	if allocs != 0 || err != nil || d.n == 0 || d.foreign || d.truncated {
+		t.Errorf("%v allocations, %+v, %v", allocs, d, err)
+	}
+	if _, err := l.s.recv(l.buf, false); !errors.Is(err, unix.EAGAIN) {
+		t.Errorf("nothing waits: %v", err)
+	}
+}

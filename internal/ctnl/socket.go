@@ -21,6 +21,8 @@ type socket struct {
 	nl     *netlink.Conn
 	raw    syscall.RawConn
 	closed atomic.Bool
+	in     receive
+	try    func(fd uintptr) bool // in.try, made once
 }
 
 // datagram says what a receive brought.
@@ -59,7 +61,9 @@ func openSocket(ns NS) (*socket, error) {
 		_ = nl.Close()
 		return nil, err
 	}
-	return &socket{nl: nl, raw: raw}, nil
+	s := &socket{nl: nl, raw: raw}
+	s.try = s.in.try
+	return s, nil
 }
 
 // close may be called twice; it ends a blocked receive.
@@ -72,30 +76,51 @@ func (s *socket) close() error {
 
 // recv takes one datagram. Without block it returns EAGAIN when none waits,
 // otherwise it waits until one comes, the read deadline passes or the socket
-// is closed.
-func (s *socket) recv(buf []byte, block bool) (d datagram, err error) {
-	rerr := s.raw.Read(func(fd uintptr) bool {
-		for {
-			var flags int
-			var from unix.Sockaddr
-			d.n, _, flags, from, err = unix.Recvmsg(int(fd), buf, nil, 0)
-			if errors.Is(err, unix.EINTR) {
-				continue
-			}
-			d.truncated = flags&unix.MSG_TRUNC != 0
-			if sa, ok := from.(*unix.SockaddrNetlink); ok {
-				d.foreign = sa.Pid != 0
-			}
-			return !block || !errors.Is(err, unix.EAGAIN)
-		}
-	})
+// is closed. It is for one goroutine at a time.
+func (s *socket) recv(buf []byte, block bool) (datagram, error) {
+	s.in.begin(buf, block)
+	err := s.raw.Read(s.try)
+	if err == nil && s.in.errno != 0 {
+		err = s.in.errno
+	}
 	if s.closed.Load() {
-		return d, ErrClosed
+		err = ErrClosed
 	}
-	if rerr != nil {
-		err = rerr
+	return s.in.d, err
+}
+
+// receive is one call of recvmsg. It stays with the socket: under a flood there is one
+// for every entry that goes, and what unix.Recvmsg makes for each was half of all the
+// garbage that a process made then.
+type receive struct {
+	block bool
+	from  unix.RawSockaddrNetlink
+	iov   unix.Iovec
+	msg   unix.Msghdr
+
+	d     datagram
+	errno syscall.Errno
+}
+
+func (r *receive) begin(buf []byte, block bool) {
+	*r = receive{block: block, iov: unix.Iovec{Base: unsafe.SliceData(buf)}}
+	r.iov.SetLen(len(buf))
+}
+
+// try says whether there is something to return.
+func (r *receive) try(fd uintptr) bool {
+	for {
+		r.msg = unix.Msghdr{Name: (*byte)(unsafe.Pointer(&r.from)), Namelen: unix.SizeofSockaddrNetlink, Iov: &r.iov}
+		r.msg.SetIovlen(1)
+		n, _, errno := unix.Syscall(unix.SYS_RECVMSG, fd, uintptr(unsafe.Pointer(&r.msg)), 0)
+		if r.errno = errno; errno == unix.EINTR {
+			continue
+		}
+		if errno == 0 {
+			r.d = datagram{n: int(n), truncated: r.msg.Flags&unix.MSG_TRUNC != 0, foreign: r.from.Pid != 0}
+		}
+		return !r.block || errno != unix.EAGAIN
 	}
-	return d, err
 }
 
 // send sends one nfnetlink request and returns its sequence number.

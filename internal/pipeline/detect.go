@@ -29,6 +29,8 @@ type detector struct {
 	cfg    Detection
 	engine *detect.Engine
 	looks  looker
+	due    []detect.Look // of the goroutine that looks, used again
+	seen   []detect.Seen
 
 	told  []agg.Finding // not handed out yet
 	news  bool          // something was told since the last picture
@@ -51,7 +53,7 @@ const (
 
 // Detect has the watch find incidents; before Run.
 func (w *Watch) Detect(c Detection) {
-	d := &detector{cfg: c}
+	d := &detector{cfg: c, due: make([]detect.Look, 0, contactBatch), seen: make([]detect.Seen, contactBatch)}
 	d.engine = detect.New(detect.Config{Clock: w.clock, Seed: rand.Uint64(), Allow: c.Allow, Tell: d.tell}, w.start)
 	switch p := w.p.Source.(type) {
 	case peeker:
@@ -113,10 +115,9 @@ func (w *Watch) contacts(ctx context.Context) {
 // destroyed in between tells by itself.
 func (w *Watch) lookAtContacts(ctx context.Context) {
 	d := w.detector
-	looks, seen := make([]detect.Look, 0, contactBatch), make([]detect.Seen, contactBatch)
 	for until := now(); ; {
 		w.lock()
-		looks = d.engine.Due(until, looks)
+		looks, seen := d.engine.Due(until, d.due), d.seen
 		w.mu.Unlock()
 		if len(looks) == 0 {
 			return

@@ -7,9 +7,6 @@ import (
 	"github.com/ctsight/ctsight/internal/event"
 )
 
-// mergeLimit bounds the events of each side that wait in a merge.
-const mergeLimit = 1 << 16
-
 // A side is where an event comes from. The limit is each side's own: what the
 // horizon waits for comes from the probe, which may not wait for the listeners
 // to make room. They cannot before it has gone on.
@@ -20,6 +17,11 @@ const (
 	read
 	sides
 )
+
+// mergeLimit bounds the events of each side that wait in a merge, of some 350 bytes
+// each. That is enough for what has to wait for others; what waits because nobody takes
+// it waits in the ring or the socket, in less room.
+const mergeLimit = 1 << 12
 
 // A merge puts the events of several sources into the order of their time. An
 // event waits until no source can have an older one any more; how long that is
@@ -155,7 +157,7 @@ func (m *merge) holds() bool {
 func (m *merge) done(e *event.Event) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if len(m.free) < 4096 {
+	if len(m.free) < mergeLimit {
 		m.free = append(m.free, e)
 	}
 }

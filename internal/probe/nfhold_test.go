@@ -89,3 +89,27 @@ func TestHoldBound(t *testing.T) {
 		t.Errorf("%d went early, want 1000", n)
 	}
 }
+
+// However many records the rings have, no more are held than the bound says.
+func TestHoldRoom(t *testing.T) {
+	const all = 10 * maxHeld
+	n := &NFProbe{hold: newHold(true)}
+	told := 0
+	fn := func(e *event.Event) error {
+		if told++; e.Time != event.Ktime(told) {
+			t.Fatalf("event %d comes as number %d", e.Time, told)
+		}
+		return nil
+	}
+	for i := range event.Ktime(all) {
+		if err := n.take(&event.Event{Time: i + 1, Kind: event.New, Ptr: uint64(i + 1)}, all, fn); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if cap(n.hold.queue) > 3*maxHeld || len(n.hold.news) > 2*maxHeld || n.UpTo() >= all {
+		t.Errorf("room for %d, %d new ones, up to %d", cap(n.hold.queue), len(n.hold.news), n.UpTo())
+	}
+	if err := n.deliver(all, fn); err != nil || told != all || n.UpTo() != all {
+		t.Errorf("%d told, up to %d, %v", told, n.UpTo(), err)
+	}
+}

@@ -235,14 +235,16 @@ func (n *NFProbe) Run(ctx context.Context, fn func(*event.Event) error) error {
 		}
 	}()
 	defer n.p.places.keepTidy()()
-	d := drain{p: n.p, fn: n.hold.push, evictions: map[uint32][]event.Event{}}
+	var horizon event.Ktime
+	d := drain{p: n.p, evictions: map[uint32][]event.Event{}, fn: func(e *event.Event) error { return n.take(e, horizon, fn) }}
 	lastScan := time.Now()
 	var idle pause
 	for ctx.Err() == nil {
 		t := now()
+		horizon = t - event.Ktime(n.p.opts.Window)
 		taken, err := d.pass(t - 1e6)
 		if err == nil {
-			err = n.deliver(t-event.Ktime(n.p.opts.Window), fn)
+			err = n.deliver(horizon, fn)
 		}
 		if err != nil {
 			return err
@@ -261,13 +263,29 @@ func (n *NFProbe) Run(ctx context.Context, fn func(*event.Event) error) error {
 	return n.deliver(1<<63-1, fn)
 }
 
+// take holds an event, and makes room for it where it has to: the rings have more than
+// that, and what nobody takes waits there in a third of the space.
+func (n *NFProbe) take(e *event.Event, horizon event.Ktime, fn func(*event.Event) error) error {
+	if n.hold.full() {
+		if err := n.release(horizon, fn); err != nil {
+			return err
+		}
+	}
+	return n.hold.push(e)
+}
+
 func (n *NFProbe) deliver(horizon event.Ktime, fn func(*event.Event) error) error {
-	err := n.hold.release(horizon, func(e *event.Event) error {
+	err := n.release(horizon, fn)
+	n.advance(horizon)
+	return err
+}
+
+// release is deliver when there may be more before horizon in the rings.
+func (n *NFProbe) release(horizon event.Ktime, fn func(*event.Event) error) error {
+	return n.hold.release(horizon, func(e *event.Event) error {
 		n.advance(e.Time - 1) // before fn, which may wait until UpTo has passed what it has
 		return fn(e)
 	})
-	n.advance(horizon)
-	return err
 }
 
 func (n *NFProbe) advance(t event.Ktime) { n.upTo.Store(max(n.upTo.Load(), int64(t))) }
