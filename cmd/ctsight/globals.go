@@ -172,6 +172,7 @@ func (g *globals) open(ctx context.Context, cfg pipeline.Config) (*pipeline.Pipe
 		cfg.Waiting = func() { log.Info("waiting for nf_conntrack to be loaded (modprobe nf_conntrack)") }
 	}
 	cfg.Tracing = func() { log.Debug("tracing") }
+	saveMemory()
 	p, err := pipeline.Open(ctx, cfg)
 	if err != nil {
 		return nil, err

@@ -72,6 +72,7 @@ func (g *globals) serve(ctx context.Context, file string, flags config.Lookup) e
 	if err != nil {
 		return err
 	}
+	saveMemory()
 	return serve.Run(ctx, serve.Options{
 		Load: load, ConfigFile: file, Filter: flt, Names: g.names().view(), Version: version(),
 		Log: g.logger(), Level: &g.verbosity, Hangup: hangup,

@@ -67,16 +67,8 @@ type server struct {
 	untold   string           // why systemd could not be told last time
 }
 
-// gcPercent is how much garbage there may be for what is live: half of what is
-// usual. What is live is small, or does not change much; memory is what a sidecar is
-// measured by.
-const gcPercent = 50
-
 // Run serves until ctx ends, or a part of it fails.
 func Run(ctx context.Context, o Options) error {
-	if _, env := os.LookupEnv("GOGC"); !env {
-		defer debug.SetGCPercent(debug.SetGCPercent(gcPercent))
-	}
 	s, err := newServer(o)
 	if err != nil {
 		return err
