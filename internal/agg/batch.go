@@ -2,6 +2,7 @@ package agg
 
 import (
 	"github.com/ctsight/ctsight/internal/event"
+	"github.com/ctsight/ctsight/internal/prefetch"
 	"github.com/ctsight/ctsight/internal/wyhash"
 )
 
@@ -57,53 +58,53 @@ func (s *Census) AddAll(events []event.Event) {
 	}
 }
 
-// touch reads what add will read of each event. The loops are short and wait for
-// nothing, so that the processor has many of their loads under way at once: a
-// miss that costs 150 ns alone costs 15 so.
+// touch asks for what add will read of each event. That nothing waits for it has the
+// processor fetch many lines at once: a miss that costs 150 ns alone costs 15 so.
 func (s *Census) touch(events []event.Event) {
-	sum, last := uint64(0), len(s.live.slots)-1
+	lines, last := s.lines[:0], len(s.live.slots)-1
 	for i := range events {
 		home := s.live.home(entryKey(&events[i], s.places[i].id))
-		sum += s.live.slots[home].ptr + s.live.slots[min(home+2, last)].ptr + s.live.slots[min(home+5, last)].ptr // to the next line or two
+		lines = append(lines, prefetch.Of(&s.live.slots[home]), prefetch.Of(&s.live.slots[min(home+4, last)])) // to the next line
 	}
 	for i := range events {
 		if events[i].Kind == event.New {
-			sum += s.contacts.line(s.places[i].edge)[0]
+			lines = append(lines, prefetch.Of(s.contacts.line(s.places[i].edge)))
 		}
 	}
+	prefetch.Lines(lines)
 	for _, d := range s.cfg.Dims {
-		sum += s.touchRows(s.dims[d], d, events)
+		s.touchRows(s.dims[d], d, events)
 	}
-	s.touched = sum
 }
 
-// touchRows reads of the rows the lines that an insert or a destroy is for.
-func (s *Census) touchRows(t *rows, d Dim, events []event.Event) (sum uint64) {
+// touchRows asks for the lines of the rows that an insert or a destroy is for.
+func (s *Census) touchRows(t *rows, d Dim, events []event.Event) {
+	lines := s.lines[:0]
 	for i := range events {
-		sum += t.index[t.home(s.places[i].hash[d])]
+		lines = append(lines, prefetch.Of(&t.index[t.home(s.places[i].hash[d])]))
 	}
-	var number [Batch]uint32
+	prefetch.Lines(lines)
+	lines = lines[:0]
+	var rows [Batch]*row
 	for i := range events {
-		number[i] = t.likely(s.places[i].hash[d])
-	}
-	for i, n := range number[:len(events)] {
-		switch {
-		case n == 0: // a row to be made
-		case events[i].Kind == event.New:
-			r := t.at(int(n) - 1)
-			sum += r.new + uint64(r.at) + uint64(r.dsts.n) + r.drops // drops: the line of the slow windows
-		default:
-			r := t.at(int(n) - 1)
-			sum += r.live + r.destroyed
+		n := t.likely(s.places[i].hash[d])
+		if n == 0 {
+			continue // a row to be made
+		}
+		r := t.at(int(n) - 1)
+		if events[i].Kind == event.New {
+			rows[i] = r
+			lines = append(lines, prefetch.Of(&r.new), prefetch.Of(&r.at), prefetch.Of(&r.dsts), prefetch.Of(&r.drops)) // drops: the line of the slow windows
+		} else {
+			lines = append(lines, prefetch.Of(&r.live), prefetch.Of(&r.destroyed))
 		}
 	}
-	for i, n := range number[:len(events)] {
-		if n == 0 || events[i].Kind != event.New {
-			continue
-		}
-		if b := t.at(int(n) - 1).dsts.block; b != 0 {
-			sum += uint64(s.blocks.get(b)[0])
+	prefetch.Lines(lines)
+	lines = lines[:0]
+	for _, r := range rows[:len(events)] {
+		if r != nil && r.dsts.block != 0 {
+			lines = append(lines, prefetch.Of(s.blocks.get(r.dsts.block)))
 		}
 	}
-	return sum
+	prefetch.Lines(lines)
 }

@@ -6,6 +6,7 @@ import (
 	"unsafe"
 
 	"github.com/ctsight/ctsight/internal/event"
+	"github.com/ctsight/ctsight/internal/prefetch"
 	"github.com/ctsight/ctsight/internal/wyhash"
 )
 
@@ -73,7 +74,7 @@ type Census struct {
 	strange  uint64 // destroys of entries that nothing was known of
 	places   [Batch]place
 	none     uint64 // hash of the destination of a key that has none
-	touched  uint64 // keeps the compiler from leaving out what touch does
+	lines    [4 * Batch]prefetch.Line
 }
 
 // liveEntry is 16 bytes; with its key a slot takes 24.

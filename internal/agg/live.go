@@ -4,6 +4,8 @@ import (
 	"iter"
 	"math/bits"
 	"unsafe"
+
+	"github.com/ctsight/ctsight/internal/prefetch"
 )
 
 // Live remembers something of each entry of the conntrack table: when it was
@@ -182,6 +184,5 @@ func (l *Live[V]) Refused() uint64 { return l.refused }
 // Replaced counts inserts at an address that was in use: a destroy was missed.
 func (l *Live[V]) Replaced() uint64 { return l.replaced }
 
-// Touch reads the place of an entry, so that it is in the processor's cache when
-// it is needed. What it returns is of no use but to keep the read.
-func (l *Live[V]) Touch(ptr uint64) uint64 { return l.slots[l.home(ptr)].ptr }
+// Line is where the search for an entry begins.
+func (l *Live[V]) Line(ptr uint64) prefetch.Line { return prefetch.Of(&l.slots[l.home(ptr)]) }

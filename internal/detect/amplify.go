@@ -150,7 +150,7 @@ func (m *mirrors) arrive(d *Engine, e *event.Event, p *place, s *subject) bool {
 		edge.last = d.second(e.Time)
 		return false
 	}
-	if s.answered > 0 || s.flags&proven != 0 {
+	if s.flags&(heard|proven) != 0 {
 		return false
 	}
 	x, fresh := m.table.get(m.at(p), func(*mirror) {})

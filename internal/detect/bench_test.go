@@ -44,7 +44,10 @@ func benchEngine(b *testing.B, source func() int) {
 	}
 	engine := New(Config{Seed: 7}, 0)
 	census := agg.NewCensus(agg.CensusConfig{Dims: []agg.Dim{agg.BySrc, agg.ByDst, agg.ByEdge, agg.ByPrefix, agg.ByNetNS}, MaxRows: 2 * sources}, 0)
-	looks := make([]Look, 0, 512)
+	looks, seen := make([]Look, 0, 512), make([]Seen, 512)
+	for i := range seen {
+		seen[i] = Seen{Known: true, Live: true, Status: event.SeenReply | event.Assured, TCPState: event.TCPEstablished}
+	}
 	var took [2]time.Duration
 	const atOnce = 1024
 	batchOf := make([]event.Event, 0, 2*atOnce)
@@ -79,9 +82,7 @@ func benchEngine(b *testing.B, source func() int) {
 			engine.AddAll(batchOf)
 			if next := now / event.Ktime(100*time.Millisecond); next != tick {
 				for looks = engine.Due(now, looks); len(looks) > 0; looks = engine.Due(now, looks) {
-					for k := range looks {
-						engine.Seen(&looks[k], now, Seen{Known: true, Live: true, Status: event.SeenReply | event.Assured, TCPState: event.TCPEstablished})
-					}
+					engine.SeenAll(looks, now, seen[:len(looks)])
 				}
 				if next/10 != tick/10 {
 					engine.Tick(now, State{})

@@ -79,8 +79,8 @@ func (d *Engine) unblame(b *blame) bool {
 	}
 	r := s.record
 	switch {
-	case r == nil && s.first.hash == b.endpoint:
-		s.first = once{}
+	case r == nil && s.first != nil && s.first.hash == b.endpoint:
+		s.forgive()
 	case r == nil || !r.failed.has(b.endpoint): // it was answered late
 		return false
 	default:

@@ -1,6 +1,10 @@
 package detect
 
-import "time"
+import (
+	"time"
+
+	"github.com/ctsight/ctsight/internal/prefetch"
+)
 
 // cache remembers two times of each of many hashes, in sets of four that are one
 // cache line: of those that fall into a set the four that were seen last.
@@ -42,7 +46,7 @@ func newCache(n int) *cache { return &cache{make([][ways]seen, n/ways)} }
 
 func (c *cache) set(h uint64) *[ways]seen { return &c.sets[h&seenNotes&uint64(len(c.sets)-1)] }
 
-func (c *cache) peek(h uint64) uint64 { return c.set(h)[0].hash }
+func (c *cache) line(h uint64) prefetch.Line { return prefetch.Of(c.set(h)) }
 
 // find returns what is known of h, nil for nothing.
 func (c *cache) find(h uint64) *seen {

@@ -48,7 +48,7 @@ type used struct {
 // arrive takes a new entry.
 func (d *Engine) arrive(e *event.Event, p *place) {
 	sec := d.second(e.Time)
-	s := d.source(e.NetNS, e.Zone, e.Orig.Src, p.src)
+	s := d.source(e.NetNS, e.Zone, e.Orig.Src, p)
 	s.last = sec
 	if e.ByUser {
 		return
@@ -100,7 +100,7 @@ func (d *Engine) AddSum(x *event.Sum) {
 	sec := d.second(x.Last)
 	var p place
 	d.locateTuple(&p, x.NetNS, x.Zone, &event.Tuple{Src: x.Src})
-	s := d.source(x.NetNS, x.Zone, x.Src, p.src)
+	s := d.source(x.NetNS, x.Zone, x.Src, &p)
 	s.last = max(s.last, sec)
 	s.flags |= unlooked
 	if s.burst.count(sec, uint32(min(x.N, math.MaxInt32))) {
@@ -143,23 +143,21 @@ func (d *Engine) depart(e *event.Event, p *place) {
 		d.pending.Insert(p.id, was)
 		waits = false
 	}
-	c := Contact{At: was.t, Orig: e.Orig, NetNS: e.NetNS, Zone: e.Zone}
+	made := was.t
 	var s *subject
-	if !waits {
-		if c.At = e.Time; e.HasLifetime {
-			c.At -= event.Ktime(e.Lifetime)
-		}
-	} else {
-		s = d.settle(&c, p, &was)
+	if waits {
+		s = d.settle(&e.Orig, p, &was)
+	} else if made = e.Time; e.HasLifetime {
+		made -= event.Ktime(e.Lifetime)
 	}
-	d.part(e, p, c.At, waits || e.HasLifetime)
+	d.part(e, p, made, waits || e.HasLifetime)
 	d.filling.note(e)
-	o, known := ended(e, e.Time.Sub(c.At))
+	o, known := ended(e, e.Time.Sub(made))
 	if known && o == Refused {
-		d.fronts.depart(d, e, p, c.At)
+		d.fronts.depart(d, e, p, made)
 	}
 	if known && (waits || o != Answered) {
-		d.outcome(&c, p, e.Time, was.flags, o, "destroy")
+		d.outcome(&Contact{At: made, Orig: e.Orig, NetNS: e.NetNS, Zone: e.Zone}, p, e.Time, was.flags, o, "destroy")
 		return
 	}
 	d.recheck(s)
@@ -191,7 +189,7 @@ func ended(e *event.Event, age time.Duration) (Outcome, bool) {
 func (d *Engine) outcome(c *Contact, p *place, now event.Ktime, flags pendFlags, o Outcome, how string) {
 	d.now = max(d.now, now)
 	sec := d.second(now)
-	s := d.source(c.NetNS, c.Zone, c.Orig.Src, p.src)
+	s := d.source(c.NetNS, c.Zone, c.Orig.Src, p)
 	s.last = sec
 	j := judgement{Contact: c, place: p, now: now, sec: sec, o: o, first: flags&pendFirst != 0, how: how}
 	switch {

@@ -16,6 +16,7 @@ import (
 
 	"github.com/ctsight/ctsight/internal/agg"
 	"github.com/ctsight/ctsight/internal/event"
+	"github.com/ctsight/ctsight/internal/prefetch"
 )
 
 // Config says what an Engine watches for. Zero fields get the defaults.
@@ -89,7 +90,7 @@ type Engine struct {
 	mirrors  mirrors
 	book     book
 	places   [batch]place
-	touched  uint64 // keeps the compiler from leaving out what touch and ready do
+	lines    [8 * batch]prefetch.Line
 	sampling sampling
 	swept    event.Ktime
 	outage   outage
@@ -130,7 +131,7 @@ func New(c Config, start event.Ktime) *Engine {
 		c.Tell = func(*agg.Finding) {}
 	}
 	d := &Engine{cfg: c, start: start, now: start,
-		subjects: newTable[subject](c.MaxSubjects, weaker),
+		subjects: newSubjects(c.MaxSubjects),
 		edges:    newCache(1 << 18), goods: newCache(1 << 16),
 		pending: agg.NewLive[pending](1<<18, 0),
 	}

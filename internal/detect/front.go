@@ -239,7 +239,7 @@ func (w *fronts) arrive(d *Engine, e *event.Event, p *place, s *subject, first b
 	if !tracked(e.Orig.Proto) {
 		return false
 	}
-	stranger := first && s.answered == 0 && s.flags&proven == 0
+	stranger := first && s.flags&(heard|proven) == 0
 	below := !stranger
 	for l := range scopes {
 		var f *front

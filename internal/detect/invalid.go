@@ -38,7 +38,7 @@ func (d *Engine) segment(e *event.Event, p *place) {
 		return
 	}
 	sec := d.second(e.Time)
-	s := d.source(e.NetNS, e.Zone, e.Orig.Src, p.src)
+	s := d.source(e.NetNS, e.Zone, e.Orig.Src, p)
 	s.last = sec
 	if !crafted && s.sport != e.Orig.Sport {
 		s.sport = e.Orig.Sport

@@ -17,18 +17,20 @@ import (
 // What an insert pays is a counter in the cache line that it reads anyway, and for a
 // link one more look-up; the rest belongs to ticks.
 type link struct {
-	// What every entry needs is together.
+	// What every entry needs is together: two cache lines.
 	made, ended uint64 // entries since then
 	since       event.Ktime
 	lastGood    event.Ktime // contact that was answered
-	last        uint32      // second
-	minute      uint32      // number of the minutes that are full
+	now         lately
+	last        uint32 // second
+	minute      uint32 // number of the minutes that are full
+	open        minuteOf
 	netns       event.NetNS
 	zone        uint16
 	fresh       bool // the source had not come to the endpoint within a day before
 	told        tellings
-	open        minuteOf
-	window      [slices5]lately
+
+	before [slices5]lately // the slices before that of now
 
 	hash, endpoint, src uint64
 	tuple               event.Tuple // Sport is 0
@@ -109,7 +111,7 @@ func idlest(a, b *link) bool { return a.last < b.last }
 // follow takes a new entry of what may be a link. missed says that nothing is known
 // of it, which may be because the cache has forgotten.
 func (d *Engine) follow(e *event.Event, p *place, s *seen, sec uint32) {
-	x := d.links.table.find(p.edge)
+	x := d.linkAt(p)
 	if x == nil {
 		if s.hash&seenCount < hotFrom {
 			return
@@ -164,7 +166,15 @@ func (d *Engine) unfollow(x *link) {
 // at is the slice of now.
 func (x *link) at(sec uint32) *lately {
 	slot := sec / sliceSeconds
-	w := &x.window[slot%slices5]
+	switch {
+	case slot == x.now.slot:
+		return &x.now
+	case slot > x.now.slot:
+		x.before[x.now.slot%slices5] = x.now
+		x.now = lately{slot: slot}
+		return &x.now
+	}
+	w := &x.before[slot%slices5]
 	if w.slot != slot {
 		*w = lately{slot: slot}
 	}
@@ -174,11 +184,15 @@ func (x *link) at(sec uint32) *lately {
 // sum is of the last slices, that of now among them.
 func (x *link) sum(sec uint32, n uint32) (all lately) {
 	slot := sec / sliceSeconds
-	for i := range x.window {
-		if w := &x.window[i]; w.slot+n > slot {
+	add := func(w *lately) {
+		if w.slot+n > slot {
 			all.made, all.failed, all.good = all.made+w.made, all.failed+w.failed, all.good+w.good
 		}
 	}
+	for i := range x.before {
+		add(&x.before[i])
+	}
+	add(&x.now)
 	return all
 }
 
@@ -187,7 +201,7 @@ func (x *link) live() uint64 { return x.made - x.ended }
 
 // part takes an entry of a link that has gone; it was made at a time.
 func (d *Engine) part(e *event.Event, p *place, made event.Ktime, known bool) {
-	x := d.links.table.find(p.edge)
+	x := d.linkAt(p)
 	if x == nil || !known {
 		return
 	}
@@ -258,7 +272,7 @@ func (d *Engine) fared(s *subject, j *judgement, client bool) {
 	if j.o == Accepted || j.o == Invalid {
 		return
 	}
-	x := d.links.table.find(j.place.edge)
+	x := d.linkAt(j.place)
 	fails := j.o == Refused || j.o == Unanswered
 	switch {
 	case fails && (j.judged || d.excused(j.At)):
@@ -273,7 +287,7 @@ func (d *Engine) fared(s *subject, j *judgement, client bool) {
 		}
 		d.serviceAnswers(j.place.endpoint, j.At)
 	}
-	if j.first && j.o == Answered && s.fan.add(j.sec, j.sec-min(j.sec, s.burst.born)) {
+	if j.first && j.o == Answered && s.fan.add(j.sec, s.burst.known(j.sec)) {
 		d.fannedOut(s)
 	}
 }

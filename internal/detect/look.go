@@ -1,9 +1,11 @@
 package detect
 
 import (
+	"math"
 	"time"
 
 	"github.com/ctsight/ctsight/internal/event"
+	"github.com/ctsight/ctsight/internal/prefetch"
 )
 
 // When a contact that nothing has decided is looked at. The first look finds what
@@ -33,7 +35,6 @@ type Look struct {
 	Contact
 
 	id    uint64
-	at    place // not of a crowd's
 	stage uint8
 }
 
@@ -101,17 +102,33 @@ func (q *queue) len() int { return int(q.tail - q.head) }
 
 func (q *queue) at(n uint32) *waiting { return &q.ring[n&uint32(len(q.ring)-1)] }
 
+// resize takes a power of two.
+func (q *queue) resize(to int) {
+	ring := make([]waiting, to)
+	for n := q.head; n != q.tail; n++ {
+		ring[n&uint32(to-1)] = *q.at(n)
+	}
+	q.ring = ring
+}
+
+// shrink gives back what a burst has needed: a ring that is mostly empty goes round
+// through memory that no cache holds.
+func (q *queue) shrink() {
+	if n := len(q.ring); n > leastRing && q.len() <= n/8 {
+		q.resize(n / 2)
+	}
+}
+
+// leastRing is the size of the smallest ring.
+const leastRing = 256
+
 // push returns the number of what it has put in, false when there is no room.
 func (q *queue) push(w *waiting) (uint32, bool) {
 	if q.len() == len(q.ring) {
 		if len(q.ring) == q.limit {
 			return 0, false
 		}
-		bigger := make([]waiting, max(256, 2*len(q.ring)))
-		for n := q.head; n != q.tail; n++ {
-			bigger[n&uint32(len(bigger)-1)] = *q.at(n)
-		}
-		q.ring = bigger
+		q.resize(max(leastRing, 2*len(q.ring)))
 	}
 	*q.at(q.tail) = *w
 	q.tail++
@@ -125,7 +142,7 @@ func (d *Engine) await(e *event.Event, p *place, s *subject, flags pendFlags) {
 	if ok && d.pending.Len() == d.pending.Cap() {
 		d.sweep()
 	}
-	if !ok || !d.pending.Insert(p.id, pending{t: e.Time, early: n + 1, flags: flags | pendLooked}) {
+	if !ok || s.pend == math.MaxUint16 || !d.pending.Insert(p.id, pending{t: e.Time, early: n + 1, flags: flags | pendLooked}) {
 		d.over.Contacts++
 		s.flags |= unlooked
 		return
@@ -178,25 +195,36 @@ func (d *Engine) Due(now event.Ktime, into []Look) []Look {
 				into = append(into, Look{Ptr: w.ptr, Contact: Contact{At: w.t, Orig: w.orig, NetNS: w.netns, Zone: w.zone}, id: w.id, stage: uint8(stage)})
 			}
 		}
+		q.shrink()
 	}
-	d.ready(into)
 	return d.fronts.due(now, into)
 }
 
-// ready reads what Seen will read of each look, as touch does for events.
+// ready asks for what seen will read of each look, as touch does for events.
 func (d *Engine) ready(looks []Look) {
-	sum := uint64(0)
+	lines, places := d.lines[:0], d.places[:len(looks)]
 	for i := range looks {
-		l := &looks[i]
-		d.locateTuple(&l.at, l.NetNS, l.Zone, &l.Orig)
-		sum += d.subjects.peek(l.at.src) + d.edges.peek(l.at.edge) + d.goods.peek(l.at.endpoint)
+		l, p := &looks[i], &places[i]
+		d.locateTuple(p, l.NetNS, l.Zone, &l.Orig)
+		lines = append(lines, d.subjects.line(p.src), d.edges.line(p.edge), d.goods.line(p.endpoint), d.pending.Line(l.id),
+			d.fronts.table.line(p.endpoint), d.fronts.table.line(d.fronts.at(ofHost, p, l.NetNS, l.Zone, &l.Orig)))
 	}
-	for i := range looks {
-		if v := d.subjects.find(looks[i].at.src); v != nil {
-			sum += uint64(v.last) + uint64(v.contacts) + uint64(v.first.hash)
+	prefetch.Lines(lines)
+	lines = lines[:0]
+	for i := range places {
+		p := &places[i]
+		if p.near = (near{epoch: d.subjects.epoch, subject: d.subjects.find(p.src)}); p.near.subject != nil {
+			lines = append(lines, prefetch.Of(p.near.subject))
 		}
 	}
-	d.touched = sum
+	prefetch.Lines(lines)
+	lines = lines[:0]
+	for i := range places {
+		if s := places[i].near.subject; s != nil {
+			lines = append(lines, prefetch.Of(&s.hash), prefetch.Of(&s.net), prefetch.Of(&s.base))
+		}
+	}
+	prefetch.Lines(lines)
 }
 
 // NextDue is when there will be something to look at, false for never.
@@ -221,8 +249,26 @@ func (d *Engine) NextDue() (at event.Ktime, any bool) {
 	return at, any
 }
 
-// Seen takes what a look at a time has shown.
+// SeenAll takes what looks at a time have shown, in the same order.
+func (d *Engine) SeenAll(looks []Look, now event.Ktime, seen []Seen) {
+	for len(looks) > 0 {
+		n := min(len(looks), batch)
+		d.ready(looks[:n])
+		for i := range n {
+			d.seen(&looks[i], &d.places[i], now, seen[i])
+		}
+		looks, seen = looks[n:], seen[n:]
+	}
+}
+
+// Seen is SeenAll of one.
 func (d *Engine) Seen(l *Look, now event.Ktime, seen Seen) {
+	var at place
+	d.locateTuple(&at, l.NetNS, l.Zone, &l.Orig)
+	d.seen(l, &at, now, seen)
+}
+
+func (d *Engine) seen(l *Look, at *place, now event.Ktime, seen Seen) {
 	if l.stage == ofCrowd {
 		d.fronts.seen(d, l, &seen)
 		return
@@ -233,7 +279,7 @@ func (d *Engine) Seen(l *Look, now event.Ktime, seen Seen) {
 	}
 	d.now = max(d.now, now)
 	if !seen.Known || !seen.Live {
-		d.recheck(d.settle(&l.Contact, &l.at, p))
+		d.recheck(d.settle(&l.Orig, at, p))
 		if seen.Known && l.stage > early { // its destroy is not just on its way: it was lost
 			d.pending.Remove(l.id)
 			return
@@ -241,21 +287,20 @@ func (d *Engine) Seen(l *Look, now event.Ktime, seen Seen) {
 		if l.stage == judged { // later, perhaps
 			d.over.Contacts++
 		}
-		d.again(l)
+		d.again(l, at)
 		return
 	}
 	how := seen.how()
 	o, known := l.shows(&seen)
 	switch {
 	case known && o == Answered:
-		c := l.Contact
 		was := *p
-		d.settle(&c, &l.at, &was)
+		d.settle(&l.Orig, at, &was)
 		d.pending.Remove(l.id)
-		d.outcome(&c, &l.at, now, was.flags, Answered, how)
+		d.outcome(&l.Contact, at, now, was.flags, Answered, how)
 		return
 	case l.stage == early:
-		d.recheck(d.settle(&l.Contact, &l.at, p))
+		d.recheck(d.settle(&l.Orig, at, p))
 	case known && o == HalfOpen && p.flags&pendHalf == 0, l.stage >= judged && !known && p.flags&(pendSilent|pendHalf) == 0:
 		if !known {
 			o = Unanswered
@@ -265,18 +310,18 @@ func (d *Engine) Seen(l *Look, now event.Ktime, seen Seen) {
 			p.flags |= pendSilent
 			p.flags &^= pendHalf
 		}
-		d.outcome(&l.Contact, &l.at, now, flags, o, how)
+		d.outcome(&l.Contact, at, now, flags, o, how)
 	}
-	d.again(l)
+	d.again(l, at)
 }
 
 // again puts what was looked at into the next queue.
-func (d *Engine) again(l *Look) {
+func (d *Engine) again(l *Look, at *place) {
 	if next := l.stage + 1; next < stages {
 		w := waiting{t: l.At, ptr: l.Ptr, id: l.id, orig: l.Orig, netns: l.NetNS, zone: l.Zone}
 		if _, ok := d.queues[next].push(&w); !ok && next == judged {
 			d.over.Contacts++
-			if s := d.subjects.find(l.at.src); s != nil {
+			if s := d.subjectAt(at); s != nil {
 				s.flags |= unlooked
 			}
 		}
@@ -300,7 +345,7 @@ func (l *Look) shows(s *Seen) (Outcome, bool) {
 
 // settle ends the time in which a contact may yet be answered at once. Who knows no
 // outcome looks whether that decides a test (recheck).
-func (d *Engine) settle(c *Contact, at *place, p *pending) *subject {
+func (d *Engine) settle(t *event.Tuple, at *place, p *pending) *subject {
 	if p.early == 0 {
 		return nil
 	}
@@ -308,13 +353,13 @@ func (d *Engine) settle(c *Contact, at *place, p *pending) *subject {
 	if p.flags&pendFirst == 0 {
 		return nil
 	}
-	s := d.subjects.find(at.src)
+	s := d.subjectAt(at)
 	if s == nil {
 		return nil
 	}
 	s.pend -= min(s.pend, 1)
 	if s.record != nil {
-		s.record.each(c.Orig, func(k *key) { k.pend -= min(k.pend, 1) })
+		s.record.each(*t, func(k *key) { k.pend -= min(k.pend, 1) })
 	}
 	return s
 }

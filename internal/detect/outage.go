@@ -2,6 +2,7 @@ package detect
 
 import (
 	"fmt"
+	"iter"
 	"math"
 	"slices"
 	"time"
@@ -260,6 +261,33 @@ func (c *outageCount) take(d *Engine, j *judgement, fails bool) {
 	}
 }
 
+// recent are the moments since the last outage of which all answers are known, the
+// newest first.
+func (o *outage) recent(d *Engine, now uint32) iter.Seq[*moment] {
+	return func(yield func(*moment) bool) {
+		for back := range uint32(outageWindow) {
+			m := &o.moments[(now-back)%outageWindow]
+			if o.end != 0 && now-back <= d.second(o.end) {
+				return // that one is over
+			}
+			if m.second == now-back && d.now-d.instant(now-back+1) >= event.Ktime(answersBy) && !yield(m) {
+				return
+			}
+		}
+	}
+}
+
+// mostFail says whether more contacts failed than were answered, over any time up to now.
+func (o *outage) mostFail(d *Engine, now uint32) bool {
+	failed, good := uint32(0), uint32(0)
+	for m := range o.recent(d, now) {
+		if failed, good = failed+m.refused+m.unanswered, good+m.good; failed > good {
+			return true
+		}
+	}
+	return false
+}
+
 // look asks whether good endpoints fail, all at once: over the last seconds, as many
 // of them as speak for it most.
 func (o *outage) look(d *Engine) {
@@ -268,17 +296,14 @@ func (o *outage) look(d *Engine) {
 		return
 	}
 	now, doubted := d.second(d.now), false
+	if !o.mostFail(d, now) {
+		o.doubt = 0
+		return
+	}
 	o.ends = set{}
 	failed, good, failedEnds := uint32(0), uint32(0), 0
 	goodEnds, lone := set{}, loner{}
-	for back := range uint32(outageWindow) {
-		m := &o.moments[(now-back)%outageWindow]
-		if o.end != 0 && now-back <= d.second(o.end) {
-			break // that one is over
-		}
-		if m.second != now-back || d.now-d.instant(now-back+1) < event.Ktime(answersBy) {
-			continue
-		}
+	for m := range o.recent(d, now) {
 		failed, good = failed+m.refused+m.unanswered, good+m.good
 		lone.add(m)
 		for _, h := range m.failedEnds[:m.failedEndsN] {

@@ -4,6 +4,7 @@ import (
 	"net/netip"
 
 	"github.com/ctsight/ctsight/internal/event"
+	"github.com/ctsight/ctsight/internal/prefetch"
 	"github.com/ctsight/ctsight/internal/wyhash"
 )
 
@@ -14,15 +15,39 @@ type place struct {
 	edge     uint64 // source with endpoint
 	id       uint64 // the entry: unique among those that live
 	dst      uint64 // destination alone
+	near     near
+}
+
+// near is what was found of a place ahead of time.
+type near struct {
+	subject *subject // nil for unknown; of table.epoch
+	link    *link    // nil for none; of table.made
+	epoch   uint32
+	made    uint32
+}
+
+// subjectAt returns the source of a place, nil if there is none.
+func (d *Engine) subjectAt(p *place) *subject {
+	if s := p.near.subject; s != nil && p.near.epoch == d.subjects.epoch {
+		return s
+	}
+	return d.subjects.find(p.src)
+}
+
+// linkAt returns the link of a place, nil if there is none.
+func (d *Engine) linkAt(p *place) *link {
+	if p.near.made == d.links.table.made {
+		return p.near.link
+	}
+	return d.links.table.find(p.edge)
 }
 
 func (d *Engine) locate(p *place, e *event.Event) { d.locateTuple(p, e.NetNS, e.Zone, &e.Orig) }
 
 func (d *Engine) locateTuple(p *place, ns event.NetNS, zone uint16, t *event.Tuple) {
 	seed := d.cfg.Seed
-	src, dst := t.Src.As16(), t.Dst.As16()
 	at := uint64(ns) | uint64(zone)<<32
-	s, o := wyhash.Addr(&src, seed+families(t.Src)), wyhash.Addr(&dst, seed+8+families(t.Dst))
+	s, o := wyhash.IP(t.Src, seed), wyhash.IP(t.Dst, seed+8)
 	p.src = max(1, wyhash.Mix(s, at))
 	p.dst = max(1, wyhash.Mix(o, at))
 	p.endpoint = max(1, wyhash.Mix(o^at, uint64(port(t))<<8|uint64(t.Proto)))
@@ -30,14 +55,7 @@ func (d *Engine) locateTuple(p *place, ns event.NetNS, zone uint16, t *event.Tup
 	// An address in the kernel has its highest bit set; the tuple is unique where
 	// there is none.
 	p.id = max(1, wyhash.Mix(p.edge, uint64(t.Sport)<<16|uint64(t.Dport)))
-}
-
-// families keeps ::ffff:a.b.c.d and a.b.c.d apart.
-func families(a netip.Addr) uint64 {
-	if a.Is4() {
-		return 1
-	}
-	return 2
+	p.near = near{}
 }
 
 // port is the destination port, 0 where the protocol has none.
@@ -58,28 +76,35 @@ func prefixOf(a netip.Addr) netip.Prefix {
 	return p
 }
 
-// touch reads what add will read of each event: many misses under way at once cost
+// touch asks for what add will read of each event: many misses under way at once cost
 // as much as one.
 func (d *Engine) touch(events []event.Event) {
-	sum := uint64(0)
+	lines := d.lines[:0]
 	for i := range events {
 		switch p := &d.places[i]; events[i].Kind {
 		case event.New:
-			sum += d.subjects.peek(p.src) + d.edges.peek(p.edge)
+			lines = append(lines, d.subjects.line(p.src), d.edges.line(p.edge))
 		case event.Destroy:
-			sum += d.pending.Touch(p.id) + d.links.table.peek(p.edge)
+			lines = append(lines, d.pending.Line(p.id))
 		}
 	}
+	prefetch.Lines(lines)
+	lines = lines[:0]
 	for i := range events {
-		if x := d.links.table.find(d.places[i].edge); x != nil {
-			sum += x.made
+		p := &d.places[i]
+		p.near = near{epoch: d.subjects.epoch, made: d.links.table.made, link: d.links.table.find(p.edge)}
+		if x := p.near.link; x != nil {
+			lines = append(lines, prefetch.Of(x), prefetch.Of(&x.open.lives))
 		}
 		if events[i].Kind != event.New {
 			continue
 		}
-		if v := d.subjects.find(d.places[i].src); v != nil {
-			sum += uint64(v.last)
+		if p.near.subject = d.subjects.find(p.src); p.near.subject != nil {
+			lines = append(lines, prefetch.Of(p.near.subject))
+		}
+		if d.edges.find(p.edge) == nil { // a first contact
+			lines = append(lines, d.pending.Line(p.id), d.fronts.table.line(p.endpoint))
 		}
 	}
-	d.touched = sum
+	prefetch.Lines(lines)
 }

@@ -47,14 +47,17 @@ type rate struct {
 	n      uint32 // new entries in it
 	before uint32 // in the one before
 	need   uint32 // n with which the test may be crossed
-	born   uint32 // second
 	run    uint32 // entries since S was 0, without n
 	since  uint32 // second of the first of these
 	dns    uint32 // questions among them and n
 	s      float32
 	mean   float32
 	spread float32 // mean square of k - mean
+	age    uint16  // of second, in seconds, up to rateHour
 }
+
+// known is for how many seconds there has been a rate, at least.
+func (r *rate) known(sec uint32) uint32 { return uint32(r.age) + sec - min(sec, r.second) }
 
 // count takes new entries and says whether the test is crossed with them, once a
 // second.
@@ -69,21 +72,21 @@ func (r *rate) count(sec, n uint32) bool {
 // turn ends the second that was, and those without an entry up to sec. It is what
 // most entries of many slow sources pay: as few divisions as can be.
 func (r *rate) turn(sec uint32) {
-	if r.born == 0 {
-		*r = rate{born: sec, second: sec, since: sec, need: rateNever}
+	if r.second == 0 {
+		*r = rate{second: sec, since: sec, need: rateNever}
 		return
 	}
 	if sec < r.second {
 		return
 	}
-	k, age := float32(r.n), float32(min(r.second-r.born, rateHour))
+	k, age := float32(r.n), float32(r.age)
 	lambda, perPhi := r.scale()
 	x := (k*lnRho - lambda*(rateRho-1)) * perPhi
 	if k <= lambda {
 		x = min(x, -rateFalls)
 	}
 	r.s = min(rateMost, max(0, r.s+x))
-	if r.run += r.n; r.second-r.born < rateLearns {
+	if r.run += r.n; r.age < rateLearns {
 		r.s = 0
 	}
 	weight, dev := 1/(age+1), k-r.mean
@@ -100,8 +103,9 @@ func (r *rate) turn(sec uint32) {
 	if r.s == 0 {
 		r.run, r.dns, r.since = 0, 0, sec
 	}
+	r.age = uint16(min(uint32(r.age)+sec-r.second, rateHour))
 	r.n, r.second, r.need = 0, sec, rateNever
-	if sec-r.born >= rateLearns {
+	if r.age >= rateLearns {
 		r.need = uint32(max(1, (rateCross-r.s)/lnRho)) // if phi were 1 and lambda 0
 	}
 }

@@ -76,7 +76,7 @@ func newScan() scan {
 func (n *scan) judge(d *Engine, s *subject, j *judgement) {
 	if r := s.record; r != nil && j.now-r.last > event.Ktime(retention) {
 		d.letGo(s)
-		s.first = once{}
+		s.forgive()
 	}
 	if !j.first || j.o == Accepted {
 		n.repeat(d, s, j)
@@ -100,7 +100,7 @@ func (n *scan) repeat(d *Engine, s *subject, j *judgement) {
 		return
 	case failed:
 		n.again(r, j)
-	case r == nil && s.first.hash == j.place.endpoint:
+	case r == nil && s.first != nil && s.first.hash == j.place.endpoint:
 		s.first.again++
 	default:
 		return
@@ -115,8 +115,7 @@ func (n *scan) prefix(d *Engine, s *subject, j *judgement) {
 	if s.record != nil && s.record.begun != 0 || j.o.failure() && !j.judged && s.answered > 0 {
 		return
 	}
-	net := prefixOf(s.addr)
-	p := d.network(s, net)
+	p := d.network(s)
 	p.last = j.sec
 	n.count(d, p, j, threshold+prefixPenalty)
 	if r := p.record; r != nil && j.o.failure() {
@@ -131,8 +130,8 @@ func (n *scan) prefix(d *Engine, s *subject, j *judgement) {
 // disown takes a source that is found by itself out of the test of its prefix: one
 // incident is told once.
 func (n *scan) disown(d *Engine, s *subject) {
-	net := prefixOf(s.addr)
-	p := d.subjects.find(d.networkHash(s, net))
+	h, _ := d.networkHash(s)
+	p := d.subjects.find(h)
 	if p == nil || p.record == nil || p.record.begun != 0 {
 		return
 	}
@@ -145,20 +144,27 @@ func (n *scan) disown(d *Engine, s *subject) {
 }
 
 // networkHash is where the prefix of a source is in the table.
-func (d *Engine) networkHash(s *subject, net netip.Prefix) uint64 {
+func (d *Engine) networkHash(s *subject) (uint64, netip.Prefix) {
+	net := prefixOf(s.addr)
 	t := event.Tuple{Src: net.Addr(), Dst: net.Addr(), Proto: uint8(net.Bits()), Dport: 1}
 	var at place
 	d.locateTuple(&at, s.netns, s.zone, &t)
-	return at.edge
+	return at.edge, net
 }
 
 // network returns the prefix of a source.
-func (d *Engine) network(s *subject, net netip.Prefix) *subject {
-	h := d.networkHash(s, net)
+func (d *Engine) network(s *subject) *subject {
+	if s.net != nil && s.netEpoch == d.subjects.epoch {
+		return s.net
+	}
+	h, net := d.networkHash(s)
+	d.subjects.keep = s
 	p, fresh := d.subjects.get(h, d.gone)
+	d.subjects.keep = nil
 	if fresh {
 		p.hash, p.addr, p.bits, p.netns, p.zone = h, net.Addr(), uint8(net.Bits()), s.netns, s.zone
 	}
+	s.net, s.netEpoch = p, d.subjects.epoch
 	return p
 }
 
@@ -175,6 +181,7 @@ func (n *scan) count(d *Engine, s *subject, j *judgement, h float64) {
 	case !fails:
 		s.mark(j.sec)
 		s.answered++
+		s.flags |= heard
 		if j.Orig.Proto == event.ProtoUDP && s.udp < math.MaxUint16 {
 			s.udp++
 		}
@@ -260,13 +267,16 @@ func (d *Engine) otherwise(j *judgement) bool {
 // begin keeps the first failing contact, and says whether there is a record, which
 // begins with the second.
 func (n *scan) begin(d *Engine, s *subject, j *judgement) bool {
-	f := &s.first
-	if f.hash != 0 && j.now-f.at > event.Ktime(retention) {
+	if s.first == nil && j.o.failure() {
+		s.first = new(once)
+	}
+	f := s.first
+	if f != nil && j.now-f.at > event.Ktime(retention) {
 		*f = once{}
 	}
 	switch {
 	case !j.o.failure():
-		if f.hash == j.place.endpoint && j.judged {
+		if f != nil && f.hash == j.place.endpoint && j.judged {
 			*f = once{}
 		}
 		s.serve(&j.Orig)
@@ -611,7 +621,7 @@ func (n *scan) tick(d *Engine) {
 		}
 		if p.flags &^= watched; d.fronts.explains(d, p) {
 			d.letGo(p) // before the flood was known
-			p.first = once{}
+			p.forgive()
 			continue
 		}
 		if p.record.from.len() >= prefixSources {

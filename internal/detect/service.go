@@ -134,11 +134,11 @@ func (d *Engine) dropped(e *event.Event, p *place) {
 	if e.Reason.IsRuleset() || e.Reason.Kind() != event.Drop {
 		return
 	}
-	s := d.subjects.find(p.src)
+	s := d.subjectAt(p)
 	if s == nil {
 		return // of nobody we know: a flood, most likely
 	}
-	if x := d.links.table.find(p.edge); x != nil {
+	if x := d.linkAt(p); x != nil {
 		if x.streak == nil {
 			x.streak = &streak{}
 		}

@@ -27,8 +27,7 @@ const (
 
 // sketchHash is the hash of an address, never 0.
 func sketchHash(a netip.Addr) uint64 {
-	b := a.As16()
-	return max(1, wyhash.Mix(wyhash.Addr(&b, families(a)), 1))
+	return max(1, wyhash.Mix(wyhash.IP(a, 0), 1))
 }
 
 // estimated says whether count is an estimate.

@@ -10,36 +10,75 @@ import (
 // subject is a source, or the prefix of one: who is tested. The first failing
 // contact is all that is kept of one that fails once, so that ten million sources
 // of a flood cost what the table costs; from the second on there is a record.
+//
+// What every entry needs is one cache line, and these lie close together; what only
+// outcomes need is apart.
 type subject struct {
-	// What every entry needs is one cache line.
-	hash   uint64
+	*dossier
+	burst  rate
 	last   uint32 // second of its last event
 	newest uint32 // number of the newest in the first queue plus one
-	burst  rate
-	pend   uint32 // first contacts that may yet be answered at once
-	zone   uint16
-	bits   uint8 // of the prefix; 0 for a source
+	pend   uint16 // first contacts that may yet be answered at once
 	flags  subjectFlags
+	bits   uint8 // of the prefix; 0 for a source
+}
 
-	netns    event.NetNS
-	udp      uint16 // UDP endpoints that have answered
-	spared   uint16 // failed since the first that counts, and excused
+// dossier is the part of a subject that outcomes change: three cache lines.
+type dossier struct {
+	hash     uint64
+	record   *record
+	first    *once  // nil, or empty, before something has failed
 	contacts uint32 // first contacts with an outcome
 	answered uint32
 	failed   uint32
-	base     uint32 // answered, when the first failed
-	lead     uint32 // of these, just before that
+	marks    marks
+	netns    event.NetNS
+	zone     uint16
+	udp      uint16 // UDP endpoints that have answered
+	spared   uint16 // failed since the first that counts, and excused
 	sport    uint16 // of its last stray segment
-	shookAt  uint32 // second
-	shook    uint64 // the last new endpoint whose handshake it finished: its destination
-	health   health
-	fan      fan
+	netEpoch uint32 // of net: table.epoch
 
+	net     *subject // its prefix, as it was found last
+	shook   uint64   // the last new endpoint whose handshake it finished: its destination
+	shookAt uint32   // second
+	fan     fan
+	health  health
+
+	base   uint32 // answered, when the first failed
+	lead   uint32 // of these, just before that
 	addr   netip.Addr
 	served [servedPorts]served
-	marks  marks
-	first  once
-	record *record
+}
+
+// newSubjects returns a table in which a subject keeps its dossier when it becomes
+// another's.
+func newSubjects(limit int) *table[subject] {
+	t := newTable(limit, weaker)
+	t.chunk = func(n int) []subject {
+		all, dossiers := make([]subject, n), make([]dossier, n)
+		for i := range all {
+			all[i].dossier = &dossiers[i]
+		}
+		return all
+	}
+	t.reset = (*subject).reset
+	return t
+}
+
+// reset makes it nobody's.
+func (s *subject) reset() {
+	x := s.dossier
+	s.forgive()
+	*x = dossier{first: x.first}
+	*s = subject{dossier: x}
+}
+
+// forgive forgets what has failed first.
+func (s *subject) forgive() {
+	if s.first != nil {
+		*s.first = once{}
+	}
 }
 
 type subjectFlags uint8
@@ -48,6 +87,7 @@ const (
 	proven   subjectFlags = 1 << iota // has finished a handshake: packets with its address do come from there
 	watched                           // a prefix that is to be looked at with the next tick
 	unlooked                          // there were contacts that nobody looked at
+	heard                             // somebody has answered
 )
 
 // once is the first failing contact.
@@ -77,10 +117,13 @@ func weaker(a, b *subject) bool {
 }
 
 // source returns the source of a contact.
-func (d *Engine) source(ns event.NetNS, zone uint16, a netip.Addr, h uint64) *subject {
-	s, fresh := d.subjects.get(h, d.gone)
+func (d *Engine) source(ns event.NetNS, zone uint16, a netip.Addr, p *place) *subject {
+	if s := p.near.subject; s != nil && p.near.epoch == d.subjects.epoch {
+		return s
+	}
+	s, fresh := d.subjects.get(p.src, d.gone)
 	if fresh {
-		s.hash, s.addr, s.netns, s.zone = h, a, ns, zone
+		s.hash, s.addr, s.netns, s.zone = p.src, a, ns, zone
 	}
 	return s
 }
@@ -270,7 +313,7 @@ func (d *Engine) promote(s *subject) *record {
 	d.records++
 	r := &record{served: &s.served, first: s.first.at, last: s.first.at}
 	s.record = r
-	r.all.answered, r.all.contacts, r.all.pend = s.base, s.base, s.pend
+	r.all.answered, r.all.contacts, r.all.pend = s.base, s.base, uint32(s.pend)
 	for n := s.newest; n > d.queues[early].head && n <= d.queues[early].tail; {
 		w := d.queues[early].at(n - 1)
 		if p := d.pending.Get(w.id); p != nil && p.t == w.t && p.flags&pendFirst != 0 && p.early == n {

@@ -1,6 +1,10 @@
 package detect
 
-import "math"
+import (
+	"math"
+
+	"github.com/ctsight/ctsight/internal/prefetch"
+)
 
 // table is a bounded map from hashes to values that do not move. When it is full a
 // newcomer takes the place of the weakest of the next few in turn, so that what
@@ -15,7 +19,12 @@ type table[V any] struct {
 	n      int
 	limit  int
 	hand   int
+	keep   *V     // whose place is not needed
+	made   uint32 // values that somebody got
+	epoch  uint32 // of them those that were another's
 	weaker func(a, b *V) bool
+	chunk  func(n int) []V
+	reset  func(*V) // makes a value that of nobody
 }
 
 const (
@@ -24,7 +33,9 @@ const (
 )
 
 func newTable[V any](limit int, weaker func(a, b *V) bool) *table[V] {
-	return &table[V]{index: make([]uint64, 256), limit: max(1, limit), weaker: weaker}
+	return &table[V]{index: make([]uint64, 256), limit: max(1, limit), weaker: weaker,
+		chunk: func(n int) []V { return make([]V, n) },
+		reset: func(v *V) { var zero V; *v = zero }}
 }
 
 func (t *table[V]) at(i int) *V { return &t.chunks[i/perChunk][i%perChunk] }
@@ -44,8 +55,10 @@ func slotOf(x uint64) int { return int(uint32(x)) - 1 }
 
 func entry(h uint64, slot int) uint64 { return h<<32 | uint64(slot+1) }
 
-// peek reads the home of h.
-func (t *table[V]) peek(h uint64) uint64 { return t.index[int(h>>32)&(len(t.index)-1)] }
+// line is that of the home of h.
+func (t *table[V]) line(h uint64) prefetch.Line {
+	return prefetch.Of(&t.index[int(h>>32)&(len(t.index)-1)])
+}
 
 // find returns the value of h, nil if there is none.
 func (t *table[V]) find(h uint64) *V {
@@ -68,20 +81,21 @@ func (t *table[V]) get(h uint64, gone func(*V)) (v *V, fresh bool) {
 			t.grow()
 		}
 		if slot == len(t.chunks)*perChunk {
-			t.chunks = append(t.chunks, make([]V, perChunk))
+			t.chunks = append(t.chunks, t.chunk(perChunk))
 		}
 		t.hashes = append(t.hashes, h)
 		t.n++
 	} else {
 		slot = t.weakest()
+		t.epoch++
 		gone(t.at(slot))
 		t.forget(slot)
 		t.hashes[slot] = h
 	}
 	t.index[t.search(h)] = entry(h, slot)
+	t.made++
 	v = t.at(slot)
-	var zero V
-	*v = zero
+	t.reset(v)
 	return v, true
 }
 
@@ -90,7 +104,7 @@ func (t *table[V]) weakest() int {
 	best := t.hand
 	for k := range min(candidates, t.n) {
 		i := (t.hand + k) % t.n
-		if t.weaker(t.at(i), t.at(best)) {
+		if v, b := t.at(i), t.at(best); b == t.keep || v != t.keep && t.weaker(v, b) {
 			best = i
 		}
 	}

@@ -14,7 +14,8 @@ import (
 
 // traffic is connections that a test makes up, with what becomes of them: the truth.
 type traffic struct {
-	conns []conn
+	together bool // events and looks are taken many at a time
+	conns    []conn
 }
 
 // conn is one connection.
@@ -130,7 +131,7 @@ func (x *traffic) run(t testing.TB, until time.Duration, c Config) (d *Engine, t
 	c.Tell = func(f *agg.Finding) { told = append(told, *f) }
 	c.Clock = event.Clock{Wall: time.Unix(1700000000, 0).UTC()}
 	d = New(c, 0)
-	looks := make([]Look, 0, 64)
+	looks, events := make([]Look, 0, 200), []event.Event(nil)
 	for now := 100 * ms; now <= until; now += 100 * ms {
 		for len(all) > 0 && all[0].at < now {
 			h := all[0]
@@ -141,11 +142,24 @@ func (x *traffic) run(t testing.TB, until time.Duration, c Config) (d *Engine, t
 				_, e.Cause, e.Status = o.ends()
 				e.Kind, e.Lifetime, e.HasLifetime = event.Destroy, h.at-o.at, true
 			}
-			d.Add(&e)
+			if events = append(events, e); !x.together {
+				d.Add(&e)
+			}
 		}
+		if x.together {
+			d.AddAll(events)
+		}
+		events = events[:0]
 		for looks = d.Due(event.Ktime(now), looks); len(looks) > 0; looks = d.Due(event.Ktime(now), looks) {
+			seen := make([]Seen, len(looks))
 			for i := range looks {
-				d.Seen(&looks[i], event.Ktime(now), x.conns[looks[i].Ptr-1].now(now))
+				seen[i] = x.conns[looks[i].Ptr-1].now(now)
+				if !x.together {
+					d.Seen(&looks[i], event.Ktime(now), seen[i])
+				}
+			}
+			if x.together {
+				d.SeenAll(looks, event.Ktime(now), seen)
 			}
 		}
 		if now%time.Second == 0 {

@@ -130,9 +130,7 @@ func (w *Watch) lookAtContacts(ctx context.Context) {
 		}
 		w.lock()
 		at := now()
-		for i := range looks {
-			d.engine.Seen(&looks[i], at, seen[i])
-		}
+		d.engine.SeenAll(looks, at, seen)
 		w.mu.Unlock()
 	}
 }

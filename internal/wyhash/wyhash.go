@@ -5,6 +5,7 @@ package wyhash
 import (
 	"encoding/binary"
 	"math/bits"
+	"net/netip"
 )
 
 // Constants of wyhash.
@@ -17,6 +18,17 @@ const (
 func Mix(a, b uint64) uint64 {
 	hi, lo := bits.Mul64(a^A, b^B)
 	return hi ^ lo
+}
+
+// IP is the hash of an address. An IPv4 address and what maps it to IPv6 differ. (A
+// copy of 16 bytes waits for the two halves that were just written; IPv4 needs none.)
+func IP(a netip.Addr, seed uint64) uint64 {
+	if a.Is4() {
+		b := a.As4()
+		return Mix(uint64(binary.LittleEndian.Uint32(b[:]))^seed, 1)
+	}
+	b := a.As16()
+	return Addr(&b, seed+1)
 }
 
 // Addr is the hash of an address of 16 bytes.
