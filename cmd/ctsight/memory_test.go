@@ -18,11 +18,9 @@ import (
 )
 
 // What a process may grow by under however many spoofed sources, in KiB: what all
-// have, with the detectors, and each table of sources or networks (docs/who.md). It
-// was 55 to 76 MiB for the first, the sources of the detectors 47 of these: the less the
-// more of the looks at the flood come before the table is emptied.
+// have, with the detectors, 64 MB; and each table of sources or networks (docs/who.md).
 const (
-	mayFlood = 80 << 10
+	mayFlood = 64_000_000 >> 10
 	mayTable = 88 << 10
 )
 

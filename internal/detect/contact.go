@@ -246,7 +246,8 @@ func (s *subject) shake(p *place, sec uint32, first bool) {
 	if !first {
 		return
 	}
-	s.shook, s.shookAt = p.dst, sec
+	x := s.hasPast()
+	x.shook, x.shookAt = p.dst, sec
 	if s.record != nil && s.record.dst.has(p.dst) {
 		s.record.proof = true
 	}

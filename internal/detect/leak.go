@@ -263,7 +263,7 @@ func (f *fan) add(sec, age uint32) bool {
 func (d *Engine) fannedOut(s *subject) {
 	k := s.incident("new_connection_pattern")
 	i := d.book.find(k)
-	first := d.instant(s.fan.slot * fanSeconds)
+	first := d.instant(s.past.fan.slot * fanSeconds)
 	if i == nil || i.f.State == agg.Cleared {
 		i = d.begin(k, first)
 	}
@@ -274,11 +274,11 @@ func (d *Engine) fannedOut(s *subject) {
 	i.f.State, i.f.Severity = agg.Confirmed, agg.Info
 	hash := s.hash
 	i.refill = func() {
-		if s := d.subjects.find(hash); s != nil && d.instant(s.fan.slot*fanSeconds) == i.first {
-			f := &i.f
-			f.Statistic, f.Threshold = float64(s.fan.n), max(fanLeast, fanTimes*float64(s.fan.most))
-			f.Evidence = agg.Evidence{Answered: uint64(s.fan.n), Figures: []agg.Figure{{Name: "most_before", Value: float64(s.fan.most)}}}
-			f.Why = fmt.Sprintf("%s was answered by %d endpoints in five minutes to which it had not come before; its most was %d", s.addr, s.fan.n, s.fan.most)
+		if s := d.subjects.find(hash); s != nil && s.past != nil && d.instant(s.past.fan.slot*fanSeconds) == i.first {
+			f, fan := &i.f, &s.past.fan
+			f.Statistic, f.Threshold = float64(fan.n), max(fanLeast, fanTimes*float64(fan.most))
+			f.Evidence = agg.Evidence{Answered: uint64(fan.n), Figures: []agg.Figure{{Name: "most_before", Value: float64(fan.most)}}}
+			f.Why = fmt.Sprintf("%s was answered by %d endpoints in five minutes to which it had not come before; its most was %d", s.addr, fan.n, fan.most)
 		}
 	}
 	i.fill()

@@ -287,7 +287,7 @@ func (d *Engine) fared(s *subject, j *judgement, client bool) {
 		}
 		d.serviceAnswers(j.place.endpoint, j.At)
 	}
-	if j.first && j.o == Answered && s.fan.add(j.sec, s.burst.known(j.sec)) {
+	if j.first && j.o == Answered && s.hasPast().fan.add(j.sec, s.burst.known(j.sec)) {
 		d.fannedOut(s)
 	}
 }

@@ -221,7 +221,7 @@ func (d *Engine) ready(looks []Look) {
 	lines = lines[:0]
 	for i := range places {
 		if s := places[i].near.subject; s != nil {
-			lines = append(lines, prefetch.Of(&s.hash), prefetch.Of(&s.net), prefetch.Of(&s.base))
+			lines = append(lines, prefetch.Of(&s.hash), prefetch.Of(&s.addr))
 		}
 	}
 	prefetch.Lines(lines)

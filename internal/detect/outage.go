@@ -172,12 +172,15 @@ func (d *Engine) common(s *subject, j *judgement) {
 		return
 	}
 	o, fails := &d.outage, j.o.failure() && j.o != HalfOpen
-	if fails {
-		s.health.end = j.place.endpoint
-	}
-	if !j.judged && s.health.add(j.sec, fails) && !s.health.inPanel && len(o.panel) < panelSize {
-		s.health.inPanel = true
-		o.panel = append(o.panel, s.hash)
+	if s.past != nil || j.o == Answered { // how others fare shows nothing
+		h := &s.hasPast().health
+		if fails {
+			h.end = j.place.endpoint
+		}
+		if !j.judged && h.add(j.sec, fails) && !h.inPanel && len(o.panel) < panelSize {
+			h.inPanel = true
+			o.panel = append(o.panel, s.hash)
+		}
 	}
 	if !j.known {
 		if !fails {
@@ -453,18 +456,19 @@ func (o *outage) median(d *Engine) {
 	o.ends = set{}
 	o.panel = slices.DeleteFunc(o.panel, func(h uint64) bool {
 		s := d.subjects.find(h)
-		if s == nil {
+		if s == nil || s.past == nil {
 			return true
 		}
-		if v := &s.health; sec-min(sec, v.second) <= healthTau && v.all >= 1 {
+		v := &s.past.health
+		if sec-min(sec, v.second) <= healthTau && v.all >= 1 {
 			share, weight := float64(v.failed/v.all), float64(min(v.all, panelWeight))
 			shares, all, failed = append(shares, share), all+weight, failed+share*weight
 			if share > outageShare {
 				o.ends.add(v.end)
 			}
 		}
-		s.health.inPanel = s.health.healthy(sec)
-		return !s.health.inPanel
+		v.inPanel = v.healthy(sec)
+		return !v.inPanel
 	})
 	if o.p, o.of, o.most = 0, len(shares), false; o.of >= panelLeast {
 		slices.Sort(shares)

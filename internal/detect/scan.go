@@ -154,8 +154,8 @@ func (d *Engine) networkHash(s *subject) (uint64, netip.Prefix) {
 
 // network returns the prefix of a source.
 func (d *Engine) network(s *subject) *subject {
-	if s.net != nil && s.netEpoch == d.subjects.epoch {
-		return s.net
+	if x := s.past; x != nil && x.net != nil && x.netEpoch == d.subjects.epoch {
+		return x.net
 	}
 	h, net := d.networkHash(s)
 	d.subjects.keep = s
@@ -164,7 +164,9 @@ func (d *Engine) network(s *subject) *subject {
 	if fresh {
 		p.hash, p.addr, p.bits, p.netns, p.zone = h, net.Addr(), uint8(net.Bits()), s.netns, s.zone
 	}
-	s.net, s.netEpoch = p, d.subjects.epoch
+	if x := s.past; x != nil {
+		x.net, x.netEpoch = p, d.subjects.epoch
+	}
 	return p
 }
 
@@ -216,7 +218,7 @@ func (n *scan) count(d *Engine, s *subject, j *judgement, h float64) {
 	case !fails:
 		r.tally.answered++
 		r.each(j.Orig, func(k *key) { n.good(d, s, j, k) })
-		s.serve(&j.Orig)
+		s.hasPast().serve(&j.Orig)
 		n.through(d, s, j)
 	case failed:
 		n.change(d, s, j)
@@ -279,7 +281,7 @@ func (n *scan) begin(d *Engine, s *subject, j *judgement) bool {
 		if f != nil && f.hash == j.place.endpoint && j.judged {
 			*f = once{}
 		}
-		s.serve(&j.Orig)
+		s.hasPast().serve(&j.Orig)
 		return false
 	case f.hash == 0:
 		*f = once{c: *j.Contact, at: j.now, outcome: j.o, flags: j.flags, hash: j.place.endpoint}
@@ -350,7 +352,7 @@ func (n *scan) fail(d *Engine, s *subject, j *judgement) {
 	r.dst.add(j.place.dst)
 	// Anybody can send SYNs in the name of a client that has handshakes of its own. It
 	// is the scanner's when a new endpoint of what it scans was taken up within the hour.
-	if s.shook == j.place.dst && j.sec-min(j.sec, s.shookAt) <= uint32(knownFor/time.Second) {
+	if x := s.past; x != nil && x.shook == j.place.dst && j.sec-min(j.sec, x.shookAt) <= uint32(knownFor/time.Second) {
 		r.proof = true
 	}
 	r.port.add(uint64(port(&j.Orig))<<8 | uint64(j.Orig.Proto) + 1)

@@ -23,32 +23,43 @@ type subject struct {
 	bits   uint8 // of the prefix; 0 for a source
 }
 
-// dossier is the part of a subject that outcomes change: three cache lines.
+// dossier is the part of a subject that outcomes change.
 type dossier struct {
 	hash     uint64
 	record   *record
-	first    *once  // nil, or empty, before something has failed
-	contacts uint32 // first contacts with an outcome
+	first    *once    // nil, or empty, before something has failed
+	past     *history // nil before somebody has answered
+	contacts uint32   // first contacts with an outcome
 	answered uint32
 	failed   uint32
-	marks    marks
 	netns    event.NetNS
 	zone     uint16
 	udp      uint16 // UDP endpoints that have answered
 	spared   uint16 // failed since the first that counts, and excused
 	sport    uint16 // of its last stray segment
-	netEpoch uint32 // of net: table.epoch
+	base     uint32 // answered, when the first failed
+	lead     uint32 // of these, just before that
+	addr     netip.Addr
+}
 
-	net     *subject // its prefix, as it was found last
-	shook   uint64   // the last new endpoint whose handshake it finished: its destination
-	shookAt uint32   // second
-	fan     fan
-	health  health
+// history is the part of a subject that answers make.
+type history struct {
+	net      *subject // its prefix, as it was found last
+	netEpoch uint32   // table.epoch then
+	shookAt  uint32   // second
+	shook    uint64   // the last new endpoint whose handshake it finished: its destination
+	marks    marks
+	fan      fan
+	health   health
+	served   [servedPorts]served
+}
 
-	base   uint32 // answered, when the first failed
-	lead   uint32 // of these, just before that
-	addr   netip.Addr
-	served [servedPorts]served
+// hasPast returns the history, an empty one if there was none.
+func (s *subject) hasPast() *history {
+	if s.past == nil {
+		s.past = new(history)
+	}
+	return s.past
 }
 
 // newSubjects returns a table in which a subject keeps its dossier when it becomes
@@ -69,8 +80,10 @@ func newSubjects(limit int) *table[subject] {
 // reset makes it nobody's.
 func (s *subject) reset() {
 	x := s.dossier
-	s.forgive()
-	*x = dossier{first: x.first}
+	if s.forgive(); x.past != nil {
+		*x.past = history{}
+	}
+	*x = dossier{first: x.first, past: x.past}
 	*s = subject{dossier: x}
 }
 
@@ -154,19 +167,19 @@ const servedPorts = 4
 
 // serve counts an answer. What was not seen before takes the place of what has the
 // fewest.
-func (s *subject) serve(t *event.Tuple) {
+func (h *history) serve(t *event.Tuple) {
 	least := 0
-	for i := range s.served {
-		v := &s.served[i]
+	for i := range h.served {
+		v := &h.served[i]
 		if v.n > 0 && v.port == port(t) && v.proto == t.Proto {
 			v.n++
 			return
 		}
-		if v.n < s.served[least].n {
+		if v.n < h.served[least].n {
 			least = i
 		}
 	}
-	s.served[least] = served{1, port(t), t.Proto}
+	h.served[least] = served{1, port(t), t.Proto}
 }
 
 // marks say how many first contacts had been answered a while ago: what was tried
@@ -180,18 +193,21 @@ const markEach = 4 // seconds, more than a contact is waited for
 
 // mark is called before an answer is counted.
 func (s *subject) mark(sec uint32) {
-	if m := &s.marks; sec-m.second >= markEach {
+	if m := &s.hasPast().marks; sec-m.second >= markEach {
 		m.old, m.new, m.second = m.new, s.answered, sec
 	}
 }
 
 // lately is how many were answered in the last 4 to 8 s.
 func (s *subject) lately(sec uint32) uint32 {
-	switch age := sec - s.marks.second; {
-	case age < markEach:
-		return s.answered - s.marks.old
-	case age < 2*markEach:
-		return s.answered - s.marks.new
+	if s.past == nil {
+		return 0
+	}
+	switch m := &s.past.marks; {
+	case sec-m.second < markEach:
+		return s.answered - m.old
+	case sec-m.second < 2*markEach:
+		return s.answered - m.new
 	}
 	return 0
 }
@@ -311,7 +327,7 @@ func (d *Engine) promote(s *subject) *record {
 		d.drop()
 	}
 	d.records++
-	r := &record{served: &s.served, first: s.first.at, last: s.first.at}
+	r := &record{served: &s.hasPast().served, first: s.first.at, last: s.first.at}
 	s.record = r
 	r.all.answered, r.all.contacts, r.all.pend = s.base, s.base, uint32(s.pend)
 	for n := s.newest; n > d.queues[early].head && n <= d.queues[early].tail; {

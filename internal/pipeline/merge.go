@@ -21,7 +21,7 @@ const (
 // mergeLimit bounds the events of each side that wait in a merge, of some 350 bytes
 // each. That is enough for what has to wait for others; what waits because nobody takes
 // it waits in the ring or the socket, in less room.
-const mergeLimit = 1 << 12
+const mergeLimit = 1 << 14
 
 // A merge puts the events of several sources into the order of their time. An
 // event waits until no source can have an older one any more; how long that is

@@ -10,8 +10,8 @@ import (
 const kindCancel event.Kind = 8
 
 // maxHeld bounds the events that wait, of some 300 bytes each; beyond it the oldest go
-// early. In 10 ms there are so many at 800,000 a second.
-const maxHeld = 1 << 13
+// early. In 10 ms there are so many at 1,600,000 a second.
+const maxHeld = 1 << 14
 
 // A hold keeps events until it is known whether an entry that was about to be
 // inserted really was. The loss is told within the same run of the kernel, some
