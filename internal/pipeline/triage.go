@@ -82,7 +82,7 @@ func (w *Watch) Triage(focus, own event.NetNS, rows int) *triage.Doc {
 	if d.Held, d.Memory.Buckets, err = w.holdings(ns); err != nil {
 		d.HeldErr = err.Error()
 	}
-	d.Memory.Object = entrySize()
+	d.Memory.Object = EntrySize()
 	w.lost(d, ns)
 	d.Pools = w.exhaustedPools(ns)
 	for _, t := range w.all() {
@@ -148,9 +148,9 @@ func (w *Watch) lost(d *triage.Doc, ns event.NetNS) {
 	slices.SortStableFunc(d.Drops, func(a, b agg.ReasonCount) int { return cmp.Compare(b.Count, a.Count) })
 }
 
-// entrySize is the size of an entry's slab object, 0 where the kernel does not
+// EntrySize is the size of an entry's slab object, 0 where the kernel does not
 // show it.
-func entrySize() int {
+func EntrySize() int {
 	b, err := os.ReadFile("/sys/kernel/slab/nf_conntrack/slab_size")
 	if err != nil {
 		return 0
