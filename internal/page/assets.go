@@ -4,7 +4,10 @@ import (
 	"crypto/sha256"
 	_ "embed"
 	"encoding/hex"
+	"slices"
 	"strings"
+
+	"github.com/ctsight/ctsight/internal/markup"
 )
 
 //go:embed page.css
@@ -24,7 +27,7 @@ type File struct {
 }
 
 var (
-	styleFile  = newFile("page.css", "text/css; charset=utf-8", style)
+	styleFile  = newFile("page.css", "text/css; charset=utf-8", slices.Concat([]byte(markup.Base), style))
 	scriptFile = newFile("page.js", "text/javascript; charset=utf-8", script)
 	iconFile   = newFile("icon.svg", "image/svg+xml", icon)
 )

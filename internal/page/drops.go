@@ -6,6 +6,8 @@ import (
 
 	"github.com/ctsight/ctsight/internal/agg"
 	"github.com/ctsight/ctsight/internal/event"
+	"github.com/ctsight/ctsight/internal/markup"
+	"github.com/ctsight/ctsight/internal/svg"
 	"github.com/ctsight/ctsight/internal/view"
 )
 
@@ -13,11 +15,11 @@ import (
 func (d *doc) drops() {
 	d.begin("drops", "Packets lost")
 	say := plain((*doc).dropsSay, d)
-	d.put(`{}</figcaption>`, say)
+	d.Put(`{}</figcaption>`, say)
 	if rows := d.reasonStrips(); len(rows) > 0 {
-		l := newLadder(highest(rows))
+		l := svg.NewLadder(highest(rows))
 		d.legend("d", &l, "packets lost a second")
-		p := &plot{writer: d.writer, id: "drop", past: d.past, h: rowH * len(rows)}
+		p := &plot{Writer: d.Writer, id: "drop", past: d.past, h: rowH * len(rows)}
 		p.begin("Packets lost per reason and second over time", say)
 		p.inside()
 		p.strips(rows, &l)
@@ -27,33 +29,33 @@ func (d *doc) drops() {
 	}
 	d.reasons()
 	d.losers()
-	d.put(endFigure)
+	d.Put(endFigure)
 }
 
 func (d *doc) dropsSay() {
 	since := dropped(d.s.Drops)
 	switch {
 	case since == 0:
-		d.put(`Conntrack lost no packet since the start{}.`, map[bool]markup{true: ", as far as this backend can tell"}[d.s.BestEffort])
+		d.Put(`Conntrack lost no packet since the start{}.`, map[bool]markup.Text{true: ", as far as this backend can tell"}[d.s.BestEffort])
 	case d.past.drops == 0:
-		d.put(`Conntrack lost no packet in the last {}; {} since the start.`, d.window(), since)
+		d.Put(`Conntrack lost no packet in the last {}; {} since the start.`, d.window(), since)
 	default:
-		d.put(`Conntrack lost {} in the last {}`, plural(d.past.drops, "packet", "packets"), d.window())
+		d.Put(`Conntrack lost {} in the last {}`, markup.Plural(d.past.drops, "packet", "packets"), d.window())
 		if r := worst(d.past.reasons); r != nil {
 			at, most := r.most()
-			d.put(`, {} of them ({}) for {}, most in the second to {}: {}`, r.total, percent(r.total, d.past.drops), r.key.String(), clock(d.past.end(at)), rate(most))
+			d.Put(`, {} of them ({}) for {}, most in the second to {}: {}`, r.total, markup.Percent(r.total, d.past.drops), r.key.String(), markup.Clock(d.past.end(at)), markup.Rate(most))
 		}
-		d.put(`; {} since the start.`, since)
+		d.Put(`; {} since the start.`, since)
 	}
 	if len(d.s.Losers) > 0 && since > 0 {
 		l := &d.s.Losers[0]
-		d.put(` Hit most since the start: {}, {}.`, view.AddrText(l.Src), plural(l.Drops, "packet", "packets"))
+		d.Put(` Hit most since the start: {}, {}.`, view.AddrText(l.Src), markup.Plural(l.Drops, "packet", "packets"))
 	}
 	if d.past.evicted > 0 {
-		d.put(` {} for others' packets in the last {}.`, plural(d.past.evicted, "entry was evicted", "entries were evicted"), d.window())
+		d.Put(` {} for others' packets in the last {}.`, markup.Plural(d.past.evicted, "entry was evicted", "entries were evicted"), d.window())
 	}
 	if ruleset := sumOf(d.s.Drops) - since; ruleset > 0 {
-		d.put(` The operator's own rules dropped {}, which are not among them.`, plural(ruleset, "packet", "packets"))
+		d.Put(` The operator's own rules dropped {}, which are not among them.`, markup.Plural(ruleset, "packet", "packets"))
 	}
 }
 
@@ -89,10 +91,10 @@ func (d *doc) reasonStrips() (rows []strip) {
 			continue
 		}
 		at, most := s.most()
-		rows = append(rows, strip{s.key.String(), count(s.total) + ", most " + rate(most) + "/s at " + clock(d.past.end(at)), "d", s.per})
+		rows = append(rows, strip{s.key.String(), markup.Count(s.total) + ", most " + markup.Rate(most) + "/s at " + markup.Clock(d.past.end(at)), "d", s.per})
 	}
 	if others.total > 0 {
-		rows = append(rows, strip{"other reasons", count(others.total), "d", others.per})
+		rows = append(rows, strip{"other reasons", markup.Count(others.total), "d", others.per})
 	}
 	return rows
 }
@@ -104,16 +106,16 @@ func (d *doc) reasons() {
 		return
 	}
 	slices.SortStableFunc(all, func(a, b agg.ReasonCount) int { return cmp.Compare(b.Count, a.Count) })
-	d.put(`<details id="reasons-n" open><summary id="reasons-s">By reason</summary>`)
-	d.list("reasons", "By reason", "reason", "#last 10 min", "#since the start", "the newest", "the kernel", "first step")
+	d.Put(`<details id="reasons-n" open><summary id="reasons-s">By reason</summary>`)
+	d.List("reasons", "By reason", "reason", "#last 10 min", "#since the start", "the newest", "the kernel", "first step")
 	for _, r := range all {
 		kernel, do := "", ""
 		if i := r.Reason.Info(); i != nil {
 			kernel, do = i.Kernel, i.Do
 		}
-		d.row(r.Reason.String(), d.recent(r.Reason), r.Count, prose(d.newest(r.Reason)), prose(kernel), prose(do))
+		d.Row(r.Reason.String(), d.recent(r.Reason), r.Count, markup.Prose(d.newest(r.Reason)), markup.Prose(kernel), markup.Prose(do))
 	}
-	d.put(endNumbers)
+	d.Put(markup.EndNumbers)
 }
 
 func (d *doc) recent(r event.Reason) uint64 {
@@ -129,7 +131,7 @@ func (d *doc) recent(r event.Reason) uint64 {
 func (d *doc) newest(r event.Reason) string {
 	for _, x := range d.s.Examples {
 		if x.Reason == r {
-			return view.AddrText(x.Src) + " > " + view.AddrText(x.Dst) + " at " + clock(x.At)
+			return view.AddrText(x.Src) + " > " + view.AddrText(x.Dst) + " at " + markup.Clock(x.At)
 		}
 	}
 	return ""
@@ -142,22 +144,22 @@ func (d *doc) losers() {
 		return
 	}
 	reasons := d.reasonColumns()
-	d.put(`<details id="losers-n" open><summary id="losers-s">By source</summary>`)
+	d.Put(`<details id="losers-n" open><summary id="losers-s">By source</summary>`)
 	columns := []string{"source", "#lost", ""}
 	for _, r := range reasons {
 		columns = append(columns, "#"+r.String())
 	}
-	d.list("losers", "By source", append(columns, "#other reasons", "#evicted", "#evicted others", "netns")...)
+	d.List("losers", "By source", append(columns, "#other reasons", "#evicted", "#evicted others", "netns")...)
 	for i := range d.s.Losers {
 		l := &d.s.Losers[i]
-		cells := []any{view.AddrText(l.Src), l.Drops, portion{l.Drops, d.s.Losers[0].Drops}}
+		cells := []any{view.AddrText(l.Src), l.Drops, markup.Portion{Part: l.Drops, Of: d.s.Losers[0].Drops}}
 		by, other := lostBy(l, reasons)
 		for _, n := range by {
 			cells = append(cells, n)
 		}
-		d.row(append(cells, other, l.Evicted, l.Evictor, d.netns(l.NetNS, l.Zone))...)
+		d.Row(append(cells, other, l.Evicted, l.Evictor, d.netns(l.NetNS, l.Zone))...)
 	}
-	d.put(endNumbers)
+	d.Put(markup.EndNumbers)
 }
 
 // reasonColumns are the reasons of drops that have a column: the first four.

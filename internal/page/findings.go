@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"github.com/ctsight/ctsight/internal/agg"
+	"github.com/ctsight/ctsight/internal/markup"
 	"github.com/ctsight/ctsight/internal/view"
 )
 
@@ -33,19 +34,19 @@ func (d *doc) findings() {
 		return cmp.Or(cmp.Compare(agg.Urgency(a.Severity), agg.Urgency(b.Severity)), b.Last.Compare(a.Last))
 	})
 	d.begin("findings", "Findings")
-	d.put(`{} open, {} of the last day cleared.</figcaption><ul class="findings">`, d.open(), uint64(len(all))-d.open())
+	d.Put(`{} open, {} of the last day cleared.</figcaption><ul class="findings">`, d.open(), uint64(len(all))-d.open())
 	for i := range all[:min(findingRows, len(all))] {
 		d.finding(&all[i])
 	}
-	d.put(`</ul>`)
+	d.Put(`</ul>`)
 	if rest := len(all) - findingRows; rest > 0 {
-		d.put(`<p class="soft">and {}: <a href="api/v1/findings">api/v1/findings</a></p>`, plural(uint64(rest), "more", "more"))
+		d.Put(`<p class="soft">and {}: <a href="api/v1/findings">api/v1/findings</a></p>`, markup.Plural(uint64(rest), "more", "more"))
 	}
-	d.put(endFigure)
+	d.Put(endFigure)
 }
 
 func (d *doc) finding(f *agg.Finding) {
-	class := markup("lv1")
+	class := markup.Text("lv1")
 	switch {
 	case f.State == agg.Cleared:
 		class = "lv0"
@@ -54,22 +55,22 @@ func (d *doc) finding(f *agg.Finding) {
 	case f.Severity == agg.Feed:
 		class = "lv2"
 	}
-	d.put(`<li class="{}"><b>{}</b> <span class="word">{}</span> <span class="soft">`, class, view.Name(f.Class), view.Name(f.State))
+	d.Put(`<li class="{}"><b>{}</b> <span class="word">{}</span> <span class="soft">`, class, view.Name(f.Class), view.Name(f.State))
 	if f.Shape != "" {
-		d.put(`{}, `, view.Name(f.Shape))
+		d.Put(`{}, `, view.Name(f.Shape))
 	}
 	if f.Source.IsValid() {
-		d.put(`{}, `, view.SourceText(f.Source))
+		d.Put(`{}, `, view.SourceText(f.Source))
 	}
 	if f.NetNS != 0 {
-		d.put(`netns {}, `, d.netnsName(f.NetNS))
+		d.Put(`netns {}, `, d.netnsName(f.NetNS))
 	}
-	d.put(`{} to {} UTC</span><br>{}`, f.First.UTC().Format("01-02 15:04:05"), clock(f.Last), sentence(f.Why))
+	d.Put(`{} to {} UTC</span><br>{}`, f.First.UTC().Format("01-02 15:04:05"), markup.Clock(f.Last), markup.Sentence(f.Why))
 	if f.WhyNotBenign != "" {
-		d.put(` <span class="soft">{}</span>`, sentence(f.WhyNotBenign))
+		d.Put(` <span class="soft">{}</span>`, markup.Sentence(f.WhyNotBenign))
 	}
 	d.listed(f)
-	d.put(` <code>{}</code></li>`, view.Name(f.ID)) // for ctsight explain
+	d.Put(` <code>{}</code></li>`, view.Name(f.ID)) // for ctsight explain
 }
 
 // listed says what a block list makes of an incident that is confirmed.
@@ -78,8 +79,8 @@ func (d *doc) listed(f *agg.Finding) {
 		return
 	}
 	if why := f.Unlisted(d.s.At); why != "" {
-		d.put(` <span class="soft">Block lists do not take it: {}.</span>`, sentence(why))
+		d.Put(` <span class="soft">Block lists do not take it: {}.</span>`, markup.Sentence(why))
 		return
 	}
-	d.put(` <span class="soft">Block lists take it until {} UTC.</span>`, f.Expires.UTC().Format("01-02 15:04:05"))
+	d.Put(` <span class="soft">Block lists take it until {} UTC.</span>`, f.Expires.UTC().Format("01-02 15:04:05"))
 }

@@ -15,6 +15,8 @@ import (
 
 	"github.com/ctsight/ctsight/internal/agg"
 	"github.com/ctsight/ctsight/internal/event"
+	"github.com/ctsight/ctsight/internal/markup"
+	"github.com/ctsight/ctsight/internal/svg"
 )
 
 // A drawing says what its numbers say: the tests read it back.
@@ -32,19 +34,19 @@ func TestGaugeWidth(t *testing.T) {
 		entries, limit uint64
 		want           string
 	}{{0, 100, "0"}, {1, 3, "33.3"}, {70, 100, "70"}, {100, 100, "100"}, {300, 100, "100"}, {54753, 65536, "83.5"}, {999, 1000, "99.9"}} {
-		d := &doc{writer: &writer{}, o: &Options{}}
+		d := &doc{Writer: &markup.Writer{}, o: &Options{}}
 		d.gauge(&agg.TableState{Entries: tt.entries, Max: tt.limit})
-		if got := attr(string(d.b), `class="part" width="([^"]*)"`); !slices.Equal(got, []string{tt.want}) {
+		if got := attr(string(d.B), `class="part" width="([^"]*)"`); !slices.Equal(got, []string{tt.want}) {
 			t.Errorf("%d of %d: %v, want %s", tt.entries, tt.limit, got, tt.want)
 		}
-		if !strings.Contains(string(d.b), "M70 0v18M85 0v18M95 0v18") {
+		if !strings.Contains(string(d.B), "M70 0v18M85 0v18M95 0v18") {
 			t.Error("no marks")
 		}
 	}
-	d := &doc{writer: &writer{}, o: &Options{}}
+	d := &doc{Writer: &markup.Writer{}, o: &Options{}}
 	d.gauge(&agg.TableState{Entries: 7})
-	if strings.Contains(string(d.b), `class="part"`) || !strings.Contains(string(d.b), "7 of no limit") {
-		t.Errorf("without a limit: %s", d.b)
+	if strings.Contains(string(d.B), `class="part"`) || !strings.Contains(string(d.B), "7 of no limit") {
+		t.Errorf("without a limit: %s", d.B)
 	}
 }
 
@@ -108,9 +110,9 @@ func TestRibbon(t *testing.T) {
 			}
 			s = append(s, x)
 		}
-		p := &plot{writer: &writer{}, past: newPast(s, now, 1), h: 10}
+		p := &plot{Writer: &markup.Writer{}, past: newPast(s, now, 1), h: 10}
 		p.ribbon()
-		lost, whole := boxes(t, attr(string(p.b), `class="lost" d="([^"]*)"`)[0]), boxes(t, attr(string(p.b), `class="whole" d="([^"]*)"`)[0])
+		lost, whole := boxes(t, attr(string(p.B), `class="lost" d="([^"]*)"`)[0]), boxes(t, attr(string(p.B), `class="whole" d="([^"]*)"`)[0])
 		for i := range seconds {
 			if lost[i] != want[i] || whole[i] == want[i] {
 				rt.Fatalf("second %d: lost %v, whole %v, want %v", i, lost[i], whole[i], want[i])
@@ -219,16 +221,16 @@ func TestStrips(t *testing.T) {
 			}
 			s = append(s, x)
 		}
-		d := &doc{writer: &writer{}, o: &Options{}, s: &agg.Status{}, past: newPast(s, now, 10)}
+		d := &doc{Writer: &markup.Writer{}, o: &Options{}, s: &agg.Status{}, past: newPast(s, now, 10)}
 		rows := d.sourceStrips()
-		l := newLadder(highest(rows))
-		p := &plot{writer: d.writer, past: d.past, h: 100}
+		l := svg.NewLadder(highest(rows))
+		p := &plot{Writer: d.Writer, past: d.past, h: 100}
 		p.strips(rows, &l)
 		for r := range rows {
 			k := slices.Index([]string{a.String(), b.String()}, rows[r].name)
-			got := cells(t, string(p.b), "h", r*rowH+rowLabel+rowCell)
+			got := cells(t, string(p.B), "h", r*rowH+rowLabel+rowCell)
 			for i, n := range did[k] {
-				if level := got[i]; level != l.level(float64(n)) || level >= 0 && float64(n) < l[level] && level > 0 || level >= 0 && level < levels-1 && float64(n) >= l[level+1] {
+				if level := got[i]; level != l.Level(float64(n)) || level >= 0 && float64(n) < l[level] && level > 0 || level >= 0 && level < svg.Levels-1 && float64(n) >= l[level+1] {
 					rt.Fatalf("%s in second %d: %d connections, level %d of %v", rows[r].name, i, n, level, l)
 				}
 			}
@@ -237,16 +239,16 @@ func TestStrips(t *testing.T) {
 }
 
 func TestLadder(t *testing.T) {
-	for most, want := range map[float64]ladder{
+	for most, want := range map[float64]svg.Ladder{
 		0: {1, 3, 10, 30, 100, 300}, 1: {1, 3, 10, 30, 100, 300}, 999: {1, 3, 10, 30, 100, 300}, 1000: {3, 10, 30, 100, 300, 1000}, 40000: {100, 300, 1000, 3000, 10000, 30000},
 	} {
-		if got := newLadder(most); got != want {
+		if got := svg.NewLadder(most); got != want {
 			t.Errorf("%v: %v", most, got)
 		}
 	}
-	l := newLadder(1000)
+	l := svg.NewLadder(1000)
 	for n, want := range map[float64]int{0: -1, 0.2: 0, 1: 0, 9.9: 0, 10: 1, 999: 4, 1000: 5, 1e9: 5} {
-		if got := l.level(n); got != want {
+		if got := l.Level(n); got != want {
 			t.Errorf("%v: level %d, want %d", n, got, want)
 		}
 	}
@@ -286,16 +288,16 @@ func TestArea(t *testing.T) {
 		}
 		return 0
 	}
-	p := &plot{writer: &writer{}, past: &past{}, h: 100}
+	p := &plot{Writer: &markup.Writer{}, past: &past{}, h: 100}
 	p.area("x", value)
-	if want := `<path class="x" d="M2 100V50H5V0H10V100H2zM11 100V100H600V100H11z"/>`; string(p.b) != want {
-		t.Errorf("%s", p.b)
+	if want := `<path class="x" d="M2 100V50H5V0H10V100H2zM11 100V100H600V100H11z"/>`; string(p.B) != want {
+		t.Errorf("%s", p.B)
 	}
 }
 
 // Whole minutes of UTC stand where they belong.
 func TestTicks(t *testing.T) {
-	p := &plot{writer: &writer{}, past: &past{edge: time.Date(2026, 11, 23, 3, 14, 30, 0, time.UTC)}, ahead: 300}
+	p := &plot{Writer: &markup.Writer{}, past: &past{edge: time.Date(2026, 11, 23, 3, 14, 30, 0, time.UTC)}, ahead: 300}
 	var got []string
 	p.eachTick(func(x float64, text string, _ bool) { got = append(got, fmt.Sprint(x, " ", text)) })
 	if want := []string{"90 03:06", "210 03:08", "330 03:10", "450 03:12", "570 03:14", "690 03:16", "810 03:18"}; !slices.Equal(got, want) {
@@ -314,14 +316,14 @@ func TestWindow(t *testing.T) {
 			t.Errorf("%d seconds known: %d shown, want %d", known, seconds-p.from, want)
 		}
 	}
-	p := &plot{writer: &writer{}, past: &past{edge: time.Date(2026, 11, 23, 3, 14, 40, 0, time.UTC), from: 480}, h: 10}
+	p := &plot{Writer: &markup.Writer{}, past: &past{edge: time.Date(2026, 11, 23, 3, 14, 40, 0, time.UTC), from: 480}, h: 10}
 	var got []string
 	p.eachTick(func(x float64, text string, _ bool) { got = append(got, fmt.Sprint(x, " ", p.share(x), " ", text)) })
 	if want := []string{"500 16.666666666666668 03:13:00", "530 41.666666666666664 03:13:30", "560 66.66666666666667 03:14:00", "590 91.66666666666667 03:14:30"}; !slices.Equal(got, want) {
 		t.Errorf("%q", got)
 	}
-	if p.inside(); !strings.Contains(string(p.b), `viewBox="480 0 120 10"`) {
-		t.Errorf("%s", p.b)
+	if p.inside(); !strings.Contains(string(p.B), `viewBox="480 0 120 10"`) {
+		t.Errorf("%s", p.B)
 	}
 }
 
@@ -396,7 +398,7 @@ func TestLostBy(t *testing.T) {
 
 func TestNumbers(t *testing.T) {
 	for n, want := range map[uint64]string{0: "0", 999: "999", 1000: "1,000", 1234567: "1,234,567", math.MaxUint64: "18,446,744,073,709,551,615"} {
-		if got := count(n); got != want {
+		if got := markup.Count(n); got != want {
 			t.Errorf("%d: %q", n, got)
 		}
 	}
@@ -404,17 +406,17 @@ func TestNumbers(t *testing.T) {
 		n, of uint64
 		want  string
 	}{{0, 0, "–"}, {0, 9, "0.0 %"}, {1, 1001, "<0.1 %"}, {1, 1000, "0.1 %"}, {99999, 100000, "99.9 %"}, {5, 5, "100.0 %"}, {7, 5, "140.0 %"}} {
-		if got := percent(tt.n, tt.of); got != tt.want {
+		if got := markup.Percent(tt.n, tt.of); got != tt.want {
 			t.Errorf("%d of %d: %q", tt.n, tt.of, got)
 		}
 	}
 	for r, want := range map[float64]string{0: "0", 3: "3", 0.25: "0.2", 9.94: "9.9", 9.96: "10", 1402.5: "1,403", -1: "–", math.Inf(1): "1,000,000,000,000,000,000"} {
-		if got := rate(r); got != want {
+		if got := markup.Rate(r); got != want {
 			t.Errorf("%v: %q, want %q", r, got, want)
 		}
 	}
 	for n, want := range map[uint64]string{0: "0", 100: "100", 1000: "1k", 65536: "65.5k", 32768: "32.8k", 10000: "10k", 262144: "262.1k", 2000000: "2M"} {
-		if got := short(n); got != want {
+		if got := markup.Short(n); got != want {
 			t.Errorf("%d: %q, want %q", n, got, want)
 		}
 	}

@@ -6,6 +6,7 @@ import (
 
 	"github.com/ctsight/ctsight/internal/agg"
 	"github.com/ctsight/ctsight/internal/event"
+	"github.com/ctsight/ctsight/internal/markup"
 	"github.com/ctsight/ctsight/internal/view"
 )
 
@@ -88,42 +89,42 @@ func (d *doc) lifetimes() {
 	rows := protocols(d.s.Lifetimes)
 	d.begin("lifetimes", "Lifetimes")
 	say := plain(func(d *doc) { d.lifetimesSay(rows) }, d)
-	d.put(`{}</figcaption>`, say)
+	d.Put(`{}</figcaption>`, say)
 	if len(rows) == 0 {
-		d.put(endFigure)
+		d.Put(endFigure)
 		return
 	}
-	d.put(`<p class="legend"><span><svg width="22" height="12" aria-hidden="true"><rect class="life" width="22" height="12"/></svg> answered, upwards</span> <span><svg width="22" height="12" aria-hidden="true"><rect class="mute" width="22" height="12"/></svg> never answered, downwards</span> <span class="soft">each row to its own scale</span></p>`)
+	d.Put(`<p class="legend"><span><svg width="22" height="12" aria-hidden="true"><rect class="life" width="22" height="12"/></svg> answered, upwards</span> <span><svg width="22" height="12" aria-hidden="true"><rect class="mute" width="22" height="12"/></svg> never answered, downwards</span> <span class="soft">each row to its own scale</span></p>`)
 	h := lifeRow * len(rows)
-	d.put(`<div class="plot flush"><svg class="chart" role="img" aria-labelledby="life-t life-d" width="100%" height="{}"><title id="life-t">Lifetimes by protocol</title><desc id="life-d">{}</desc>`, h+24, say)
-	d.put(`<svg width="100%" height="{}" viewBox="0 0 {} {}" preserveAspectRatio="none"><path class="grid" d="`, h, buckets, h)
+	d.Put(`<div class="plot flush"><svg class="chart" role="img" aria-labelledby="life-t life-d" width="100%" height="{}"><title id="life-t">Lifetimes by protocol</title><desc id="life-d">{}</desc>`, h+24, say)
+	d.Put(`<svg width="100%" height="{}" viewBox="0 0 {} {}" preserveAspectRatio="none"><path class="grid" d="`, h, buckets, h)
 	for _, t := range lifeTicks {
-		d.put(`M{} 0v{}`, bucketAt(t.at), h)
+		d.Put(`M{} 0v{}`, bucketAt(t.at), h)
 	}
-	d.put(`"/>`)
+	d.Put(`"/>`)
 	for i := range rows {
 		d.lifeBars(&rows[i], i*lifeRow+rowLabel+lifeHalf)
 	}
-	d.put(`</svg>`)
+	d.Put(`</svg>`)
 	for i := range rows {
 		r := &rows[i]
 		y := i*lifeRow + rowLabel - 5
-		d.put(`<text class="name" x="0" y="{}">{}</text><text class="right" x="100%" y="{}">{}, the middle one {}, {} never answered</text>`,
-			y, r.name, y, plural(r.n(), "entry", "entries"), between(r.median()), percent(r.unanswered.N, r.n()))
+		d.Put(`<text class="name" x="0" y="{}">{}</text><text class="right" x="100%" y="{}">{}, the middle one {}, {} never answered</text>`,
+			y, r.name, y, markup.Plural(r.n(), "entry", "entries"), between(r.median()), markup.Percent(r.unanswered.N, r.n()))
 	}
 	for _, t := range lifeTicks {
-		d.put(`<text class="time" x="{}%" y="{}">{}</text>`, 100*bucketAt(t.at)/float64(buckets), h+16, t.name)
+		d.Put(`<text class="time" x="{}%" y="{}">{}</text>`, 100*bucketAt(t.at)/float64(buckets), h+16, t.name)
 	}
-	d.put(`</svg></div>`)
-	d.numbers("lifetimes", "protocol", "lived", "#answered", "#never answered")
+	d.Put(`</svg></div>`)
+	d.Numbers("lifetimes", "protocol", "lived", "#answered", "#never answered")
 	for i := range rows {
 		for b := range buckets {
 			if a, u := rows[i].answered.Buckets[b], rows[i].unanswered.Buckets[b]; a+u > 0 {
-				d.row(rows[i].name, between(b), a, u)
+				d.Row(rows[i].name, between(b), a, u)
 			}
 		}
 	}
-	d.put(endNumbers + endFigure)
+	d.Put(markup.EndNumbers + endFigure)
 }
 
 var lifeTicks = []struct {
@@ -141,42 +142,42 @@ func (d *doc) lifeBars(r *lived, middle int) {
 		most = max(most, r.answered.Buckets[b], r.unanswered.Buckets[b])
 	}
 	high := func(n uint64) float64 { return max(1.5, lifeHalf*float64(n)/float64(most)) }
-	d.put(`<path class="floor" d="M0 {}h{}"/><path class="life" d="`, middle, buckets)
+	d.Put(`<path class="floor" d="M0 {}h{}"/><path class="life" d="`, middle, buckets)
 	for b, n := range r.answered.Buckets {
 		if n > 0 {
-			d.put(`M{} {}v{}h.9v{}z`, b, middle, -high(n), high(n))
+			d.Put(`M{} {}v{}h.9v{}z`, b, middle, -high(n), high(n))
 		}
 	}
-	d.put(`"/><path class="mute" d="`)
+	d.Put(`"/><path class="mute" d="`)
 	for b, n := range r.unanswered.Buckets {
 		if n > 0 {
-			d.put(`M{} {}v{}h.9v{}z`, b, middle, high(n), -high(n))
+			d.Put(`M{} {}v{}h.9v{}z`, b, middle, high(n), -high(n))
 		}
 	}
-	d.put(`"/>`)
+	d.Put(`"/>`)
 }
 
 func (d *doc) lifetimesSay(rows []lived) {
 	switch {
 	case len(rows) == 0 && d.s.BestEffort:
-		d.put(`No end of an entry was told yet; this backend does not tell all ends.`)
+		d.Put(`No end of an entry was told yet; this backend does not tell all ends.`)
 		return
 	case len(rows) == 0:
-		d.put(`No entry whose insert was seen has ended yet.`)
+		d.Put(`No entry whose insert was seen has ended yet.`)
 		return
 	}
 	var n, unanswered uint64
 	for i := range rows {
 		n, unanswered = n+rows[i].n(), unanswered+rows[i].unanswered.N
 	}
-	d.put(`{} that were seen to begin have ended since the start, {} of them ({}) without any answer.`, plural(n, "entry", "entries"), unanswered, percent(unanswered, n))
+	d.Put(`{} that were seen to begin have ended since the start, {} of them ({}) without any answer.`, markup.Plural(n, "entry", "entries"), unanswered, markup.Percent(unanswered, n))
 	for i := range rows {
 		if i > 1 {
 			break
 		}
-		d.put(` The middle one of {} lived {}.`, rows[i].name, between(rows[i].median()))
+		d.Put(` The middle one of {} lived {}.`, rows[i].name, between(rows[i].median()))
 	}
 	if d.s.BestEffort {
-		d.put(` Best effort: this backend does not tell all ends.`)
+		d.Put(` Best effort: this backend does not tell all ends.`)
 	}
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/ctsight/ctsight/internal/agg"
 	"github.com/ctsight/ctsight/internal/event"
+	"github.com/ctsight/ctsight/internal/markup"
 	"github.com/ctsight/ctsight/internal/view"
 )
 
@@ -24,7 +25,7 @@ type Options struct {
 // Page writes documents.
 type Page struct {
 	o       Options
-	writers sync.Pool // of *writer
+	writers sync.Pool // of *markup.Writer
 }
 
 // New returns a Page.
@@ -32,12 +33,12 @@ func New(o Options) *Page {
 	if o.Metrics == "" {
 		o.Metrics = "/metrics"
 	}
-	return &Page{o: o, writers: sync.Pool{New: func() any { return &writer{} }}}
+	return &Page{o: o, writers: sync.Pool{New: func() any { return &markup.Writer{} }}}
 }
 
 // doc is a document that is being written.
 type doc struct {
-	*writer
+	*markup.Writer
 	o    *Options
 	s    *agg.Status
 	past *past
@@ -60,23 +61,23 @@ const sourceRows = 10
 // Write writes the document of a Status. Its links are relative, so that it can be
 // served under any prefix.
 func (p *Page) Write(out io.Writer, s *agg.Status) error {
-	w := p.writers.Get().(*writer)
+	w := p.writers.Get().(*markup.Writer)
 	defer p.writers.Put(w)
-	w.b = w.b[:0]
+	w.B = w.B[:0]
 	d := &doc{w, &p.o, s, newPast(s.History, s.At, sourceRows), nil}
 	tables := nearest(s.Tables)
 	if len(tables) > 0 && tables[0].Err == "" {
 		d.main = &tables[0]
 	}
 	d.top()
-	d.put(`<main id="main" tabindex="-1" data-at="{}">`, clock(s.At))
+	d.Put(`<main id="main" tabindex="-1" data-at="{}">`, markup.Clock(s.At))
 	d.state()
 	if !s.Waiting || len(s.History) > 0 { // else nothing was ever traced
 		d.pictures(tables)
 	}
-	d.put("</main>\n")
+	d.Put("</main>\n")
 	d.bottom()
-	_, err := out.Write(w.b)
+	_, err := out.Write(w.B)
 	return err
 }
 
@@ -101,7 +102,7 @@ func (d *doc) top() {
 	case d.main != nil:
 		title = "ctsight: " + d.o.Names.TableText(d.main) + " " + fill(d.main)
 	}
-	d.put(`<!DOCTYPE html>
+	d.Put(`<!DOCTYPE html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
@@ -124,25 +125,25 @@ func relative(path string) string { return strings.TrimPrefix(path, "/") }
 // state says what is looked at, and what it can be trusted with.
 func (d *doc) state() {
 	s := d.s
-	d.put(`<p class="soft">{} UTC`, s.At.UTC().Format("2006-01-02 15:04:05"))
+	d.Put(`<p class="soft">{} UTC`, s.At.UTC().Format("2006-01-02 15:04:05"))
 	if s.Backend != "" {
-		d.put(`, backend {}`, view.Name(s.Backend))
+		d.Put(`, backend {}`, view.Name(s.Backend))
 	}
 	if up := s.At.Sub(s.Start); up > 0 {
-		d.put(`, counts since {} ({})`, s.Start.UTC().Format("2006-01-02 15:04:05"), view.Span(up.Truncate(time.Second)))
+		d.Put(`, counts since {} ({})`, s.Start.UTC().Format("2006-01-02 15:04:05"), view.Span(up.Truncate(time.Second)))
 	}
-	d.put("</p>\n")
+	d.Put("</p>\n")
 	switch {
 	case s.Waiting:
-		d.put(`<p class="note lv2"><b>Nothing is traced now:</b> the probes are being attached, or nf_conntrack is not loaded (<code>modprobe nf_conntrack</code>).</p>`)
+		d.Put(`<p class="note lv2"><b>Nothing is traced now:</b> the probes are being attached, or nf_conntrack is not loaded (<code>modprobe nf_conntrack</code>).</p>`)
 	case s.BestEffort:
-		d.put(`<p class="note"><b>Best effort:</b> backend {} cannot tell all destroys, nor the reason of every drop. What rests on them is marked so.</p>`, view.Name(s.Backend))
+		d.Put(`<p class="note"><b>Best effort:</b> backend {} cannot tell all destroys, nor the reason of every drop. What rests on them is marked so.</p>`, view.Name(s.Backend))
 	}
 }
 
 // tile is a number at the top.
 type tile struct {
-	to, class markup
+	to, class markup.Text
 	name      string
 	value     string
 	under     string
@@ -153,10 +154,10 @@ func (d *doc) tiles() {
 	s := d.s
 	all := []tile{
 		{"tables", "", "fullest table", "–", "nothing is known of any"},
-		{"rates", "", "new connections/s", rate(s.Total.S1), rate(s.Total.S10) + " over 10 s"},
-		{"sources", "", "live entries", count(d.live()), plural(uint64(s.Tracked), "source", "sources")},
-		{"drops", "", "lost in 10 min", count(d.past.drops), "packets, " + count(dropped(s.Drops)) + " in all"},
-		{"trust", "", "records lost", count(s.Loss.Lost), "of " + count(s.Loss.Seen)},
+		{"rates", "", "new connections/s", markup.Rate(s.Total.S1), markup.Rate(s.Total.S10) + " over 10 s"},
+		{"sources", "", "live entries", markup.Count(d.live()), markup.Plural(uint64(s.Tracked), "source", "sources")},
+		{"drops", "", "lost in 10 min", markup.Count(d.past.drops), "packets, " + markup.Count(dropped(s.Drops)) + " in all"},
+		{"trust", "", "records lost", markup.Count(s.Loss.Lost), "of " + markup.Count(s.Loss.Seen)},
 	}
 	if t := d.main; t != nil {
 		all[0].value, all[0].under = fill(t), d.o.Names.TableText(t)+", "+t.Level.String()
@@ -169,13 +170,13 @@ func (d *doc) tiles() {
 		all[4].class = "lv2"
 	}
 	if open := d.open(); open > 0 {
-		all = append(all[:1], append([]tile{{"findings", "lv2", "open findings", count(open), ""}}, all[1:]...)...)
+		all = append(all[:1], append([]tile{{"findings", "lv2", "open findings", markup.Count(open), ""}}, all[1:]...)...)
 	}
-	d.put(`<ul class="tiles">`)
+	d.Put(`<ul class="tiles">`)
 	for _, t := range all {
-		d.put(`<li class="{}"><a id="to-{}" href="#{}"><span>{}</span> <b>{}</b> <small>{}</small></a></li>`, t.class, t.to, t.to, t.name, t.value, t.under)
+		d.Put(`<li class="{}"><a id="to-{}" href="#{}"><span>{}</span> <b>{}</b> <small>{}</small></a></li>`, t.class, t.to, t.to, t.name, t.value, t.under)
 	}
-	d.put("</ul>\n")
+	d.Put("</ul>\n")
 }
 
 // live are the entries of all tables. A backend that is not told of all ends does not
@@ -190,73 +191,21 @@ func (d *doc) live() (n uint64) {
 	return n
 }
 
-var levelClass = [...]markup{agg.LevelOK: "lv0", agg.LevelTrend: "lv1", agg.LevelAction: "lv2", agg.LevelCritical: "lv3"}
+var levelClass = [...]markup.Text{agg.LevelOK: "lv0", agg.LevelTrend: "lv1", agg.LevelAction: "lv2", agg.LevelCritical: "lv3"}
 
 // begin opens a section with its figure, whose caption follows.
-func (d *doc) begin(id markup, title string) {
-	d.put(`<section id="{}" aria-labelledby="{}-h"><h2 id="{}-h">{}</h2><figure><figcaption>`, id, id, id, title)
+func (d *doc) begin(id markup.Text, title string) {
+	d.Put(`<section id="{}" aria-labelledby="{}-h"><h2 id="{}-h">{}</h2><figure><figcaption>`, id, id, id, title)
 }
 
-// numbers opens the table of a figure's numbers; columns with a # are numbers.
-func (d *doc) numbers(id markup, columns ...string) {
-	d.put(`<details id="{}-n"><summary id="{}-s">Numbers</summary>`, id, id)
-	d.list(id, "Numbers", columns...)
-}
-
-// list opens a table, which can be walked to and scrolled.
-func (d *doc) list(id markup, name string, columns ...string) {
-	d.put(`<div class="wide" id="{}-w" tabindex="0" role="region" aria-label="{}"><table><thead><tr>`, id, name)
-	for _, c := range columns {
-		if c, number := strings.CutPrefix(c, "#"); number {
-			d.put(`<th class="n" scope="col">{}</th>`, c)
-		} else {
-			d.put(`<th scope="col">{}</th>`, c)
-		}
-	}
-	d.put(`</tr></thead><tbody>`)
-}
-
-// row writes one: counts and rates stand at the right, words at the left.
-func (d *doc) row(cells ...any) {
-	d.put(`<tr>`)
-	for _, c := range cells {
-		switch c := c.(type) {
-		case uint64:
-			d.put(`<td class="n">{}</td>`, c)
-		case number:
-			d.put(`<td class="n">{}</td>`, string(c))
-		case prose:
-			d.put(`<td class="t">{}</td>`, string(c))
-		case portion:
-			d.put(`<td class="bar"><svg class="bar lost" width="100%" height="10" viewBox="0 0 100 10" preserveAspectRatio="none" aria-hidden="true"><rect class="part" width="{}" height="10"/></svg></td>`,
-				100*float64(c.part)/float64(max(1, c.of)))
-		default:
-			d.put(`<td>{}</td>`, c)
-		}
-	}
-	d.put(`</tr>`)
-}
-
-// number is a cell that is no plain count, prose one whose lines are broken, portion
-// one with a bar.
-type (
-	number  string
-	prose   string
-	portion struct{ part, of uint64 }
-)
-
-const (
-	endList    = `</tbody></table></div>`
-	endNumbers = endList + `</details>`
-	endFigure  = `</figure></section>` + "\n"
-)
+const endFigure = `</figure></section>` + "\n"
 
 func (d *doc) bottom() {
-	d.put(`<footer><nav aria-label="More"><a href="{}">metrics</a>`, relative(d.o.Metrics))
-	for _, x := range []markup{"top", "drops", "findings", "table"} {
-		d.put(` <a href="api/v1/{}">api/v1/{}</a>`, x, x)
+	d.Put(`<footer><nav aria-label="More"><a href="{}">metrics</a>`, relative(d.o.Metrics))
+	for _, x := range []markup.Text{"top", "drops", "findings", "table"} {
+		d.Put(` <a href="api/v1/{}">api/v1/{}</a>`, x, x)
 	}
-	d.put(`</nav><p class="soft">ctsight {}. Times are UTC. With the script: <kbd>space</kbd> or <kbd>p</kbd> pauses, <kbd>r</kbd> refreshes, <kbd>Tab</kbd> walks. What each picture shows: <a href="https://github.com/ctsight/ctsight/blob/main/docs/page.md">docs/page.md</a>; what the words mean: <code>ctsight help reasons</code>.</p></footer>
+	d.Put(`</nav><p class="soft">ctsight {}. Times are UTC. With the script: <kbd>space</kbd> or <kbd>p</kbd> pauses, <kbd>r</kbd> refreshes, <kbd>Tab</kbd> walks. What each picture shows: <a href="https://github.com/ctsight/ctsight/blob/main/docs/page.md">docs/page.md</a>; what the words mean: <code>ctsight help reasons</code>.</p></footer>
 </body>
 </html>
 `, view.Name(d.o.Version))

@@ -18,6 +18,7 @@ import (
 
 	"github.com/ctsight/ctsight/internal/agg"
 	"github.com/ctsight/ctsight/internal/event"
+	"github.com/ctsight/ctsight/internal/markup"
 )
 
 var update = flag.Bool("update", false, "rewrite the golden files")
@@ -52,7 +53,7 @@ func TestGolden(t *testing.T) {
 // wants fails for each text that is not there.
 func wants(t *testing.T, doc string, texts ...string) {
 	t.Helper()
-	seen := stripped([]byte(doc))
+	seen := markup.Strip([]byte(doc))
 	for _, x := range texts {
 		if !strings.Contains(seen, x) {
 			t.Errorf("does not say %q", x)
@@ -82,7 +83,7 @@ func TestStates(t *testing.T) {
 		s.Backend, s.BestEffort = "netfilter", true
 		got := write(t, s)
 		wants(t, got, "Best effort: backend netfilter", "Best effort: this backend does not tell all ends", "Best effort: entries whose end was not told")
-		if strings.Contains(stripped([]byte(got)), "203.0.113.66 holds") {
+		if strings.Contains(markup.Strip([]byte(got)), "203.0.113.66 holds") {
 			t.Error("tells who holds how much")
 		}
 		if !strings.Contains(got, "<span>live entries</span> <b>78,673</b>") { // 54,753 + 23,800 + 120: what the kernel counts

@@ -3,6 +3,8 @@ package page
 import (
 	"math"
 	"time"
+
+	"github.com/ctsight/ctsight/internal/markup"
 )
 
 // A plot is a drawing as wide as the page allows: its inside is stretched, its
@@ -12,8 +14,8 @@ import (
 // plot places what is drawn. x counts seconds of the past, those that are not shown
 // too, y is in pixels from the top.
 type plot struct {
-	*writer
-	id    markup
+	*markup.Writer
+	id    markup.Text
 	past  *past
 	ahead int // seconds after the edge
 	h     int // of the inside
@@ -38,37 +40,37 @@ func (p *plot) share(x float64) float64 {
 
 // begin opens the drawing; title and desc are for those who do not see it.
 func (p *plot) begin(title, desc string) {
-	p.put(`<div class="plot"><svg class="chart" role="img" aria-labelledby="{}-t {}-d" width="100%" height="{}"><title id="{}-t">{}</title><desc id="{}-d">{}</desc>`,
+	p.Put(`<div class="plot"><svg class="chart" role="img" aria-labelledby="{}-t {}-d" width="100%" height="{}"><title id="{}-t">{}</title><desc id="{}-d">{}</desc>`,
 		p.id, p.id, head+p.h+foot, p.id, title, p.id, desc)
 }
 
 // inside opens the part that is stretched.
 func (p *plot) inside() {
-	p.put(`<svg y="{}" width="100%" height="{}" viewBox="{} 0 {} {}" preserveAspectRatio="none">`, head, p.h, p.past.from, p.span(), p.h)
-	p.put(`<path class="grid" d="`)
+	p.Put(`<svg y="{}" width="100%" height="{}" viewBox="{} 0 {} {}" preserveAspectRatio="none">`, head, p.h, p.past.from, p.span(), p.h)
+	p.Put(`<path class="grid" d="`)
 	p.eachTick(func(x float64, _ string, _ bool) {
-		p.coord('M', x)
-		p.put(` 0v{}`, p.h)
+		p.Coord('M', x)
+		p.Put(` 0v{}`, p.h)
 	})
-	p.put(`"/>`)
+	p.Put(`"/>`)
 }
 
 // outside closes the inside; text comes after it.
-func (p *plot) outside() { p.put(`</svg>`) }
+func (p *plot) outside() { p.Put(`</svg>`) }
 
 // finish adds ribbon and times.
 func (p *plot) finish() {
 	p.ribbon()
 	y := head + p.h + foot - 6
-	p.put(`<text class="unit left" x="-6" y="{}">UTC</text>`, y)
+	p.Put(`<text class="unit left" x="-6" y="{}">UTC</text>`, y)
 	p.eachTick(func(x float64, text string, second bool) {
-		class := markup("time")
+		class := markup.Text("time")
 		if second {
 			class = "time alt"
 		}
-		p.put(`<text class="{}" x="{}%" y="{}">{}</text>`, class, p.share(x), y, text)
+		p.Put(`<text class="{}" x="{}%" y="{}">{}</text>`, class, p.share(x), y, text)
 	})
-	p.put(`</svg></div>`)
+	p.Put(`</svg></div>`)
 }
 
 // ticks are the times of the axes, by the seconds that are shown.
@@ -100,12 +102,12 @@ func (p *plot) eachTick(fn func(x float64, text string, second bool)) {
 // is known.
 func (p *plot) ribbon() {
 	y := head + p.h + under
-	p.put(`<text class="unit left" x="-6" y="{}">loss</text>`, y+ribbon)
-	p.put(`<svg class="ribbon" y="{}" width="100%" height="{}" viewBox="{} 0 {} {}" preserveAspectRatio="none"><path class="whole" d="`, y, ribbon, p.past.from, p.span(), ribbon)
+	p.Put(`<text class="unit left" x="-6" y="{}">loss</text>`, y+ribbon)
+	p.Put(`<svg class="ribbon" y="{}" width="100%" height="{}" viewBox="{} 0 {} {}" preserveAspectRatio="none"><path class="whole" d="`, y, ribbon, p.past.from, p.span(), ribbon)
 	p.runs(2, ribbon-4, func(i int) bool { return p.past.s[i].known && !p.past.s[i].lost })
-	p.put(`"/><path class="lost" d="`)
+	p.Put(`"/><path class="lost" d="`)
 	p.runs(0, ribbon, func(i int) bool { return p.past.s[i].lost })
-	p.put(`"/></svg>`)
+	p.Put(`"/></svg>`)
 }
 
 // runs writes a path of boxes over the seconds for which in is true.
@@ -118,69 +120,69 @@ func (p *plot) runs(y, h int, in func(i int) bool) {
 		for i < seconds && in(i) {
 			i++
 		}
-		p.put(`M{} {}h{}v{}h{}z`, from, y, i-from, h, from-i)
+		p.Put(`M{} {}h{}v{}h{}z`, from, y, i-from, h, from-i)
 	}
 }
 
 // label writes a number at the left of the axis.
 func (p *plot) label(y float64, text string) {
-	dy := markup(".32em")
+	dy := markup.Text(".32em")
 	if int(y) == p.h { // the ribbon's name is below
 		dy = "0"
 	}
-	p.put(`<text class="num left" x="-6" y="{}" dy="{}">{}</text>`, head+y, dy, text)
+	p.Put(`<text class="num left" x="-6" y="{}" dy="{}">{}</text>`, head+y, dy, text)
 }
 
 // unit names what the numbers at the left are.
 func (p *plot) unit(text string) {
-	p.put(`<text class="unit" x="0" y="{}">{}</text>`, head-5, text)
+	p.Put(`<text class="unit" x="0" y="{}">{}</text>`, head-5, text)
 }
 
 // line draws a horizontal line of the grid.
-func (p *plot) line(class markup, y float64) {
-	p.put(`<path class="{}" d="M0 {}h{}"/>`, class, y, p.end())
+func (p *plot) line(class markup.Text, y float64) {
+	p.Put(`<path class="{}" d="M0 {}h{}"/>`, class, y, p.end())
 }
 
 // area fills from the bottom up to value, a share of the height, NaN where it is
 // not known.
-func (p *plot) area(class markup, value func(i int) float64) {
-	p.put(`<path class="{}" d="`, class)
+func (p *plot) area(class markup.Text, value func(i int) float64) {
+	p.Put(`<path class="{}" d="`, class)
 	h := float64(p.h)
 	for i := 0; i < seconds; i++ {
 		last := value(i)
 		if math.IsNaN(last) {
 			continue
 		}
-		p.put(`M{} {}V{}`, i, p.h, h*(1-last))
+		p.Put(`M{} {}V{}`, i, p.h, h*(1-last))
 		from := i
 		for i < seconds {
 			v := value(i)
 			if v != last {
-				p.coord('H', float64(i))
+				p.Coord('H', float64(i))
 				if math.IsNaN(v) {
 					break
 				}
-				p.coord('V', h*(1-v))
+				p.Coord('V', h*(1-v))
 				last = v
 			}
 			i++
 		}
 		if i == seconds {
-			p.coord('H', seconds)
+			p.Coord('H', seconds)
 		}
-		p.put(`V{}H{}z`, p.h, from)
+		p.Put(`V{}H{}z`, p.h, from)
 	}
-	p.put(`"/>`)
+	p.Put(`"/>`)
 }
 
 // dashes draws a short line for each second that has a value.
-func (p *plot) dashes(class markup, value func(i int) float64) {
-	p.put(`<path class="{}" d="`, class)
+func (p *plot) dashes(class markup.Text, value func(i int) float64) {
+	p.Put(`<path class="{}" d="`, class)
 	h := float64(p.h)
 	for i := range seconds {
 		if v := value(i); v > 0 {
-			p.put(`M{} {}h1`, i, h*(1-min(1, v)))
+			p.Put(`M{} {}h1`, i, h*(1-min(1, v)))
 		}
 	}
-	p.put(`"/>`)
+	p.Put(`"/>`)
 }

@@ -3,6 +3,7 @@ package page
 import (
 	"math"
 
+	"github.com/ctsight/ctsight/internal/markup"
 	"github.com/ctsight/ctsight/internal/svg"
 )
 
@@ -10,18 +11,18 @@ import (
 func (d *doc) rates() {
 	d.begin("rates", "New connections")
 	say := plain((*doc).ratesSay, d)
-	d.put(`{}</figcaption>`, say)
+	d.Put(`{}</figcaption>`, say)
 	if d.past.n == 0 {
 		d.nothing()
 		return
 	}
-	d.put(`<p class="legend"><span><svg width="22" height="12" aria-hidden="true"><rect class="area new" width="22" height="12"/></svg> each second</span> <span><svg width="22" height="12" aria-hidden="true"><path class="peak" d="M3 6h16"/></svg> rate in its busiest 10 ms</span></p>`)
+	d.Put(`<p class="legend"><span><svg width="22" height="12" aria-hidden="true"><rect class="area new" width="22" height="12"/></svg> each second</span> <span><svg width="22" height="12" aria-hidden="true"><path class="peak" d="M3 6h16"/></svg> rate in its busiest 10 ms</span></p>`)
 	most := 10.0
 	for i := range d.past.s {
 		most = max(most, d.past.s[i].new, d.past.s[i].peak)
 	}
 	y := svg.Log(1, most)
-	p := &plot{writer: d.writer, id: "rate", past: d.past, h: 150}
+	p := &plot{Writer: d.Writer, id: "rate", past: d.past, h: 150}
 	p.begin("New connections per second over time", say)
 	p.inside()
 	for _, n := range y.Ticks {
@@ -37,11 +38,11 @@ func (d *doc) rates() {
 	p.outside()
 	p.unit("connections per second, logarithmic")
 	for _, n := range y.Ticks {
-		p.label(float64(p.h)*(1-y.At(float64(n))), short(n))
+		p.label(float64(p.h)*(1-y.At(float64(n))), markup.Short(n))
 	}
 	p.finish()
 	d.minutes()
-	d.put(endFigure)
+	d.Put(endFigure)
 }
 
 // low lifts what is 1 or less off the bottom, which is for nothing.
@@ -54,12 +55,12 @@ func low(y svg.Scale, n float64) float64 {
 
 // nothing stands for the pictures of a past that has not begun.
 func (d *doc) nothing() {
-	d.put(`<p class="soft">The past fills up from the first second of tracing on; nothing is known of it yet.</p>` + endFigure)
+	d.Put(`<p class="soft">The past fills up from the first second of tracing on; nothing is known of it yet.</p>` + endFigure)
 }
 
 func (d *doc) ratesSay() {
 	r := &d.s.Total.Rates
-	d.put(`{} new connections a second, {} over ten seconds, {} over a minute.`, rate(r.S1), rate(r.S10), rate(r.M1))
+	d.Put(`{} new connections a second, {} over ten seconds, {} over a minute.`, markup.Rate(r.S1), markup.Rate(r.S10), markup.Rate(r.M1))
 	if d.past.new == 0 {
 		return
 	}
@@ -72,11 +73,11 @@ func (d *doc) ratesSay() {
 			peak = i
 		}
 	}
-	d.put(` {} in {}; the busiest second had {} at {}`, d.past.new, d.window(), rate(d.past.s[second].new), clock(d.past.end(second)))
+	d.Put(` {} in {}; the busiest second had {} at {}`, d.past.new, d.window(), markup.Rate(d.past.s[second].new), markup.Clock(d.past.end(second)))
 	if d.past.s[peak].peak > 0 {
-		d.put(`, the busiest 10 ms went at {}/s at {}`, rate(d.past.s[peak].peak), clock(d.past.end(peak)))
+		d.Put(`, the busiest 10 ms went at {}/s at {}`, markup.Rate(d.past.s[peak].peak), markup.Clock(d.past.end(peak)))
 	}
-	d.put(`.`)
+	d.Put(`.`)
 }
 
 // window says how long the past is.
@@ -84,12 +85,12 @@ func (d *doc) window() string {
 	if d.past.n >= seconds {
 		return "ten minutes"
 	}
-	return plural(uint64(d.past.n), "second", "seconds")
+	return markup.Plural(uint64(d.past.n), "second", "seconds")
 }
 
 // minutes are the numbers of the past, a line a minute.
 func (d *doc) minutes() {
-	d.numbers("rates", "minute to", "#new", "#most in a second", "#most in 10 ms, per second", "#packets lost", "#evicted", "#seconds with loss of records")
+	d.Numbers("rates", "minute to", "#new", "#most in a second", "#most in 10 ms, per second", "#packets lost", "#evicted", "#seconds with loss of records")
 	for end := seconds; end > 0; end -= 60 {
 		var new, drops, evicted, most, peak float64
 		known, lost := 0, uint64(0)
@@ -104,34 +105,17 @@ func (d *doc) minutes() {
 			most, peak = max(most, s.new), max(peak, s.peak)
 		}
 		if known > 0 {
-			d.row(clock(d.past.end(end-1)), number(rate(new)), number(rate(most)), number(rate(peak)), number(rate(drops)), number(rate(evicted)), lost)
+			d.Row(markup.Clock(d.past.end(end-1)), markup.Number(markup.Rate(new)), markup.Number(markup.Rate(most)), markup.Number(markup.Rate(peak)), markup.Number(markup.Rate(drops)), markup.Number(markup.Rate(evicted)), lost)
 		}
 	}
-	d.put(endNumbers)
+	d.Put(markup.EndNumbers)
 }
 
 // plain returns what f writes without its markup, for text and for attributes.
 func plain(f func(*doc), d *doc) string {
-	w := &writer{}
+	w := &markup.Writer{}
 	c := *d
-	c.writer = w
+	c.Writer = w
 	f(&c)
-	return stripped(w.b)
-}
-
-// stripped takes tags away and undoes the escapes of writer.text.
-func stripped(b []byte) string {
-	out := make([]byte, 0, len(b))
-	in := false
-	for _, c := range b {
-		switch {
-		case c == '<':
-			in = true
-		case c == '>':
-			in = false
-		case !in:
-			out = append(out, c)
-		}
-	}
-	return unescape.Replace(string(out))
+	return markup.Strip(w.B)
 }

@@ -3,6 +3,8 @@ package page
 import (
 	"github.com/ctsight/ctsight/internal/agg"
 	"github.com/ctsight/ctsight/internal/event"
+	"github.com/ctsight/ctsight/internal/markup"
+	"github.com/ctsight/ctsight/internal/svg"
 	"github.com/ctsight/ctsight/internal/view"
 )
 
@@ -10,15 +12,15 @@ import (
 func (d *doc) sources() {
 	d.begin("sources", "Sources")
 	say := plain((*doc).sourcesSay, d)
-	d.put(`{}</figcaption>`, say)
+	d.Put(`{}</figcaption>`, say)
 	if d.past.n == 0 {
 		d.nothing()
 		return
 	}
 	if rows := d.sourceStrips(); len(rows) > 0 {
-		l := newLadder(highest(rows))
+		l := svg.NewLadder(highest(rows))
 		d.legend("h", &l, "new connections a second")
-		p := &plot{writer: d.writer, id: "source", past: d.past, h: rowH * len(rows)}
+		p := &plot{Writer: d.Writer, id: "source", past: d.past, h: rowH * len(rows)}
 		p.begin("New connections per source and second over time", say)
 		p.inside()
 		p.strips(rows, &l)
@@ -27,22 +29,22 @@ func (d *doc) sources() {
 		p.finish()
 	}
 	if len(d.s.Holders) == 0 {
-		d.put(endFigure)
+		d.Put(endFigure)
 		return
 	}
-	d.put(`<details id="sources-n" open><summary id="sources-s">Who holds the table</summary>`)
+	d.Put(`<details id="sources-n" open><summary id="sources-s">Who holds the table</summary>`)
 	if d.s.BestEffort {
-		d.put(`<p class="soft">Best effort: entries whose end was not told count as live.</p>`)
+		d.Put(`<p class="soft">Best effort: entries whose end was not told count as live.</p>`)
 	}
-	d.list("sources", "Who holds the table", "source", "#live", "#share", "#new/s", "#peak/s", "#new", "#dsts", "#ports", "#answered", "#refused", "#silent", "#lost", "netns")
+	d.List("sources", "Who holds the table", "source", "#live", "#share", "#new/s", "#peak/s", "#new", "#dsts", "#ports", "#answered", "#refused", "#silent", "#lost", "netns")
 	for i := range d.s.Holders {
 		d.holder(&d.s.Holders[i])
 	}
-	d.put(endNumbers + endFigure)
+	d.Put(markup.EndNumbers + endFigure)
 }
 
 func (d *doc) holder(r *agg.TopRow) {
-	d.row(view.AddrText(r.Src), r.Live, number(d.held(r)), number(rate(r.S1)), number(rate(r.Peak10ms)), r.New, r.DistinctDsts, r.DistinctDports,
+	d.Row(view.AddrText(r.Src), r.Live, markup.Number(d.held(r)), markup.Number(markup.Rate(r.S1)), markup.Number(markup.Rate(r.Peak10ms)), r.New, r.DistinctDsts, r.DistinctDports,
 		r.Answered, r.Refused, r.Unanswered, r.Drops, d.netns(r.NetNS, r.Zone))
 }
 
@@ -51,13 +53,13 @@ func (d *doc) held(r *agg.TopRow) string {
 	if d.s.BestEffort {
 		return "–"
 	}
-	return percent(r.Live, d.s.Live)
+	return markup.Percent(r.Live, d.s.Live)
 }
 
 func (d *doc) netns(ns event.NetNS, zone uint16) string {
 	name := d.netnsName(ns)
 	if zone != 0 {
-		name += " zone " + count(uint64(zone))
+		name += " zone " + markup.Count(uint64(zone))
 	}
 	return name
 }
@@ -65,16 +67,16 @@ func (d *doc) netns(ns event.NetNS, zone uint16) string {
 func (d *doc) sourcesSay() {
 	p := d.past
 	if len(p.sources) == 0 {
-		d.put(`Nobody opened a connection in the last {}.`, d.window())
+		d.Put(`Nobody opened a connection in the last {}.`, d.window())
 	} else {
 		s := &p.sources[0]
 		at, most := s.most()
-		d.put(`{} opened {} of {} connections in {} ({}), {} of them in the second to {}.`, view.AddrText(s.key.src), s.total, max(p.new, s.total), d.window(), percent(s.total, max(p.new, s.total)),
-			rate(most), clock(p.end(at)))
+		d.Put(`{} opened {} of {} connections in {} ({}), {} of them in the second to {}.`, view.AddrText(s.key.src), s.total, max(p.new, s.total), d.window(), markup.Percent(s.total, max(p.new, s.total)),
+			markup.Rate(most), markup.Clock(p.end(at)))
 	}
 	if len(d.s.Holders) > 0 && d.s.Live > 0 && !d.s.BestEffort {
 		h := &d.s.Holders[0]
-		d.put(` {} holds {} of {} live entries ({}).`, view.AddrText(h.Src), h.Live, d.s.Live, percent(h.Live, d.s.Live))
+		d.Put(` {} holds {} of {} live entries ({}).`, view.AddrText(h.Src), h.Live, d.s.Live, markup.Percent(h.Live, d.s.Live))
 	}
 }
 
@@ -82,10 +84,10 @@ func (d *doc) sourceStrips() (rows []strip) {
 	for i := range d.past.sources {
 		s := &d.past.sources[i]
 		at, most := s.most()
-		rows = append(rows, strip{view.AddrText(s.key.src), count(s.total) + ", most " + rate(most) + "/s at " + clock(d.past.end(at)) + ", " + d.netnsName(s.key.netns), "h", s.per})
+		rows = append(rows, strip{view.AddrText(s.key.src), markup.Count(s.total) + ", most " + markup.Rate(most) + "/s at " + markup.Clock(d.past.end(at)) + ", " + d.netnsName(s.key.netns), "h", s.per})
 	}
 	if o := &d.past.others; o.total > 0 {
-		rows = append(rows, strip{"all others", "about " + count(o.total), "h", o.per})
+		rows = append(rows, strip{"all others", "about " + markup.Count(o.total), "h", o.per})
 	}
 	return rows
 }

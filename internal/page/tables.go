@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/ctsight/ctsight/internal/agg"
+	"github.com/ctsight/ctsight/internal/markup"
 	"github.com/ctsight/ctsight/internal/svg"
 	"github.com/ctsight/ctsight/internal/view"
 )
@@ -38,7 +39,7 @@ func fill(t *agg.TableState) string {
 	case t.Max == 0:
 		return "no limit"
 	}
-	return percent(t.Entries, t.Max)
+	return markup.Percent(t.Entries, t.Max)
 }
 
 func forecastText(t *agg.TableState) string {
@@ -51,35 +52,35 @@ func forecastText(t *agg.TableState) string {
 func (d *doc) tables(all []agg.TableState) {
 	d.begin("tables", "Tables")
 	d.tablesSay(all)
-	d.put(`</figcaption><ul class="gauges"><li class="scale"><span></span><svg class="marks" width="100%" height="16" aria-hidden="true">`)
+	d.Put(`</figcaption><ul class="gauges"><li class="scale"><span></span><svg class="marks" width="100%" height="16" aria-hidden="true">`)
 	for _, at := range []int{70, 85, 95} {
-		d.put(`<text x="{}%" y="12">{}</text>`, at, at)
+		d.Put(`<text x="{}%" y="12">{}</text>`, at, at)
 	}
-	d.put(`</svg><span class="soft">% full</span></li>`)
+	d.Put(`</svg><span class="soft">% full</span></li>`)
 	for i := range all[:min(gauges, len(all))] {
 		d.gauge(&all[i])
 	}
 	if rest := all[min(gauges, len(all)):]; len(rest) > 0 {
-		d.put(`<li class="rest"><span>and {}</span><span>{}</span></li>`, plural(uint64(len(rest)), "table", "tables"), restText(rest))
+		d.Put(`<li class="rest"><span>and {}</span><span>{}</span></li>`, markup.Plural(uint64(len(rest)), "table", "tables"), restText(rest))
 	}
 	d.pools()
-	d.put(`</ul>`)
+	d.Put(`</ul>`)
 	if d.main != nil && d.past.n > 0 {
 		d.fillPlot(d.main)
 	}
-	d.numbers("tables", "netns", "#number", "#entries", "#limit", "#fill", "level", "full in (from..to)", "#new/s", "#known", "note")
+	d.Numbers("tables", "netns", "#number", "#entries", "#limit", "#fill", "level", "full in (from..to)", "#new/s", "#known", "note")
 	for i := range all[:min(listed, len(all))] {
 		t := &all[i]
 		if t.Err != "" {
-			d.row(d.o.Names.TableText(t), number(t.NetNS.String()), number("–"), number("–"), number("–"), "–", "–", number("–"), number("–"), prose(sentence(t.Err)))
+			d.Row(d.o.Names.TableText(t), markup.Number(t.NetNS.String()), markup.Number("–"), markup.Number("–"), markup.Number("–"), "–", "–", markup.Number("–"), markup.Number("–"), markup.Prose(markup.Sentence(t.Err)))
 			continue
 		}
-		d.row(d.o.Names.TableText(t), number(t.NetNS.String()), t.Entries, t.Max, number(fill(t)), t.Level.String(), forecastText(t), number(rate(t.NewRate)), t.Known, prose(seeded(t)))
+		d.Row(d.o.Names.TableText(t), markup.Number(t.NetNS.String()), t.Entries, t.Max, markup.Number(fill(t)), t.Level.String(), forecastText(t), markup.Number(markup.Rate(t.NewRate)), t.Known, markup.Prose(seeded(t)))
 	}
 	if rest := all[min(listed, len(all)):]; len(rest) > 0 {
-		d.row(plural(uint64(len(rest)), "more", "more"), "", "", "", "", "", "", "", "", prose(restText(rest)))
+		d.Row(markup.Plural(uint64(len(rest)), "more", "more"), "", "", "", "", "", "", "", "", markup.Prose(restText(rest)))
 	}
-	d.put(endNumbers + endFigure)
+	d.Put(markup.EndNumbers + endFigure)
 }
 
 func seeded(t *agg.TableState) string {
@@ -99,12 +100,12 @@ func restText(rest []agg.TableState) string {
 			blind++
 		}
 	}
-	text := plural(entries, "entry", "entries") + " of " + count(limit)
+	text := markup.Plural(entries, "entry", "entries") + " of " + markup.Count(limit)
 	if rest[0].Err == "" {
 		text += ", the fullest " + fill(&rest[0])
 	}
 	if blind > 0 {
-		text += ", " + count(blind) + " not known"
+		text += ", " + markup.Count(blind) + " not known"
 	}
 	return text
 }
@@ -112,44 +113,44 @@ func restText(rest []agg.TableState) string {
 func (d *doc) tablesSay(all []agg.TableState) {
 	t := d.main
 	if t == nil {
-		d.put(`Nothing is known of any table`)
+		d.Put(`Nothing is known of any table`)
 		if len(all) > 0 {
-			d.put(`: {}`, sentence(all[0].Err))
+			d.Put(`: {}`, markup.Sentence(all[0].Err))
 		}
-		d.put(`.`)
+		d.Put(`.`)
 		return
 	}
 	name := d.o.Names.TableText(t)
 	if t.Max == 0 {
-		d.put(`<b>{}</b> holds {} and has no limit.`, name, plural(t.Entries, "entry", "entries"))
+		d.Put(`<b>{}</b> holds {} and has no limit.`, name, markup.Plural(t.Entries, "entry", "entries"))
 		return
 	}
-	d.put(`<b>{}</b> is <b>{}</b> full: {} of {} entries`, name, fill(t), t.Entries, t.Max)
+	d.Put(`<b>{}</b> is <b>{}</b> full: {} of {} entries`, name, fill(t), t.Entries, t.Max)
 	switch t.Level {
 	case agg.LevelTrend:
-		d.put(`, over 70 %: look for the trend`)
+		d.Put(`, over 70 %: look for the trend`)
 	case agg.LevelAction:
-		d.put(`, over 85 %: act`)
+		d.Put(`, over 85 %: act`)
 	case agg.LevelCritical:
-		d.put(`, over 95 %: critical`)
+		d.Put(`, over 95 %: critical`)
 	}
 	switch {
 	case t.Forecast && t.TimeToFull != nil && *t.TimeToFull <= 0:
-		d.put(`. It is full now.`)
+		d.Put(`. It is full now.`)
 	case t.Forecast && t.TimeToFull != nil:
-		d.put(`. If arrivals go on like this it is full in <b>{}</b>.`, forecastText(t))
+		d.Put(`. If arrivals go on like this it is full in <b>{}</b>.`, forecastText(t))
 	case t.Forecast && t.FullLow != nil:
-		d.put(`. If arrivals go on like this it is unlikely to fill, and not before {}.`, view.ForecastText(true, t.FullLow, t.FullLow, t.FullLow))
+		d.Put(`. If arrivals go on like this it is unlikely to fill, and not before {}.`, view.ForecastText(true, t.FullLow, t.FullLow, t.FullLow))
 	case t.Forecast:
-		d.put(`. If arrivals go on like this it will not fill.`)
+		d.Put(`. If arrivals go on like this it will not fill.`)
 	default:
-		d.put(`. When it will be full is not known yet.`)
+		d.Put(`. When it will be full is not known yet.`)
 	}
 	if until, was := d.limitWas(t); was > 0 {
-		d.put(` Until {} its limit was {}.`, clock(until), was)
+		d.Put(` Until {} its limit was {}.`, markup.Clock(until), was)
 	}
 	if u := sooner(all, t); u != nil {
-		d.put(` <b>{}</b> ({}) is full sooner: in {}.`, d.o.Names.TableText(u), fill(u), forecastText(u))
+		d.Put(` <b>{}</b> ({}) is full sooner: in {}.`, d.o.Names.TableText(u), fill(u), forecastText(u))
 	}
 }
 
@@ -182,14 +183,14 @@ func sooner(all []agg.TableState, t *agg.TableState) (first *agg.TableState) {
 // gauge is one table.
 func (d *doc) gauge(t *agg.TableState) {
 	level := levelClass[min(t.Level, agg.LevelCritical)]
-	d.put(`<li class="{}"><b class="name">{}</b>`, level, d.o.Names.TableText(t))
+	d.Put(`<li class="{}"><b class="name">{}</b>`, level, d.o.Names.TableText(t))
 	if t.Err != "" {
-		d.put(`<span class="err">{}</span></li>`, sentence(t.Err))
+		d.Put(`<span class="err">{}</span></li>`, markup.Sentence(t.Err))
 		return
 	}
 	d.bar(t.Fill(), t.Max > 0)
-	d.put(`<b class="pct">{}</b><span class="word">{}</span><span class="of">{} of {}</span>`, fill(t), word(t), t.Entries, limit(t.Max))
-	d.put(`<span class="full">{}</span></li>`, fullText(t.Forecast, t.Max > 0, t.TimeToFull, t.FullLow, t.FullHigh))
+	d.Put(`<b class="pct">{}</b><span class="word">{}</span><span class="of">{} of {}</span>`, fill(t), word(t), t.Entries, limit(t.Max))
+	d.Put(`<span class="full">{}</span></li>`, fullText(t.Forecast, t.Max > 0, t.TimeToFull, t.FullLow, t.FullHigh))
 }
 
 func word(t *agg.TableState) string {
@@ -203,7 +204,7 @@ func limit(n uint64) string {
 	if n == 0 {
 		return "no limit"
 	}
-	return count(n)
+	return markup.Count(n)
 }
 
 // fullText is a forecast in words.
@@ -225,11 +226,11 @@ func fullText(known, limited bool, full, low, high *float64) string {
 
 // bar shows a share of 1 with the marks of the levels.
 func (d *doc) bar(share float64, limited bool) {
-	d.put(`<svg class="bar" width="100%" height="18" viewBox="0 0 100 18" preserveAspectRatio="none" aria-hidden="true"><rect class="rest" width="100" height="18"/>`)
+	d.Put(`<svg class="bar" width="100%" height="18" viewBox="0 0 100 18" preserveAspectRatio="none" aria-hidden="true"><rect class="rest" width="100" height="18"/>`)
 	if limited {
-		d.put(`<rect class="part" width="{}" height="18"/><path class="mark" d="M70 0v18M85 0v18M95 0v18"/>`, 100*min(1, share))
+		d.Put(`<rect class="part" width="{}" height="18"/><path class="mark" d="M70 0v18M85 0v18M95 0v18"/>`, 100*min(1, share))
 	}
-	d.put(`</svg>`)
+	d.Put(`</svg>`)
 }
 
 // pools are the NAT port pools that are half full, the fullest.
@@ -239,9 +240,9 @@ func (d *doc) pools() {
 	for i := range all[:min(poolRows, len(all))] {
 		p := &all[i]
 		level := agg.LevelOf(p.Fill())
-		d.put(`<li class="{}"><span class="name">NAT ports {}</span>`, levelClass[level], view.PoolText(&p.Key))
+		d.Put(`<li class="{}"><span class="name">NAT ports {}</span>`, levelClass[level], view.PoolText(&p.Key))
 		d.bar(p.Fill(), true)
-		d.put(`<b class="pct">{}</b><span class="word">{}</span><span class="of">{} of {}</span><span class="full">{}</span></li>`, percent(p.InUse, p.Capacity), level.String(),
+		d.Put(`<b class="pct">{}</b><span class="word">{}</span><span class="of">{} of {}</span><span class="full">{}</span></li>`, markup.Percent(p.InUse, p.Capacity), level.String(),
 			p.InUse, p.Capacity, fullText(p.Forecast, true, p.TimeToFull, p.FullLow, p.FullHigh))
 	}
 }
@@ -255,16 +256,16 @@ func (d *doc) fillPlot(t *agg.TableState) {
 			top = max(top, entries[i])
 		}
 	}
-	d.put(`<p class="legend"><span><svg width="22" height="12" aria-hidden="true"><rect class="area fill" width="22" height="12"/></svg> entries of {}</span> <span><svg width="22" height="12" aria-hidden="true"><path class="limit" d="M0 6h22"/></svg> limit</span>`, d.netnsName(t.NetNS))
+	d.Put(`<p class="legend"><span><svg width="22" height="12" aria-hidden="true"><rect class="area fill" width="22" height="12"/></svg> entries of {}</span> <span><svg width="22" height="12" aria-hidden="true"><path class="limit" d="M0 6h22"/></svg> limit</span>`, d.netnsName(t.NetNS))
 	if t.Forecast && t.FullLow != nil {
-		d.put(` <span><svg width="22" height="12" aria-hidden="true"><rect class="fan" width="22" height="12"/><path class="expected" d="M0 6h22"/></svg> straight to when it is full: expected, and between the bounds</span>`)
+		d.Put(` <span><svg width="22" height="12" aria-hidden="true"><rect class="fan" width="22" height="12"/><path class="expected" d="M0 6h22"/></svg> straight to when it is full: expected, and between the bounds</span>`)
 	}
-	d.put(`</p>`)
-	p := &plot{writer: d.writer, id: "fill", past: d.past, ahead: (seconds - d.past.from) / 2, h: 160}
+	d.Put(`</p>`)
+	p := &plot{Writer: d.Writer, id: "fill", past: d.past, ahead: (seconds - d.past.from) / 2, h: 160}
 	y := func(n float64) float64 { return float64(p.h) * (1 - n/top) }
 	p.begin("Entries of "+d.o.Names.TableText(t)+" over time", plain(func(d *doc) { d.tablesSay(nil) }, d))
 	p.inside()
-	p.put(`<rect class="future" x="{}" width="{}" height="{}"/>`, seconds, p.ahead, p.h)
+	p.Put(`<rect class="future" x="{}" width="{}" height="{}"/>`, seconds, p.ahead, p.h)
 	p.area("area fill", func(i int) float64 { return entries[i] / top })
 	if t.Max > 0 {
 		for _, share := range []float64{0.70, 0.85, 0.95} {
@@ -278,19 +279,19 @@ func (d *doc) fillPlot(t *agg.TableState) {
 	p.unit("entries")
 	if t.Max > 0 {
 		for _, n := range []uint64{0, t.Max / 2, t.Max} {
-			p.label(y(float64(n)), short(n))
+			p.label(y(float64(n)), markup.Short(n))
 		}
 		for _, share := range []int{70, 85, 95} {
-			p.put(`<text class="num right" x="100%" dx="4" y="{}" dy=".32em">{} %</text>`, head+y(float64(share)*float64(t.Max)/100), share)
+			p.Put(`<text class="num right" x="100%" dx="4" y="{}" dy=".32em">{} %</text>`, head+y(float64(share)*float64(t.Max)/100), share)
 		}
 	} else {
 		for _, n := range svg.Linear(uint64(top)).Ticks {
 			if float64(n) <= top {
-				p.label(y(float64(n)), short(n))
+				p.label(y(float64(n)), markup.Short(n))
 			}
 		}
 	}
-	p.put(`<text class="now" x="{}%" y="{}">now</text>`, p.share(seconds), head-5)
+	p.Put(`<text class="now" x="{}%" y="{}">now</text>`, p.share(seconds), head-5)
 	p.finish()
 }
 
@@ -314,13 +315,13 @@ func (d *doc) levels(t *agg.TableState) (entries, limits []float64) {
 
 // limits draws where the limit was another than it is now.
 func (p *plot) limits(limits []float64, now float64, y func(float64) float64) {
-	p.put(`<path class="limit was" d="`)
+	p.Put(`<path class="limit was" d="`)
 	for i, n := range limits {
 		if n > 0 && n != now {
-			p.put(`M{} {}h1`, i, y(n))
+			p.Put(`M{} {}h1`, i, y(n))
 		}
 	}
-	p.put(`"/>`)
+	p.Put(`"/>`)
 }
 
 // fan draws straight lines from now to when the table will be full, at the earliest,
@@ -336,14 +337,14 @@ func (p *plot) fan(t *agg.TableState, y func(float64) float64) {
 	}
 	x0, y0 := at(low)
 	x1, y1 := at(high)
-	p.put(`<path class="fan" d="M{} {}L{} {}`, seconds, y(float64(t.Entries)), x0, y0)
+	p.Put(`<path class="fan" d="M{} {}L{} {}`, seconds, y(float64(t.Entries)), x0, y0)
 	if edge := float64(p.end()); x0 < edge { // along the limit
-		p.put(`H{}`, x1)
+		p.Put(`H{}`, x1)
 	}
-	p.put(`L{} {}z"/>`, x1, y1)
+	p.Put(`L{} {}z"/>`, x1, y1)
 	if t.TimeToFull != nil {
 		x, py := at(t.TimeToFull)
-		p.put(`<path class="expected" d="M{} {}L{} {}"/>`, seconds, y(float64(t.Entries)), x, py)
+		p.Put(`<path class="expected" d="M{} {}L{} {}"/>`, seconds, y(float64(t.Entries)), x, py)
 	}
 }
 
@@ -360,20 +361,4 @@ func (p *plot) ends(t *agg.TableState, s *float64, y func(float64) float64) (x, 
 		return seconds + *s, y(to)
 	}
 	return float64(p.end()), y(from + (to-from)*ahead / *s)
-}
-
-// short writes a number of the axis in few characters: 65.5k.
-func short(n uint64) string {
-	unit := ""
-	f := float64(n)
-	for _, u := range []string{"k", "M", "G", "T", "P", "E"} {
-		if f < 10000 && (f < 1000 || math.Mod(f, 100) != 0) || f < 1000 {
-			break
-		}
-		f, unit = f/1000, u
-	}
-	if unit == "" {
-		return count(n)
-	}
-	return svg.Coord(f) + unit
 }

@@ -63,3 +63,44 @@ func AppendCoord(b []byte, x float64) []byte {
 
 // Coord is AppendCoord as a string.
 func Coord(x float64) string { return string(AppendCoord(nil, x)) }
+
+// Levels of a Ladder.
+const Levels = 6
+
+// Ladder are the levels of a picture: the lowest counts from which each begins,
+// 1, 3, 10, 30 and so on up to the highest there is.
+type Ladder [Levels]float64
+
+// NewLadder has most in its highest level.
+func NewLadder(most float64) (l Ladder) {
+	top := 0
+	for rung(top+1) <= most {
+		top++
+	}
+	for i := range l {
+		l[i] = rung(max(top, Levels-1) - Levels + 1 + i)
+	}
+	return l
+}
+
+// rung is 1, 3, 10, 30, ...
+func rung(i int) float64 {
+	n := math.Pow10(i / 2)
+	if i%2 == 1 {
+		n *= 3
+	}
+	return n
+}
+
+// Level is -1 for nothing; what is below the lowest counts as that.
+func (l *Ladder) Level(n float64) int {
+	if n <= 0 {
+		return -1
+	}
+	for i := Levels - 1; i > 0; i-- {
+		if n >= l[i] {
+			return i
+		}
+	}
+	return 0
+}
