@@ -1,0 +1,214 @@
+package capture
+
+import (
+	"encoding/binary"
+	"errors"
+	"math/bits"
+	"slices"
+
+	"github.com/ctsight/ctsight/internal/event"
+)
+
+// Events lie column by column. A column is the same field of all of them; one that is 0
+// everywhere is left out. A number is stored with as many bytes as the greatest of its
+// column needs, first the lowest bytes of all, then the next ones: what is alike lies
+// together, which is what zstd can make small.
+
+// form is how the numbers of a column are stored.
+type form uint8
+
+const (
+	formConst form = 1 // one number for all: a uvarint
+	formPlain form = 2 // a byte with the width, then the planes
+	formDelta form = 3 // the same, of the differences to the one before, zigzag
+)
+
+// Addresses and names are numbers in the columns: their places in two lists that come
+// before, from 1 on. 0 is none.
+const (
+	colFlags = 9
+	colAddrs = 254
+	colNames = 255
+)
+
+// column is a field.
+type column struct {
+	id   uint8
+	form form
+	of   group
+	get  func(*batchWriter, *event.Event) uint64
+	set  func(*batchReader, *event.Event, uint64)
+}
+
+// group is what columns are of that are all 0 where it has nothing, for most events
+// have nothing of most of them.
+type group uint8
+
+const (
+	ofAll group = 1 << iota
+	ofReply
+	ofEnd
+	ofBy
+	ofTask
+	ofDrop
+)
+
+// has says of which groups an event has something.
+func has(e *event.Event, plain bool) (g group) {
+	if !plain && !e.Reply.IsZero() {
+		g |= ofReply
+	}
+	if e.Lifetime != 0 || e.Timeout != 0 || e.TCPState != 0 || e.Cause != 0 {
+		g |= ofEnd
+	}
+	if !e.By.IsZero() {
+		g |= ofBy
+	}
+	if e.Task != (event.Task{}) {
+		g |= ofTask
+	}
+	if e.Reason != 0 || e.KfreeReason != 0 || e.Location != 0 || e.TCPFlags != 0 {
+		g |= ofDrop
+	}
+	return g
+}
+
+// Flags of an event.
+const (
+	hasLifetime = 1 << iota
+	byUser
+	replyOnly
+	hasTCPFlags
+	bestEffort
+	replyIsInverse // of orig: no NAT
+)
+
+// columns are all that there are. What a number means never changes; a new field gets
+// a new one, which older readers leave out.
+var columns = []column{
+	{1, formDelta, ofAll, func(_ *batchWriter, e *event.Event) uint64 { return uint64(e.Time) }, func(_ *batchReader, e *event.Event, v uint64) { e.Time = event.Ktime(v) }},
+	{2, formPlain, ofAll, func(_ *batchWriter, e *event.Event) uint64 { return uint64(e.Kind) }, func(_ *batchReader, e *event.Event, v uint64) { e.Kind = event.Kind(v) }},
+	{3, formPlain, ofAll, func(_ *batchWriter, e *event.Event) uint64 { return uint64(e.CPU) }, func(_ *batchReader, e *event.Event, v uint64) { e.CPU = uint16(v) }},
+	{4, formPlain, ofAll, func(_ *batchWriter, e *event.Event) uint64 { return uint64(e.NetNS) }, func(_ *batchReader, e *event.Event, v uint64) { e.NetNS = event.NetNS(v) }},
+	{5, formPlain, ofAll, func(_ *batchWriter, e *event.Event) uint64 { return uint64(e.Zone) }, func(_ *batchReader, e *event.Event, v uint64) { e.Zone = uint16(v) }},
+	{6, formPlain, ofAll, func(_ *batchWriter, e *event.Event) uint64 { return uint64(e.Mark) }, func(_ *batchReader, e *event.Event, v uint64) { e.Mark = uint32(v) }},
+	{7, formPlain, ofDrop, func(_ *batchWriter, e *event.Event) uint64 { return uint64(e.Reason) }, func(_ *batchReader, e *event.Event, v uint64) { e.Reason = event.Reason(v) }},
+	{8, formPlain, ofEnd, func(_ *batchWriter, e *event.Event) uint64 { return uint64(e.Cause) }, func(_ *batchReader, e *event.Event, v uint64) { e.Cause = event.Cause(v) }},
+	{colFlags, formPlain, ofAll, func(w *batchWriter, e *event.Event) uint64 { return w.flags(e) }, func(r *batchReader, e *event.Event, v uint64) { r.flags(e, v) }},
+
+	{10, formPlain, ofAll, func(_ *batchWriter, e *event.Event) uint64 { return uint64(e.Orig.Proto) }, func(_ *batchReader, e *event.Event, v uint64) { e.Orig.Proto = uint8(v) }},
+	{11, formPlain, ofAll, func(w *batchWriter, e *event.Event) uint64 { return w.addr(e.Orig.Src) }, func(r *batchReader, e *event.Event, v uint64) { e.Orig.Src = r.addr(v) }},
+	{12, formPlain, ofAll, func(w *batchWriter, e *event.Event) uint64 { return w.addr(e.Orig.Dst) }, func(r *batchReader, e *event.Event, v uint64) { e.Orig.Dst = r.addr(v) }},
+	{13, formPlain, ofAll, func(_ *batchWriter, e *event.Event) uint64 { return uint64(e.Orig.Sport) }, func(_ *batchReader, e *event.Event, v uint64) { e.Orig.Sport = uint16(v) }},
+	{14, formPlain, ofAll, func(_ *batchWriter, e *event.Event) uint64 { return uint64(e.Orig.Dport) }, func(_ *batchReader, e *event.Event, v uint64) { e.Orig.Dport = uint16(v) }},
+
+	{20, formPlain, ofReply, func(w *batchWriter, e *event.Event) uint64 { return uint64(w.reply(e).Proto) }, func(_ *batchReader, e *event.Event, v uint64) { e.Reply.Proto = uint8(v) }},
+	{21, formPlain, ofReply, func(w *batchWriter, e *event.Event) uint64 { return w.addr(w.reply(e).Src) }, func(r *batchReader, e *event.Event, v uint64) { e.Reply.Src = r.addr(v) }},
+	{22, formPlain, ofReply, func(w *batchWriter, e *event.Event) uint64 { return w.addr(w.reply(e).Dst) }, func(r *batchReader, e *event.Event, v uint64) { e.Reply.Dst = r.addr(v) }},
+	{23, formPlain, ofReply, func(w *batchWriter, e *event.Event) uint64 { return uint64(w.reply(e).Sport) }, func(_ *batchReader, e *event.Event, v uint64) { e.Reply.Sport = uint16(v) }},
+	{24, formPlain, ofReply, func(w *batchWriter, e *event.Event) uint64 { return uint64(w.reply(e).Dport) }, func(_ *batchReader, e *event.Event, v uint64) { e.Reply.Dport = uint16(v) }},
+
+	{30, formPlain, ofAll, func(_ *batchWriter, e *event.Event) uint64 { return uint64(e.Status) }, func(_ *batchReader, e *event.Event, v uint64) { e.Status = event.Status(v) }},
+	{31, formPlain, ofEnd, func(_ *batchWriter, e *event.Event) uint64 { return uint64(e.TCPState) }, func(_ *batchReader, e *event.Event, v uint64) { e.TCPState = event.TCPState(v) }},
+	{32, formPlain, ofEnd, func(_ *batchWriter, e *event.Event) uint64 { return zigzag(uint64(e.Lifetime)) }, func(_ *batchReader, e *event.Event, v uint64) { e.Lifetime = durationOf(v) }},
+	{33, formPlain, ofEnd, func(_ *batchWriter, e *event.Event) uint64 { return zigzag(uint64(e.Timeout)) }, func(_ *batchReader, e *event.Event, v uint64) { e.Timeout = durationOf(v) }},
+	{34, formPlain, ofAll, func(_ *batchWriter, e *event.Event) uint64 { return e.Ptr }, func(_ *batchReader, e *event.Event, v uint64) { e.Ptr = v }},
+
+	{40, formPlain, ofBy, func(_ *batchWriter, e *event.Event) uint64 { return uint64(e.By.Proto) }, func(_ *batchReader, e *event.Event, v uint64) { e.By.Proto = uint8(v) }},
+	{41, formPlain, ofBy, func(w *batchWriter, e *event.Event) uint64 { return w.addr(e.By.Src) }, func(r *batchReader, e *event.Event, v uint64) { e.By.Src = r.addr(v) }},
+	{42, formPlain, ofBy, func(w *batchWriter, e *event.Event) uint64 { return w.addr(e.By.Dst) }, func(r *batchReader, e *event.Event, v uint64) { e.By.Dst = r.addr(v) }},
+	{43, formPlain, ofBy, func(_ *batchWriter, e *event.Event) uint64 { return uint64(e.By.Sport) }, func(_ *batchReader, e *event.Event, v uint64) { e.By.Sport = uint16(v) }},
+	{44, formPlain, ofBy, func(_ *batchWriter, e *event.Event) uint64 { return uint64(e.By.Dport) }, func(_ *batchReader, e *event.Event, v uint64) { e.By.Dport = uint16(v) }},
+
+	{50, formPlain, ofTask, func(_ *batchWriter, e *event.Event) uint64 { return uint64(e.Task.PID) }, func(_ *batchReader, e *event.Event, v uint64) { e.Task.PID = uint32(v) }},
+	{51, formPlain, ofTask, func(w *batchWriter, e *event.Event) uint64 { return w.name(e.Task.Comm) }, func(r *batchReader, e *event.Event, v uint64) { e.Task.Comm = r.name(v) }},
+	{52, formPlain, ofTask, func(_ *batchWriter, e *event.Event) uint64 { return e.Task.Cgroup }, func(_ *batchReader, e *event.Event, v uint64) { e.Task.Cgroup = v }},
+	{53, formPlain, ofAll, func(_ *batchWriter, e *event.Event) uint64 { return uint64(e.IIf) }, func(_ *batchReader, e *event.Event, v uint64) { e.IIf = uint32(v) }},
+	{54, formPlain, ofAll, func(_ *batchWriter, e *event.Event) uint64 { return uint64(e.OIf) }, func(_ *batchReader, e *event.Event, v uint64) { e.OIf = uint32(v) }},
+	{55, formPlain, ofAll, func(_ *batchWriter, e *event.Event) uint64 { return uint64(e.Hook) }, func(_ *batchReader, e *event.Event, v uint64) { e.Hook = event.Hook(v) }},
+	{56, formPlain, ofDrop, func(_ *batchWriter, e *event.Event) uint64 { return uint64(e.TCPFlags) }, func(_ *batchReader, e *event.Event, v uint64) { e.TCPFlags = event.TCPFlags(v) }},
+	{57, formPlain, ofDrop, func(_ *batchWriter, e *event.Event) uint64 { return uint64(e.KfreeReason) }, func(_ *batchReader, e *event.Event, v uint64) { e.KfreeReason = uint32(v) }},
+	{58, formPlain, ofDrop, func(_ *batchWriter, e *event.Event) uint64 { return e.Location }, func(_ *batchReader, e *event.Event, v uint64) { e.Location = v }},
+	{59, formPlain, ofAll, func(_ *batchWriter, e *event.Event) uint64 { return uint64(e.Sample) }, func(_ *batchReader, e *event.Event, v uint64) { e.Sample = uint32(v) }},
+}
+
+// zigzag makes small numbers of those around 0.
+func zigzag(v uint64) uint64 { return v<<1 ^ uint64(int64(v)>>63) }
+
+func unzigzag(v uint64) uint64 { return v>>1 ^ -(v & 1) }
+
+// appendColumn stores the numbers of a column; they are changed.
+func appendColumn(b []byte, id uint8, f form, v []uint64) []byte {
+	least, most := v[0], v[0]
+	for _, x := range v {
+		least, most = min(least, x), max(most, x)
+	}
+	if least == most {
+		if most == 0 {
+			return b
+		}
+		return binary.AppendUvarint(append(b, id, byte(formConst)), most)
+	}
+	if f == formDelta {
+		before := uint64(0)
+		most = 0
+		for i, x := range v {
+			v[i] = zigzag(x - before)
+			before, most = x, max(most, v[i])
+		}
+	}
+	width := (bits.Len64(most) + 7) / 8
+	b = append(b, id, byte(f), byte(width))
+	at := len(b)
+	b = slices.Grow(b, width*len(v))[:at+width*len(v)]
+	for k := range width {
+		plane := b[at+k*len(v):][:len(v)]
+		for i, x := range v {
+			plane[i] = byte(x >> (8 * k))
+		}
+	}
+	return b
+}
+
+var errShort = errors.New("it ends too early")
+
+// readColumn reads n numbers into v and returns what follows.
+func readColumn(b []byte, f form, v []uint64) (rest []byte, err error) {
+	switch f {
+	case formConst:
+		x, n := binary.Uvarint(b)
+		if n <= 0 {
+			return nil, errShort
+		}
+		for i := range v {
+			v[i] = x
+		}
+		return b[n:], nil
+	case formPlain, formDelta:
+	default:
+		return nil, errors.New("a form of column that this ctsight does not know")
+	}
+	if len(b) < 1 {
+		return nil, errShort
+	}
+	width := int(b[0])
+	if b = b[1:]; width < 1 || width > 8 || len(b) < width*len(v) {
+		return nil, errShort
+	}
+	for i, x := range b[:len(v)] {
+		v[i] = uint64(x)
+	}
+	for k := 1; k < width; k++ {
+		for i, x := range b[k*len(v):][:len(v)] {
+			v[i] |= uint64(x) << (8 * k)
+		}
+	}
+	if f == formDelta {
+		before := uint64(0)
+		for i, x := range v {
+			before += unzigzag(x)
+			v[i] = before
+		}
+	}
+	return b[width*len(v):], nil
+}

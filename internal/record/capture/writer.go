@@ -1,0 +1,236 @@
+package capture
+
+import (
+	"encoding/binary"
+	"encoding/json"
+	"fmt"
+	"io"
+	"math"
+
+	"github.com/klauspost/compress/zstd"
+
+	"github.com/ctsight/ctsight/internal/event"
+)
+
+// cutAt is from how many bytes before compression a frame is cut.
+const cutAt = 1 << 20
+
+// Writer writes a recording. Nothing reaches the file before Flush, or a frame is full.
+// After an error of the file all calls return it.
+type Writer struct {
+	w      io.Writer
+	enc    *zstd.Encoder
+	batch  *batchWriter
+	wait   []event.Event // of the section that is filled
+	kind   Kind          // of these
+	body   []byte        // of sections
+	stored []byte
+	out    []byte
+	frame  frame // that is filled
+	index  []frameAt
+	at     int64
+	end    End
+	err    error
+}
+
+type frameAt struct {
+	frame
+	offset int64
+}
+
+// NewWriter begins a file.
+func NewWriter(w io.Writer, h Header) (*Writer, error) {
+	h.Major, h.Minor = Major, Minor
+	enc, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(1), zstd.WithEncoderCRC(false), zstd.WithWindowSize(cutAt))
+	if err != nil {
+		return nil, err
+	}
+	c := &Writer{w: w, enc: enc, batch: newBatchWriter(), wait: make([]event.Event, 0, maxBatch), out: []byte(Magic)}
+	b, err := json.Marshal(h)
+	if err != nil {
+		return nil, err
+	}
+	if len(b) > maxRaw {
+		return nil, fmt.Errorf("a header of %d bytes", len(b))
+	}
+	c.fresh(frameHeader)
+	c.body = append(c.body, b...)
+	return c, c.cut()
+}
+
+// Size is how many bytes are in the file.
+func (c *Writer) Size() int64 { return c.at }
+
+// fresh begins a frame.
+func (c *Writer) fresh(k frameKind) {
+	c.frame = frame{kind: k, seq: uint32(len(c.index)), first: math.MaxInt64, last: math.MinInt64}
+	c.body = c.body[:0]
+}
+
+// Events adds events in the order of their time; they are not kept.
+func (c *Writer) Events(events []event.Event) error { return c.add(Events, events) }
+
+// Entries adds entries that were there before the start.
+func (c *Writer) Entries(entries []event.Event) error { return c.add(Entries, entries) }
+
+func (c *Writer) add(k Kind, events []event.Event) error {
+	if c.kind != k {
+		c.section()
+		c.kind = k
+	}
+	for len(events) > 0 && c.err == nil {
+		n := min(len(events), maxBatch-len(c.wait))
+		c.wait = append(c.wait, events[:n]...)
+		if events = events[n:]; len(c.wait) == maxBatch {
+			c.section()
+			c.kind = k
+		}
+	}
+	return c.err
+}
+
+// section ends that of the events that wait.
+func (c *Writer) section() {
+	if len(c.wait) == 0 {
+		return
+	}
+	for i := range c.wait {
+		c.when(c.wait[i].Time)
+	}
+	c.frame.items += uint32(len(c.wait))
+	if c.kind == Events {
+		c.end.Events += uint64(len(c.wait))
+	}
+	at := c.begin(c.kind)
+	c.body = c.batch.append(c.body, c.wait)
+	c.done(at)
+	c.wait = c.wait[:0]
+}
+
+// begin begins a section: its kind, and four bytes for its length.
+func (c *Writer) begin(k Kind) int {
+	c.body = append(c.body, byte(k), 0, 0, 0, 0)
+	return len(c.body)
+}
+
+func (c *Writer) done(at int) {
+	binary.LittleEndian.PutUint32(c.body[at-4:], uint32(len(c.body)-at))
+	if len(c.body) >= cutAt {
+		_ = c.cut() // stays in err
+	}
+}
+
+func (c *Writer) when(t event.Ktime) {
+	c.frame.first, c.frame.last = min(c.frame.first, t), max(c.frame.last, t)
+}
+
+// Sum adds a sum.
+func (c *Writer) Sum(x *event.Sum) error {
+	c.section()
+	c.when(x.Last)
+	c.frame.items++
+	c.end.Sums++
+	at := c.begin(Sums)
+	b := binary.AppendUvarint(c.body, uint64(x.NetNS))
+	b = binary.AppendUvarint(b, uint64(x.Zone))
+	b = append(b, byte(x.Kind), byte(x.Reason), byte(x.Cause))
+	b = binary.AppendUvarint(b, x.N)
+	b = binary.AppendUvarint(b, x.Evicted)
+	b = binary.AppendVarint(b, int64(x.From))
+	b = binary.AppendVarint(b, int64(x.Last))
+	c.body = append(b, x.Src.AsSlice()...)
+	c.done(at)
+	return c.err
+}
+
+// JSON adds a Second, Looks or Mark of a time.
+func (c *Writer) JSON(k Kind, at event.Ktime, v any) error {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	if len(b) > cutAt {
+		return fmt.Errorf("a section of %d bytes", len(b))
+	}
+	c.section()
+	c.when(at)
+	pos := c.begin(k)
+	c.body = append(binary.AppendVarint(c.body, int64(at)), b...)
+	c.done(pos)
+	return c.err
+}
+
+// Gap says that something is missing here.
+func (c *Writer) Gap(at event.Ktime, m Missing) error {
+	c.end.Lost += m.Events
+	return c.JSON(Gap, at, m)
+}
+
+// Flush writes what waits: from then on it is there after a crash of the process. For
+// one of the machine the file has to be synced.
+func (c *Writer) Flush() error {
+	c.section()
+	if len(c.body) == 0 {
+		return c.err
+	}
+	return c.cut()
+}
+
+// cut ends a frame and writes it.
+func (c *Writer) cut() error {
+	if c.err != nil {
+		return c.err
+	}
+	f := &c.frame
+	if f.first > f.last {
+		f.first, f.last = 0, 0
+	}
+	f.raw, f.flags = uint32(len(c.body)), flagZstd
+	c.stored = c.enc.EncodeAll(c.body, c.stored[:0])
+	if len(c.stored) >= len(c.body) {
+		c.stored, f.flags = append(c.stored[:0], c.body...), 0
+	}
+	f.stored, f.crc = uint32(len(c.stored)), crc(c.stored)
+	c.out = append(f.append(c.out), c.stored...)
+	offset := c.at
+	if offset == 0 {
+		offset = int64(len(Magic))
+	}
+	c.index = append(c.index, frameAt{*f, offset})
+	var n int
+	n, c.err = c.w.Write(c.out)
+	c.at += int64(n)
+	c.out = c.out[:0]
+	c.fresh(frameData)
+	return c.err
+}
+
+// Close writes what waits and the end of the file: the account, nil for none, and the
+// index. It does not close the file.
+func (c *Writer) Close(ledger json.RawMessage) error {
+	if err := c.Flush(); err != nil {
+		return err
+	}
+	c.end.Ledger = ledger
+	b, err := json.Marshal(&c.end)
+	if err != nil {
+		return err
+	}
+	c.fresh(frameEnd)
+	c.body = append(c.body, b...)
+	if err := c.cut(); err != nil {
+		return err
+	}
+	offset := c.at
+	c.fresh(frameIndex)
+	c.body = appendIndex(c.body, c.index)
+	if len(c.body) > maxRaw { // of thousands of hours: it is found by reading through
+		return nil
+	}
+	if err := c.cut(); err != nil {
+		return err
+	}
+	b = binary.LittleEndian.AppendUint64(nil, uint64(offset))
+	_, c.err = c.w.Write(append(b, indexMagic...))
+	return c.err
+}
