@@ -113,7 +113,7 @@ func (d *detectFlags) replay(ctx context.Context, out *findingOutput, args []str
 		in.Close()
 		return err
 	}
-	r, err := pipeline.Replay(ctx, in, pipeline.ReplayConfig{Filter: flt, For: d.limit, Detect: detect.Config{Tell: out.tell}})
+	r, err := in.Replay(ctx, pipeline.ReplayConfig{Filter: flt, For: d.limit, Detect: detect.Config{Tell: out.tell}})
 	if broken := out.close(); broken != nil {
 		return broken
 	}

@@ -59,7 +59,7 @@ func (x *explainFlags) run(ctx context.Context, g *globals, args []string) error
 	if err != nil {
 		return err
 	}
-	open := func() (pipeline.Lines, error) { return openCapture(x.from) }
+	open := func() (pipeline.Capture, error) { return openCapture(x.from) }
 	e, err := pipeline.Explain(ctx, open, id, x.steps, pipeline.ReplayConfig{Filter: flt})
 	switch {
 	case errors.Is(err, pipeline.ErrNoFinding):

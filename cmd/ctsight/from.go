@@ -1,7 +1,10 @@
 package main
 
 import (
+	"bytes"
+	"errors"
 	"fmt"
+	"io"
 	"os"
 	"time"
 
@@ -11,21 +14,56 @@ import (
 	"github.com/ctsight/ctsight/internal/filter"
 	"github.com/ctsight/ctsight/internal/pipeline"
 	"github.com/ctsight/ctsight/internal/record"
+	"github.com/ctsight/ctsight/internal/record/capture"
 )
 
 // fromFlag is the flag for a capture in place of this kernel.
 func fromFlag(f *pflag.FlagSet, from *string) {
-	f.StringVar(from, "from", "", "work on this capture (.ctr.tsv, plain, gzip or zstd; - is standard input), in its time")
+	f.StringVar(from, "from", "", "work on this capture (of ctsight record, or .ctr.tsv, plain, gzip or zstd; - is standard input), in its time")
 }
 
-// openCapture opens a capture for a replay.
-func openCapture(from string) (pipeline.Lines, error) {
-	r, err := record.Open(from, os.Stdin)
+// openCapture opens a capture for a replay: what its first bytes say decides how.
+func openCapture(from string) (pipeline.Capture, error) {
+	name, in, done := from, io.Reader(os.Stdin), func() {}
+	if from == record.Stdin {
+		name = "stdin"
+	} else {
+		f, err := os.Open(from)
+		if err != nil {
+			return nil, err
+		}
+		in, done = f, func() { _ = f.Close() }
+	}
+	head := make([]byte, len(capture.Magic))
+	n, err := io.ReadFull(in, head)
+	if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
+		done()
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	in = io.MultiReader(bytes.NewReader(head[:n]), in)
+	if string(head[:n]) == capture.Magic {
+		r, err := capture.NewReader(in)
+		if err != nil {
+			done()
+			return nil, fmt.Errorf("%s: %w", name, err)
+		}
+		return pipeline.Recording(r, done), nil
+	}
+	r, err := record.New(name, in)
 	if err != nil {
+		done()
 		return nil, err
 	}
-	return r, nil
+	return pipeline.Text(closing{r, done}), nil
 }
+
+// closing is lines of a file.
+type closing struct {
+	*record.Reader
+	done func()
+}
+
+func (c closing) Close() { c.Reader.Close(); c.done() }
 
 // captureFilter parses the arguments for a capture, which has no namespaces.
 func (g *globals) captureFilter(args []string) (*filter.Filter, error) {
@@ -46,6 +84,9 @@ func (g *globals) replayed(from string, r *pipeline.Replayed) {
 		"from", r.First.Format(time.RFC3339), "for", r.Last.Sub(r.First).Round(time.Millisecond))
 	if r.Doubles > 0 {
 		log.Warn("entries were inserted while one of the same id was in the table", "times", r.Doubles)
+	}
+	if r.Missing > 0 {
+		log.Warn("not all that happened is in the recording: what had no room, or is damaged", "events", r.Missing)
 	}
 	if r.Strangers > 0 {
 		log.Warn("lines were about entries that were not in the table: the capture began later, or is incomplete", "lines", r.Strangers, "forgotten", r.Forgotten)

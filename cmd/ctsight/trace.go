@@ -23,6 +23,7 @@ const flushEvery = 50 * time.Millisecond
 var errEnough = errors.New("enough")
 
 type traceFlags struct {
+	from    string
 	limit   time.Duration
 	count   uint64
 	invalid bool
@@ -36,11 +37,13 @@ func newTrace(g *globals) *cobra.Command {
 		Short: "one line per event as it happens: new, destroy with cause, drop with reason",
 		Example: `  ctsight trace drop
   ctsight trace 'src 10.0.0.0/8 and dport 53' -o json | jq .
-  ctsight trace cause early_drop --for 10s`,
+  ctsight trace cause early_drop --for 10s
+  ctsight trace --from night.ctsight 'drop and src 10.0.0.7'`,
 		RunE: func(cmd *cobra.Command, args []string) error { return t.run(cmd.Context(), g, args) },
 	}
 	f := cmd.Flags()
-	f.DurationVar(&t.limit, "for", 0, "end after this time (default: until Ctrl-C)")
+	fromFlag(f, &t.from)
+	f.DurationVar(&t.limit, "for", 0, "end after this time, of the capture with --from (default: until Ctrl-C, or all of it)")
 	f.Uint64Var(&t.count, "count", 0, "end after this many events")
 	f.BoolVar(&t.invalid, "invalid", false, "also packets that conntrack calls invalid (hooks every packet)")
 	f.IntVar(&t.ring, "ring", 0, "bytes of each CPU's ring (default 2097152, at most 4194304)")
@@ -50,6 +53,9 @@ func newTrace(g *globals) *cobra.Command {
 func (t *traceFlags) run(ctx context.Context, g *globals, args []string) error {
 	if err := g.check(); err != nil {
 		return err
+	}
+	if t.from != "" {
+		return t.replay(ctx, g, args)
 	}
 	flt, err := g.filter(args)
 	if err != nil {
@@ -87,6 +93,47 @@ func (t *traceFlags) run(ctx context.Context, g *globals, args []string) error {
 		fmt.Fprintf(g.stderr, "ctsight: %d events seen, %d lost (%s); the counters of ctsight drops stay exact\n", loss.Seen, loss.Lost, stages(loss))
 	}
 	return nil
+}
+
+// replay prints what has happened in a capture.
+func (t *traceFlags) replay(ctx context.Context, g *globals, args []string) error {
+	if t.invalid {
+		return fmt.Errorf("%w: --invalid with --from: what is in a capture is in it", errUsage)
+	}
+	flt, err := g.captureFilter(args)
+	if err != nil {
+		return err
+	}
+	in, err := openCapture(t.from)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	out := newLineOutput(g, g.names(), in.Clock(), cancel)
+	var first event.Ktime
+	err = in.Events(ctx, func(e *event.Event) error {
+		if first == 0 {
+			first = e.Time
+		}
+		if t.limit > 0 && e.Time.Sub(first) >= t.limit {
+			return errEnough
+		}
+		if !flt.Match(e) {
+			return nil
+		}
+		if err := out.write(e); err != nil {
+			return err
+		}
+		if t.count > 0 && out.lines >= t.count {
+			return errEnough
+		}
+		return nil
+	})
+	if errors.Is(err, errEnough) {
+		err = nil
+	}
+	return errors.Join(err, out.flush())
 }
 
 func stages(l probe.Loss) string {

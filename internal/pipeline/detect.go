@@ -28,6 +28,7 @@ type Detection struct {
 type detector struct {
 	cfg    Detection
 	engine *detect.Engine
+	seed   uint64 // of its tables
 	looks  looker
 	due    []detect.Look // of the goroutine that looks, used again
 	seen   []detect.Seen
@@ -54,7 +55,8 @@ const (
 // Detect has the watch find incidents; before Run.
 func (w *Watch) Detect(c Detection) {
 	d := &detector{cfg: c, due: make([]detect.Look, 0, contactBatch), seen: make([]detect.Seen, contactBatch)}
-	d.engine = detect.New(detect.Config{Clock: w.clock, Seed: rand.Uint64(), Allow: c.Allow, Tell: d.tell}, w.start)
+	d.seed = rand.Uint64()
+	d.engine = detect.New(detect.Config{Clock: w.clock, Seed: d.seed, Allow: c.Allow, Tell: d.tell}, w.start)
 	switch p := w.p.Source.(type) {
 	case peeker:
 		d.looks = peeks{p}
@@ -118,6 +120,7 @@ func (w *Watch) lookAtContacts(ctx context.Context) {
 	for until := now(); ; {
 		w.lock()
 		looks, seen := d.engine.Due(until, d.due), d.seen
+		w.recordLooks(until, nil)
 		w.mu.Unlock()
 		if len(looks) == 0 {
 			return
@@ -131,6 +134,7 @@ func (w *Watch) lookAtContacts(ctx context.Context) {
 		w.lock()
 		at := now()
 		d.engine.SeenAll(looks, at, seen)
+		w.recordLooks(at, seen[:len(looks)])
 		w.mu.Unlock()
 	}
 }
@@ -177,6 +181,7 @@ func (w *Watch) detect() {
 	s := detect.State{Tables: w.tableStates(tables, at), Loss: loss}
 	s.Pools, _ = w.poolStates(tables, ahead)
 	d.engine.Tick(at, s)
+	w.recordSecond(at, s, false)
 	d.over = d.engine.Overflow()
 	if d.news {
 		d.news = false

@@ -70,6 +70,7 @@ func watchScans(t *testing.T, backend string) {
 	var got told
 	w := p.NewWatch(clock, agg.CensusConfig{Dims: []agg.Dim{agg.ByNetNS}})
 	w.Detect(Detection{Found: got.add})
+	rec := recordTo(t, w)
 	ctx, cancel := context.WithCancel(t.Context())
 	ran := make(chan error, 1)
 	go func() { ran <- w.Run(ctx, nil) }()
@@ -90,6 +91,7 @@ func watchScans(t *testing.T, backend string) {
 	cancel()
 	must(t, <-ran)
 	must(t, w.Finish())
+	rec.sameAs(t, got.all, p.Loss().Delivered)
 	for _, p := range w.Problems() {
 		t.Error(p)
 	}

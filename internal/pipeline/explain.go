@@ -8,7 +8,6 @@ import (
 	"github.com/ctsight/ctsight/internal/agg"
 	"github.com/ctsight/ctsight/internal/detect"
 	"github.com/ctsight/ctsight/internal/event"
-	"github.com/ctsight/ctsight/internal/record"
 )
 
 // ErrNoFinding is what Explain answers for an id that is not found.
@@ -18,7 +17,7 @@ var ErrNoFinding = errors.New("no such finding")
 // last pieces of its evidence, n of each at most. It runs the capture twice: once to
 // know whose evidence it is, and once to keep that. What was found before an error
 // of the capture is explained with it.
-func Explain(ctx context.Context, open func() (Lines, error), id string, n int, c ReplayConfig) (agg.Explanation, error) {
+func Explain(ctx context.Context, open func() (Capture, error), id string, n int, c ReplayConfig) (agg.Explanation, error) {
 	var out agg.Explanation
 	known := false
 	c.Detect.Step = nil
@@ -36,17 +35,23 @@ func Explain(ctx context.Context, open func() (Lines, error), id string, n int, 
 	case !known:
 		return out, ErrNoFinding
 	}
-	k := pieces{f: &out.Finding, n: n, out: &out, clock: record.Clock()}
+	k := pieces{f: &out.Finding, n: n, out: &out}
 	c.Detect.Tell, c.Detect.Step = nil, k.step
-	err = replayOnce(ctx, open, c)
+	clocked := func() (in Capture, err error) {
+		if in, err = open(); err == nil {
+			k.clock = in.Clock()
+		}
+		return in, err
+	}
+	err = replayOnce(ctx, clocked, c)
 	k.finish()
 	return out, errors.Join(err, ctx.Err())
 }
 
-func replayOnce(ctx context.Context, open func() (Lines, error), c ReplayConfig) error {
+func replayOnce(ctx context.Context, open func() (Capture, error), c ReplayConfig) error {
 	in, err := open()
 	if err == nil {
-		_, err = Replay(ctx, in, c)
+		_, err = in.Replay(ctx, c)
 	}
 	return err
 }

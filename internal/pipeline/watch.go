@@ -12,9 +12,11 @@ import (
 
 	"github.com/ctsight/ctsight/internal/agg"
 	"github.com/ctsight/ctsight/internal/ctnl"
+	"github.com/ctsight/ctsight/internal/detect"
 	"github.com/ctsight/ctsight/internal/event"
 	"github.com/ctsight/ctsight/internal/forecast"
 	"github.com/ctsight/ctsight/internal/probe"
+	"github.com/ctsight/ctsight/internal/record/capture"
 )
 
 // Watch keeps a census of a running pipeline: from an open source on, what comes
@@ -31,10 +33,11 @@ type Watch struct {
 
 	mu       sync.Mutex // guards the census and the feeds; held for one event or one picture
 	census   *agg.Census
-	came     uint64        // events and sums
-	keeps    *journal      // what serve wants besides; nil elsewhere
-	detector *detector     // nil where nobody wants findings
-	batch    []event.Event // not in the census yet
+	came     uint64            // events and sums
+	keeps    *journal          // what serve wants besides; nil elsewhere
+	detector *detector         // nil where nobody wants findings
+	rec      *capture.Recorder // nil where nothing is recorded
+	batch    []event.Event     // not in the census yet
 	feeds    map[event.NetNS]*forecast.Feed
 	recent   struct { // the feed of the last event
 		ns   event.NetNS
@@ -170,6 +173,7 @@ func (w *Watch) addAll(events []event.Event) {
 
 // count gives the census and all others their events. The lock is held.
 func (w *Watch) count(events []event.Event) {
+	w.record(events)
 	w.census.AddAll(events)
 	for i := range events {
 		w.counted(&events[i])
@@ -204,6 +208,7 @@ func (w *Watch) add(e *event.Event, atOnce bool) bool {
 	w.came++
 	if atOnce {
 		w.flush()
+		w.record([]event.Event{*e})
 		w.census.Add(e)
 		w.counted(e)
 		if w.detector != nil {
@@ -233,6 +238,9 @@ func (w *Watch) addSum(x *event.Sum) {
 	w.feedOf(x.NetNS).Sum(x)
 	if w.keeps != nil {
 		w.keeps.ledger.AddSum(x)
+	}
+	if w.rec != nil {
+		w.rec.Sum(x)
 	}
 	if w.detector != nil {
 		w.detector.engine.AddSum(x)
@@ -432,6 +440,9 @@ func (s *seeds) flush() {
 		if e := &s.all[i]; w.census.Seed(e.NetNS, e.Zone, &e.Orig) {
 			w.census.SeedPool(e)
 			w.detector.seeded(e)
+			if w.rec != nil {
+				w.rec.Events(capture.Entries, s.all[i:i+1])
+			}
 		}
 	}
 	s.all = s.all[:0]
@@ -590,6 +601,7 @@ func (w *Watch) Finish() error {
 		w.detect()
 		w.lock()
 		w.detector.engine.End(w.now())
+		w.recordSecond(w.now(), detect.State{Loss: w.p.loss()}, true)
 		w.mu.Unlock()
 		w.handOut()
 	}

@@ -2,6 +2,7 @@ package capture
 
 import (
 	"bytes"
+	"errors"
 	"io"
 	"math/rand/v2"
 	"net/netip"
@@ -75,7 +76,7 @@ func BenchmarkRead(b *testing.B) {
 		n := 0
 		for {
 			x, err := r.Next()
-			if err == io.EOF {
+			if errors.Is(err, io.EOF) {
 				break
 			}
 			must(b, err)

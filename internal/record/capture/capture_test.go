@@ -117,7 +117,7 @@ func read(t testing.TB, r *Reader) (all []Item) {
 	t.Helper()
 	for {
 		x, err := r.Next()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return all
 		}
 		must(t, err)
@@ -303,7 +303,7 @@ func TestSeek(t *testing.T) {
 		r, err := NewReader(f)
 		must(t, err)
 		must(t, r.Seek(1<<60))
-		if _, err := r.Next(); err != io.EOF {
+		if _, err := r.Next(); !errors.Is(err, io.EOF) {
 			t.Errorf("%s: behind the end: %v", name, err)
 		}
 	}
@@ -332,9 +332,7 @@ func TestBomb(t *testing.T) {
 	var out bytes.Buffer
 	c, err := NewWriter(&out, Header{})
 	must(t, err)
-	zeros := make([]byte, 200<<20)
-	stored := c.enc.EncodeAll(zeros, nil)
-	zeros = nil
+	stored := c.enc.EncodeAll(make([]byte, 200<<20), nil)
 	file := bytes.Clone(out.Bytes())
 	for _, raw := range []uint32{100, maxRaw} {
 		f := frame{kind: frameData, flags: flagZstd, seq: 1, stored: uint32(len(stored)), raw: raw, crc: crc(stored)}

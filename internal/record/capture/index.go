@@ -2,6 +2,7 @@ package capture
 
 import (
 	"encoding/binary"
+	"errors"
 	"io"
 
 	"github.com/ctsight/ctsight/internal/event"
@@ -102,7 +103,7 @@ func findFrame(r io.ReaderAt, from, size int64) (int64, error) {
 	buf := make([]byte, 1<<16)
 	for from+frameSize <= size {
 		n, err := r.ReadAt(buf[:min(int64(len(buf)), size-from)], from)
-		if err != nil && err != io.EOF {
+		if err != nil && !errors.Is(err, io.EOF) {
 			return -1, err
 		}
 		if n < frameSize {

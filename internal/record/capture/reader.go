@@ -60,7 +60,7 @@ func NewReader(src io.Reader) (*Reader, error) {
 	r.skip(len(Magic))
 	f, payload, err := r.frame()
 	switch {
-	case err == io.EOF:
+	case errors.Is(err, io.EOF):
 		return nil, errors.New("a recording without a header: it was cut at the very beginning")
 	case err != nil:
 		return nil, err
@@ -88,7 +88,7 @@ func (r *Reader) frame() (frame, []byte, error) {
 		var f frame
 		head, err := r.in.Peek(frameSize)
 		if len(head) < frameSize {
-			if err != io.EOF {
+			if !errors.Is(err, io.EOF) {
 				return f, nil, err
 			}
 			return f, nil, r.tail(len(head))
@@ -107,7 +107,7 @@ func (r *Reader) frame() (frame, []byte, error) {
 		n, err := io.ReadFull(r.in, r.stored)
 		r.at += int64(n)
 		switch {
-		case err == io.EOF || err == io.ErrUnexpectedEOF:
+		case errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF):
 			r.miss(Missing{Events: uint64(f.items), Frames: 1, Bytes: int64(frameSize + n), Why: "the file ends within a frame"})
 			return f, nil, io.EOF
 		case err != nil:
@@ -165,7 +165,7 @@ func (r *Reader) search() error {
 		lost++
 		b, err := r.in.Peek(readSize)
 		if len(b) < frameSize {
-			if err != io.EOF {
+			if !errors.Is(err, io.EOF) {
 				return err
 			}
 			r.skip(len(b))

@@ -16,7 +16,7 @@ import (
 const cutAt = 1 << 20
 
 // Writer writes a recording. Nothing reaches the file before Flush, or a frame is full.
-// After an error of the file all calls return it.
+// After an error of the file all calls return it, and keep what they are given.
 type Writer struct {
 	w      io.Writer
 	enc    *zstd.Encoder
@@ -30,7 +30,8 @@ type Writer struct {
 	index  []frameAt
 	at     int64
 	end    End
-	err    error
+	last   event.Ktime
+	err    error // of the file; what could not be written is in out
 }
 
 type frameAt struct {
@@ -78,7 +79,7 @@ func (c *Writer) add(k Kind, events []event.Event) error {
 		c.section()
 		c.kind = k
 	}
-	for len(events) > 0 && c.err == nil {
+	for len(events) > 0 {
 		n := min(len(events), maxBatch-len(c.wait))
 		c.wait = append(c.wait, events[:n]...)
 		if events = events[n:]; len(c.wait) == maxBatch {
@@ -122,6 +123,7 @@ func (c *Writer) done(at int) {
 
 func (c *Writer) when(t event.Ktime) {
 	c.frame.first, c.frame.last = min(c.frame.first, t), max(c.frame.last, t)
+	c.last = max(c.last, t)
 }
 
 // Sum adds a sum.
@@ -149,8 +151,20 @@ func (c *Writer) JSON(k Kind, at event.Ktime, v any) error {
 	if err != nil {
 		return err
 	}
+	return c.raw(k, at, b)
+}
+
+func (c *Writer) raw(k Kind, at event.Ktime, b json.RawMessage) error {
 	if len(b) > cutAt {
 		return fmt.Errorf("a section of %d bytes", len(b))
+	}
+	if k == Gap {
+		var m Missing
+		if err := json.Unmarshal(b, &m); err != nil {
+			return err
+		}
+		c.end.Lost += m.Events
+		at = max(at, c.last)
 	}
 	c.section()
 	c.when(at)
@@ -162,7 +176,6 @@ func (c *Writer) JSON(k Kind, at event.Ktime, v any) error {
 
 // Gap says that something is missing here.
 func (c *Writer) Gap(at event.Ktime, m Missing) error {
-	c.end.Lost += m.Events
 	return c.JSON(Gap, at, m)
 }
 
@@ -197,11 +210,17 @@ func (c *Writer) cut() error {
 		offset = int64(len(Magic))
 	}
 	c.index = append(c.index, frameAt{*f, offset})
-	var n int
-	n, c.err = c.w.Write(c.out)
-	c.at += int64(n)
-	c.out = c.out[:0]
 	c.fresh(frameData)
+	return c.again()
+}
+
+// again writes the frame that could not be written, or was not yet. What of it is in the
+// file after an error has to be cut off before.
+func (c *Writer) again() error {
+	if _, c.err = c.w.Write(c.out); c.err == nil {
+		c.at += int64(len(c.out))
+		c.out = c.out[:0]
+	}
 	return c.err
 }
 

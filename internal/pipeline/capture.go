@@ -1,0 +1,95 @@
+package pipeline
+
+import (
+	"context"
+	"errors"
+	"io"
+
+	"github.com/ctsight/ctsight/internal/agg"
+	"github.com/ctsight/ctsight/internal/event"
+	"github.com/ctsight/ctsight/internal/record"
+	"github.com/ctsight/ctsight/internal/record/capture"
+)
+
+// Capture is one that was opened, text or a recording. It is read once: the methods
+// that read close it.
+type Capture interface {
+	// Clock converts its times.
+	Clock() event.Clock
+	// Replay finds what is in it.
+	Replay(ctx context.Context, c ReplayConfig) (Replayed, error)
+	// Events calls fn for what has happened, in the order of its time, until it
+	// returns an error or ctx ends. Events are not to be kept.
+	Events(ctx context.Context, fn func(*event.Event) error) error
+	Close()
+}
+
+// Text is a capture of lines.
+func Text(l Lines) Capture { return text{l} }
+
+type text struct{ Lines }
+
+func (text) Clock() event.Clock { return record.Clock() }
+
+func (t text) Replay(ctx context.Context, c ReplayConfig) (Replayed, error) {
+	return Replay(ctx, t.Lines, c)
+}
+
+func (t text) Events(ctx context.Context, fn func(*event.Event) error) error {
+	defer t.Close()
+	r := replay{live: agg.NewLive[entry](keepLive, 0)}
+	for ctx.Err() == nil {
+		var l line
+		var err error
+		if l.what, err = t.Read(&l.Event); errors.Is(err, io.EOF) {
+			return nil
+		} else if err != nil {
+			return err
+		}
+		if r.note(&l); l.Kind == 0 {
+			continue
+		}
+		if err := fn(&l.Event); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Recording is one of ctsight record; done closes what it is read from.
+func Recording(r *capture.Reader, done func()) Capture { return recording{r, done} }
+
+type recording struct {
+	r    *capture.Reader
+	done func()
+}
+
+func (c recording) Clock() event.Clock { return c.r.Header.Clock() }
+
+func (c recording) Close() { c.done() }
+
+func (c recording) Replay(ctx context.Context, config ReplayConfig) (Replayed, error) {
+	defer c.done()
+	return ReplayCapture(ctx, c.r, config)
+}
+
+func (c recording) Events(ctx context.Context, fn func(*event.Event) error) error {
+	defer c.done()
+	for ctx.Err() == nil {
+		x, err := c.r.Next()
+		if errors.Is(err, io.EOF) {
+			return nil
+		} else if err != nil {
+			return err
+		}
+		if x.Kind != capture.Events {
+			continue
+		}
+		for i := range x.Events {
+			if err := fn(&x.Events[i]); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}

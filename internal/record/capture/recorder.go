@@ -1,0 +1,308 @@
+package capture
+
+import (
+	"encoding/json"
+	"errors"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/ctsight/ctsight/internal/event"
+)
+
+// Recorder stores what it is given, in its order, and never makes who gives it wait:
+// what finds no room, because the disk is slow, full or gone, is counted and leaves a
+// Gap.
+type Recorder struct {
+	file *File
+	full chan *chunk
+	free chan *chunk
+	done chan struct{}
+
+	mu    sync.Mutex
+	ended bool
+	now   *chunk // nil where there was no room for one
+	lost  uint64 // events that a gap has to be made of
+	stats Stats
+}
+
+// Stats is how a recording goes.
+type Stats struct {
+	Events, Lost uint64 // recorded, and not for want of room
+	Bytes        int64  // in the file
+	Err          error  // why nothing is written at the moment; nil where all is well
+}
+
+// chunk is what is handed from one goroutine to the other.
+type chunk struct {
+	events []event.Event
+	sums   []event.Sum
+	steps  []step
+}
+
+// step is so many events or sums, or a section of JSON.
+type step struct {
+	kind Kind
+	n    int
+	at   event.Ktime
+	json json.RawMessage
+}
+
+const (
+	chunkEvents = 4096
+	chunkSteps  = 1024
+	chunks      = 12 // 17 MB; of a million events a second 40 ms
+	retryEvery  = time.Second
+)
+
+// NewRecorder begins to write to a file.
+func NewRecorder(f *File) *Recorder {
+	r := &Recorder{file: f, full: make(chan *chunk, chunks), free: make(chan *chunk, chunks), done: make(chan struct{})}
+	for range chunks {
+		r.free <- &chunk{}
+	}
+	go r.write()
+	return r
+}
+
+// room returns a chunk with room for another step; nil for none. The lock is held.
+func (r *Recorder) room() *chunk {
+	if c := r.now; c != nil && (len(c.events) >= chunkEvents || len(c.steps) >= chunkSteps) {
+		r.hand()
+	}
+	if r.now == nil && !r.ended {
+		select {
+		case r.now = <-r.free:
+			if r.lost > 0 {
+				r.now.gap(r.lost, "the recording could not keep up")
+				r.lost = 0
+			}
+		default:
+		}
+	}
+	return r.now
+}
+
+func (c *chunk) gap(lost uint64, why string) {
+	b, _ := json.Marshal(Missing{Events: lost, Why: why})
+	c.steps = append(c.steps, step{kind: Gap, json: b})
+}
+
+// hand hands over what waits. The lock is held.
+func (r *Recorder) hand() {
+	if r.now != nil && len(r.now.steps) > 0 {
+		r.full <- r.now // has room for all that there are
+		r.now = nil
+	}
+}
+
+// Events takes events, which are not kept.
+func (r *Recorder) Events(k Kind, events []event.Event) {
+	if len(events) == 0 {
+		return
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	c := r.room()
+	if c == nil {
+		r.lost += uint64(len(events))
+		r.stats.Lost += uint64(len(events))
+		return
+	}
+	c.events = append(c.events, events...)
+	if n := len(c.steps); n > 0 && c.steps[n-1].kind == k {
+		c.steps[n-1].n += len(events)
+		return
+	}
+	c.steps = append(c.steps, step{kind: k, n: len(events)})
+}
+
+// Sum takes a sum.
+func (r *Recorder) Sum(x *event.Sum) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if c := r.room(); c != nil {
+		c.sums = append(c.sums, *x)
+		c.steps = append(c.steps, step{kind: Sums, n: 1})
+		return
+	}
+	r.lost += x.N
+	r.stats.Lost += x.N
+}
+
+// JSON takes a Second, Looks or Mark.
+func (r *Recorder) JSON(k Kind, at event.Ktime, v any) {
+	b, err := json.Marshal(v)
+	if err != nil {
+		panic(err) // values of ours
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if c := r.room(); c != nil {
+		c.steps = append(c.steps, step{kind: k, at: at, json: b})
+	}
+}
+
+// Flush has what was taken so far written, if not yet.
+func (r *Recorder) Flush() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.hand()
+}
+
+// Stats returns how it goes.
+func (r *Recorder) Stats() Stats {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.stats
+}
+
+// Close writes what waits and ends the file with the account.
+func (r *Recorder) Close(ledger json.RawMessage) error {
+	r.mu.Lock()
+	if r.lost > 0 && r.now == nil {
+		r.now = &chunk{}
+		r.now.gap(r.lost, "the recording could not keep up")
+	}
+	if r.now != nil && len(r.now.steps) > 0 {
+		c := r.now
+		r.now = nil
+		r.mu.Unlock()
+		r.full <- c
+		r.mu.Lock()
+	}
+	r.ended = true
+	close(r.full)
+	r.mu.Unlock()
+	<-r.done
+	return r.file.Close(ledger)
+}
+
+// write stores what is handed over.
+func (r *Recorder) write() {
+	defer close(r.done)
+	lost, retry := uint64(0), time.Time{}
+	for c := range r.full {
+		if r.file.Err() != nil && time.Since(retry) >= retryEvery {
+			retry = time.Now()
+			r.file.Retry()
+		}
+		if r.file.Err() != nil {
+			n := c.count()
+			lost += n
+			r.note(0, n)
+		} else {
+			if lost > 0 {
+				r.file.W.gapNow(lost)
+				lost = 0
+			}
+			r.file.put(c)
+			r.note(uint64(len(c.events)), 0)
+		}
+		c.events, c.sums, c.steps = c.events[:0], c.sums[:0], c.steps[:0]
+		select {
+		case r.free <- c:
+		default: // the one that Close has made
+		}
+	}
+	if lost > 0 && r.file.Retry() == nil {
+		r.file.W.gapNow(lost)
+	}
+}
+
+// gapNow notes what came while nothing could be written.
+func (c *Writer) gapNow(lost uint64) {
+	_ = c.Gap(c.last, Missing{Events: lost, Why: "it could not be written"}) // an error stays
+}
+
+func (c *chunk) count() (n uint64) {
+	n = uint64(len(c.events))
+	for i := range c.sums {
+		n += c.sums[i].N
+	}
+	return n
+}
+
+func (r *Recorder) note(events, lost uint64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.stats.Events += events
+	r.stats.Lost += lost
+	r.stats.Bytes, r.stats.Err = r.file.W.Size(), r.file.Err()
+}
+
+// File is a Writer with its file. After an error it may be tried again.
+type File struct {
+	W *Writer
+	f sink
+}
+
+// sink is what a File needs of one.
+type sink interface {
+	Write([]byte) (int, error)
+	Truncate(int64) error
+	Seek(int64, int) (int64, error)
+	Sync() error
+	Close() error
+}
+
+// Create makes a file; one that is there is refused.
+func Create(path string, h Header) (*File, error) {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o640)
+	if errors.Is(err, os.ErrExist) {
+		return nil, &os.PathError{Op: "record to", Path: path, Err: errors.New("it is there already: choose another name, or move it away")}
+	}
+	if err != nil {
+		return nil, err
+	}
+	return newFile(f, h)
+}
+
+func newFile(f sink, h Header) (*File, error) {
+	w, err := NewWriter(f, h)
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return &File{W: w, f: f}, nil
+}
+
+// Err is why nothing can be written at the moment.
+func (f *File) Err() error { return f.W.err }
+
+// Retry cuts off what was written in part, and writes it again.
+func (f *File) Retry() error {
+	if f.W.err == nil {
+		return nil
+	}
+	if f.f.Truncate(f.W.at) != nil {
+		return f.W.err
+	}
+	if _, err := f.f.Seek(f.W.at, 0); err != nil {
+		return f.W.err
+	}
+	return f.W.again()
+}
+
+// put writes a chunk and what waits.
+func (f *File) put(c *chunk) {
+	events, sums := c.events, c.sums
+	for i := range c.steps {
+		s := &c.steps[i]
+		switch s.kind {
+		case Events, Entries:
+			_ = f.W.add(s.kind, events[:s.n]) // errors stay in the Writer
+			events = events[s.n:]
+		case Sums:
+			_ = f.W.Sum(&sums[0])
+			sums = sums[1:]
+		default:
+			_ = f.W.raw(s.kind, s.at, s.json)
+		}
+	}
+	_ = f.W.Flush()
+}
+
+// Close ends the file: what was written stays after a crash of the machine.
+func (f *File) Close(ledger json.RawMessage) error {
+	return errors.Join(f.W.Close(ledger), f.f.Sync(), f.f.Close())
+}
