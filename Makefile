@@ -23,9 +23,11 @@ TEST_PACKAGES := prometheus fail2ban:fail2ban-regex crowdsec
 TEST_NEEDS := python3
 # A browser that tests drive, and letters for it.
 BROWSER_PACKAGES := chromium fonts-dejavu-core
+# Who reads our Parquet: a package for node.
+DUCKDB := @duckdb/node-api@1.5.6-r.1
 export PATH := $(CURDIR)/$(BIN)/debian:$(PATH)
 
-.PHONY: help demo build generate test test-vm bench eval lint fmt package image clean deps-lab deps-bench deps-generate deps-test deps-browser deps-package
+.PHONY: help demo build generate test test-vm bench eval lint fmt package image clean deps-lab deps-bench deps-generate deps-test deps-browser deps-package deps-duckdb
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -44,7 +46,7 @@ $(BIN)/labvm: $(GO_SOURCES)
 generate: deps-generate ## compile bpf/ into internal/abi (clang 14); the result is committed
 	go generate ./gen.go
 
-test: build package deps-lab deps-generate deps-test deps-browser deps-package ## everything: vet, unit tests, generated code, all kernels
+test: build package deps-lab deps-generate deps-test deps-browser deps-package deps-duckdb ## everything: vet, unit tests, generated code, all kernels
 	@./.ci/gotest ./...
 	@$(BIN)/labvm test -again -kernel $(KERNELS) -- '-test.skip=^(TestLockdown|TestDeb|TestRPM)$$'
 	@for mode in integrity confidentiality; do \
@@ -96,3 +98,7 @@ deps-test:
 
 deps-browser:
 	@./.ci/deps $(BROWSER_PACKAGES)
+
+deps-duckdb:
+	@command -v npm >/dev/null || ./.ci/deps nodejs npm
+	@[ -d $(BIN)/duckdb/node_modules/@duckdb ] || npm install --prefix $(BIN)/duckdb --silent --no-audit --no-fund --ignore-scripts $(DUCKDB) >/dev/null || echo "could not install $(DUCKDB): the tests with DuckDB are skipped" >&2

@@ -119,6 +119,7 @@ func (d *detectFlags) replay(ctx context.Context, out *findingOutput, args []str
 	}
 	if err == nil {
 		out.g.replayed(d.from, &r)
+		out.g.lacks(d.from, in)
 	}
 	return err
 }

@@ -73,6 +73,17 @@ func (g *globals) captureFilter(args []string) (*filter.Filter, error) {
 	return g.filter(args)
 }
 
+// lacks says what is missing in a capture that was read to its end.
+func (g *globals) lacks(from string, in pipeline.Capture) {
+	lost, whole := in.Lost()
+	if lost.Events > 0 || lost.Bytes > 0 || lost.Frames > 0 {
+		g.logger().Warn("not all that happened is in the recording", "capture", from, "events", lost.Events, "damaged bytes", lost.Bytes, "frames", lost.Frames)
+	}
+	if !whole {
+		g.logger().Warn("the recording has no end: who wrote it was killed, or still does", "capture", from)
+	}
+}
+
 // replayed says what was in a capture, and what of it does not fit together.
 func (g *globals) replayed(from string, r *pipeline.Replayed) {
 	log := g.logger()
@@ -84,9 +95,6 @@ func (g *globals) replayed(from string, r *pipeline.Replayed) {
 		"from", r.First.Format(time.RFC3339), "for", r.Last.Sub(r.First).Round(time.Millisecond))
 	if r.Doubles > 0 {
 		log.Warn("entries were inserted while one of the same id was in the table", "times", r.Doubles)
-	}
-	if r.Missing > 0 {
-		log.Warn("not all that happened is in the recording: what had no room, or is damaged", "events", r.Missing)
 	}
 	if r.Strangers > 0 {
 		log.Warn("lines were about entries that were not in the table: the capture began later, or is incomplete", "lines", r.Strangers, "forgotten", r.Forgotten)

@@ -130,8 +130,11 @@ func (t *traceFlags) replay(ctx context.Context, g *globals, args []string) erro
 		}
 		return nil
 	})
-	if errors.Is(err, errEnough) {
+	switch {
+	case errors.Is(err, errEnough):
 		err = nil
+	case err == nil:
+		g.lacks(t.from, in)
 	}
 	return errors.Join(err, out.flush())
 }

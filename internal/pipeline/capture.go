@@ -21,6 +21,9 @@ type Capture interface {
 	// Events calls fn for what has happened, in the order of its time, until it
 	// returns an error or ctx ends. Events are not to be kept.
 	Events(ctx context.Context, fn func(*event.Event) error) error
+	// Lost is what is missing in what was read: events that found no room when it was
+	// recorded, and what is damaged. Whole says whether it was ended by who wrote it.
+	Lost() (lost capture.Missing, whole bool)
 	Close()
 }
 
@@ -30,6 +33,8 @@ func Text(l Lines) Capture { return text{l} }
 type text struct{ Lines }
 
 func (text) Clock() event.Clock { return record.Clock() }
+
+func (text) Lost() (capture.Missing, bool) { return capture.Missing{}, true }
 
 func (t text) Replay(ctx context.Context, c ReplayConfig) (Replayed, error) {
 	return Replay(ctx, t.Lines, c)
@@ -67,6 +72,8 @@ type recording struct {
 func (c recording) Clock() event.Clock { return c.r.Header.Clock() }
 
 func (c recording) Close() { c.done() }
+
+func (c recording) Lost() (capture.Missing, bool) { return c.r.Lost, c.r.End != nil }
 
 func (c recording) Replay(ctx context.Context, config ReplayConfig) (Replayed, error) {
 	defer c.done()

@@ -182,8 +182,6 @@ func (r *captured) take(x *capture.Item) error {
 		return r.look(x)
 	case capture.Second:
 		return r.second(x)
-	case capture.Gap:
-		r.out.Missing += x.Lost.Events
 	}
 	return nil
 }

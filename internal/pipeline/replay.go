@@ -36,7 +36,6 @@ type Replayed struct {
 	// What does not fit together, and was taken as it is.
 	Doubles   uint64 // inserts of an id that was in the table
 	Strangers uint64 // lines about an id that was not
-	Missing   uint64 // events that are not in a recording, and that it knows of
 	// Forgotten entries made room for others: what was told of them later counts as
 	// Strangers.
 	Forgotten uint64

@@ -24,8 +24,11 @@ type batchWriter struct {
 	words  []string
 	values []uint64
 	data   []byte
-	at     int    // the event that is stored
-	plain  []bool // no NAT: its reply is the inverse of orig
+	events []event.Event
+	at     int     // the event that is stored
+	refs   []int32 // of a destroy: how many events before it its insert is, 0 for not here
+	news   places  // of inserts
+	plain  []bool  // no NAT: its reply is the inverse of orig
 }
 
 func newBatchWriter() *batchWriter {
@@ -109,7 +112,65 @@ func (w *batchWriter) flags(e *event.Event) (f uint64) {
 	if w.plain[w.at] {
 		f |= replyIsInverse
 	}
+	if w.since(e) {
+		f |= sinceInsert
+	}
 	return f
+}
+
+// since says whether the lifetime follows from the times.
+func (w *batchWriter) since(e *event.Event) bool {
+	n := int(w.refs[w.at])
+	return n > 0 && e.HasLifetime && e.Lifetime == e.Time.Sub(w.events[w.at-n].Time)
+}
+
+func (w *batchWriter) lifetime(e *event.Event) uint64 {
+	if w.since(e) {
+		return 0
+	}
+	return zigzag(uint64(e.Lifetime))
+}
+
+// places finds the insert of an entry among the events of a section, by its address: open
+// addressing, forgotten by another turn. One that is not found costs a few bytes.
+type places struct {
+	at   [2 * maxBatch]int32
+	turn [2 * maxBatch]uint32
+	now  uint32
+}
+
+func (p *places) find(events []event.Event, ptr uint64) *int32 {
+	const mask = len(p.at) - 1
+	for i := int(ptr*0x9E3779B97F4A7C15>>40) & mask; ; i = (i + 1) & mask {
+		if p.turn[i] != p.now {
+			p.turn[i], p.at[i] = p.now, -1
+			return &p.at[i]
+		}
+		if k := p.at[i]; k < 0 || events[k].Ptr == ptr {
+			return &p.at[i]
+		}
+	}
+}
+
+// refer finds the inserts of destroys.
+func (w *batchWriter) refer() (any bool) {
+	w.news.now++
+	for k := range w.events {
+		e := &w.events[k]
+		w.refs[k] = 0
+		if e.Ptr == 0 || e.Kind != event.New && e.Kind != event.Destroy {
+			continue
+		}
+		at := w.news.find(w.events, e.Ptr)
+		if e.Kind == event.New {
+			*at = int32(k)
+		} else if i := *at; i >= 0 {
+			if n := &w.events[i]; n.Orig == e.Orig && n.Reply == e.Reply && n.NetNS == e.NetNS && n.Zone == e.Zone {
+				w.refs[k], any = int32(k)-i, true
+			}
+		}
+	}
+	return any
 }
 
 // reply is what is to be stored of it.
@@ -127,11 +188,14 @@ func (w *batchWriter) append(b []byte, events []event.Event) []byte {
 	w.addrs.turn++
 	clear(w.names)
 	w.list, w.words, w.data = w.list[:0], w.words[:0], w.data[:0]
-	if cap(w.values) < len(events) {
-		w.values, w.plain = make([]uint64, maxBatch), make([]bool, maxBatch)
+	if w.values == nil {
+		w.values, w.plain, w.refs = make([]uint64, maxBatch), make([]bool, maxBatch), make([]int32, maxBatch)
 	}
-	v := w.values[:len(events)]
+	w.events = events
 	any := ofAll
+	if w.refer() {
+		any |= ofRef
+	}
 	for k := range events {
 		e := &events[k]
 		w.plain[k] = !e.Reply.IsZero() && e.Reply == e.Orig.Inverse()
@@ -142,11 +206,16 @@ func (w *batchWriter) append(b []byte, events []event.Event) []byte {
 		if any&c.of == 0 {
 			continue
 		}
+		v, own := w.values[:0], c.own()
 		for k := range events {
-			w.at = k
-			v[k] = c.get(w, &events[k])
+			if w.at = k; own && w.refs[k] != 0 {
+				continue
+			}
+			v = append(v, c.get(w, &events[k]))
 		}
-		w.data = appendColumn(w.data, c.id, c.form, v)
+		if len(v) > 0 {
+			w.data = appendColumn(w.data, c.id, c.form, v)
+		}
 	}
 	b = binary.AppendUvarint(b, uint64(len(events)))
 	b = w.lists(b)
@@ -187,8 +256,11 @@ type batchReader struct {
 	names  []string
 	values []uint64
 	events []event.Event
-	plain  []int // events whose reply is the inverse of orig
-	bad    bool  // a number that is in no list
+	plain  []int   // events whose reply is the inverse of orig
+	refs   []int32 // as the writer's
+	since  []int   // events whose lifetime follows from their times
+	own    int     // events that refer to none
+	bad    bool    // a number that is in no list
 }
 
 func (r *batchReader) addr(n uint64) netip.Addr {
@@ -233,7 +305,9 @@ func (r *batchReader) read(b []byte) ([]event.Event, error) {
 	events, values := r.events[:n], r.values[:n]
 	clear(events)
 	r.addrs, r.names, r.bad = r.addrs[:0], r.names[:0], false
-	r.plain = r.plain[:0]
+	r.plain, r.since = r.plain[:0], r.since[:0]
+	r.refs = append(r.refs[:0], make([]int32, n)...)
+	r.own = int(n)
 	for len(b) > 0 {
 		id := b[0]
 		b = b[1:]
@@ -247,8 +321,12 @@ func (r *batchReader) read(b []byte) ([]event.Event, error) {
 			if len(b) == 0 {
 				return nil, errShort
 			}
-			if b, err = readColumn(b[1:], form(b[0]), values); err == nil {
-				r.put(id, values)
+			v := values
+			if c := (&column{id: id}); c.own() {
+				v = values[:r.own]
+			}
+			if b, err = readColumn(b[1:], form(b[0]), v); err == nil {
+				err = r.put(id, v)
 			}
 		}
 		if err != nil {
@@ -261,26 +339,79 @@ func (r *batchReader) read(b []byte) ([]event.Event, error) {
 	for _, i := range r.plain {
 		events[i].Reply = events[i].Orig.Inverse()
 	}
+	for k, n := range r.refs {
+		if n > 0 {
+			e, of := &events[k], &events[k-int(n)]
+			e.Orig, e.Reply, e.NetNS, e.Zone, e.Ptr = of.Orig, of.Reply, of.NetNS, of.Zone, of.Ptr
+		}
+	}
+	for _, k := range r.since {
+		n := r.refs[k]
+		if n == 0 {
+			return nil, errors.New("a lifetime since an insert that is not there")
+		}
+		events[k].Lifetime = events[k].Time.Sub(events[k-int(n)].Time)
+	}
 	return events, nil
 }
 
 // put gives the events a column; one that is not known is left out.
-func (r *batchReader) put(id uint8, values []uint64) {
+func (r *batchReader) put(id uint8, values []uint64) error {
+	if id == colRef {
+		return r.refer(values)
+	}
 	for i := range columns {
 		c := &columns[i]
 		if c.id != id {
 			continue
 		}
-		for k, v := range values {
-			c.set(r, &r.events[k], v)
-		}
-		if id == colFlags {
+		if !c.own() || r.own == len(r.refs) {
 			for k, v := range values {
-				if v&replyIsInverse != 0 {
-					r.plain = append(r.plain, k)
-				}
+				c.set(r, &r.events[k], v)
+			}
+		} else {
+			r.spread(c, values)
+		}
+	}
+	if id == colFlags {
+		for k, v := range values {
+			if v&replyIsInverse != 0 {
+				r.plain = append(r.plain, k)
+			}
+			if v&sinceInsert != 0 {
+				r.since = append(r.since, k)
 			}
 		}
+	}
+	return nil
+}
+
+// refer takes the column of references, which comes first.
+func (r *batchReader) refer(values []uint64) error {
+	for k, v := range values {
+		if v > uint64(k) {
+			return errors.New("an insert before the first event")
+		}
+		if v > 0 {
+			if r.refs[k-int(v)] != 0 {
+				return errors.New("a reference to what refers to another")
+			}
+			r.own--
+		}
+		r.refs[k] = int32(v)
+	}
+	return nil
+}
+
+// spread gives the values of a column to those that have one.
+func (r *batchReader) spread(c *column, values []uint64) {
+	k := 0
+	for _, v := range values {
+		for r.refs[k] != 0 {
+			k++
+		}
+		c.set(r, &r.events[k], v)
+		k++
 	}
 }
 

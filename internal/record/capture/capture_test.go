@@ -380,6 +380,7 @@ func FuzzReader(f *testing.F) {
 // FuzzBatch reads what is behind all checksums.
 func FuzzBatch(f *testing.F) {
 	r := rand.New(rand.NewPCG(1, 9))
+	f.Add(newBatchWriter().append(nil, gateway(300)))
 	for _, n := range []int{1, 3, 60} {
 		var events []event.Event
 		for range n {
@@ -399,4 +400,57 @@ func FuzzBatch(f *testing.F) {
 			t.Fatalf("%v: %+v was read and then %+v", err, events, back)
 		}
 	})
+}
+
+// TestInserts: a destroy that refers to its insert comes back whole, also where the
+// address was used again, the tuple is another, or the lifetime is not that between them.
+func TestInserts(t *testing.T) {
+	events := gateway(30_000)
+	r := rand.New(rand.NewPCG(4, 4))
+	for i := range events {
+		e := &events[i]
+		if e.Kind != event.Destroy {
+			continue
+		}
+		switch r.IntN(12) {
+		case 0:
+			e.Lifetime++
+		case 1:
+			e.HasLifetime = false
+		case 2:
+			e.Orig.Sport++
+		case 3:
+			e.Ptr = 0
+		case 4:
+			e.Zone = 4
+		case 5:
+			e.HasLifetime, e.Lifetime = false, 0
+		}
+	}
+	var out bytes.Buffer
+	c, err := NewWriter(&out, Header{})
+	must(t, err)
+	must(t, c.Events(events))
+	must(t, c.Close(nil))
+	rd, err := NewReader(&out)
+	must(t, err)
+	k, referred := 0, 0
+	for _, x := range read(t, rd) {
+		for i := range x.Events {
+			if !reflect.DeepEqual(x.Events[i], events[k]) {
+				t.Fatalf("event %d: %+v, want %+v", k, x.Events[i], events[k])
+			}
+			k++
+		}
+	}
+	w := newBatchWriter()
+	w.append(nil, events[:maxBatch])
+	for _, n := range w.refs {
+		if n > 0 {
+			referred++
+		}
+	}
+	if k != len(events) || referred < 100 {
+		t.Errorf("%d events of %d, %d that refer to their insert", k, len(events), referred)
+	}
 }

@@ -26,7 +26,11 @@ const (
 // Addresses and names are numbers in the columns: their places in two lists that come
 // before, from 1 on. 0 is none.
 const (
+	colNetNS = 4
+	colZone  = 5
 	colFlags = 9
+	colPtr   = 34
+	colRef   = 60
 	colAddrs = 254
 	colNames = 255
 )
@@ -51,7 +55,13 @@ const (
 	ofBy
 	ofTask
 	ofDrop
+	ofRef
 )
+
+// own are columns that a destroy which refers to its insert has no value of.
+func (c *column) own() bool {
+	return c.id == colNetNS || c.id == colZone || c.id >= 10 && c.id < 30 || c.id == colPtr
+}
 
 // has says of which groups an event has something.
 func has(e *event.Event, plain bool) (g group) {
@@ -81,16 +91,18 @@ const (
 	hasTCPFlags
 	bestEffort
 	replyIsInverse // of orig: no NAT
+	sinceInsert    // the lifetime is the time since the insert that it refers to
 )
 
 // columns are all that there are. What a number means never changes; a new field gets
 // a new one, which older readers leave out.
 var columns = []column{
+	{colRef, formPlain, ofRef, func(w *batchWriter, _ *event.Event) uint64 { return uint64(w.refs[w.at]) }, func(_ *batchReader, _ *event.Event, _ uint64) {}},
 	{1, formDelta, ofAll, func(_ *batchWriter, e *event.Event) uint64 { return uint64(e.Time) }, func(_ *batchReader, e *event.Event, v uint64) { e.Time = event.Ktime(v) }},
 	{2, formPlain, ofAll, func(_ *batchWriter, e *event.Event) uint64 { return uint64(e.Kind) }, func(_ *batchReader, e *event.Event, v uint64) { e.Kind = event.Kind(v) }},
 	{3, formPlain, ofAll, func(_ *batchWriter, e *event.Event) uint64 { return uint64(e.CPU) }, func(_ *batchReader, e *event.Event, v uint64) { e.CPU = uint16(v) }},
-	{4, formPlain, ofAll, func(_ *batchWriter, e *event.Event) uint64 { return uint64(e.NetNS) }, func(_ *batchReader, e *event.Event, v uint64) { e.NetNS = event.NetNS(v) }},
-	{5, formPlain, ofAll, func(_ *batchWriter, e *event.Event) uint64 { return uint64(e.Zone) }, func(_ *batchReader, e *event.Event, v uint64) { e.Zone = uint16(v) }},
+	{colNetNS, formPlain, ofAll, func(_ *batchWriter, e *event.Event) uint64 { return uint64(e.NetNS) }, func(_ *batchReader, e *event.Event, v uint64) { e.NetNS = event.NetNS(v) }},
+	{colZone, formPlain, ofAll, func(_ *batchWriter, e *event.Event) uint64 { return uint64(e.Zone) }, func(_ *batchReader, e *event.Event, v uint64) { e.Zone = uint16(v) }},
 	{6, formPlain, ofAll, func(_ *batchWriter, e *event.Event) uint64 { return uint64(e.Mark) }, func(_ *batchReader, e *event.Event, v uint64) { e.Mark = uint32(v) }},
 	{7, formPlain, ofDrop, func(_ *batchWriter, e *event.Event) uint64 { return uint64(e.Reason) }, func(_ *batchReader, e *event.Event, v uint64) { e.Reason = event.Reason(v) }},
 	{8, formPlain, ofEnd, func(_ *batchWriter, e *event.Event) uint64 { return uint64(e.Cause) }, func(_ *batchReader, e *event.Event, v uint64) { e.Cause = event.Cause(v) }},
@@ -110,9 +122,9 @@ var columns = []column{
 
 	{30, formPlain, ofAll, func(_ *batchWriter, e *event.Event) uint64 { return uint64(e.Status) }, func(_ *batchReader, e *event.Event, v uint64) { e.Status = event.Status(v) }},
 	{31, formPlain, ofEnd, func(_ *batchWriter, e *event.Event) uint64 { return uint64(e.TCPState) }, func(_ *batchReader, e *event.Event, v uint64) { e.TCPState = event.TCPState(v) }},
-	{32, formPlain, ofEnd, func(_ *batchWriter, e *event.Event) uint64 { return zigzag(uint64(e.Lifetime)) }, func(_ *batchReader, e *event.Event, v uint64) { e.Lifetime = durationOf(v) }},
+	{32, formPlain, ofEnd, func(w *batchWriter, e *event.Event) uint64 { return w.lifetime(e) }, func(_ *batchReader, e *event.Event, v uint64) { e.Lifetime = durationOf(v) }},
 	{33, formPlain, ofEnd, func(_ *batchWriter, e *event.Event) uint64 { return zigzag(uint64(e.Timeout)) }, func(_ *batchReader, e *event.Event, v uint64) { e.Timeout = durationOf(v) }},
-	{34, formPlain, ofAll, func(_ *batchWriter, e *event.Event) uint64 { return e.Ptr }, func(_ *batchReader, e *event.Event, v uint64) { e.Ptr = v }},
+	{colPtr, formPlain, ofAll, func(_ *batchWriter, e *event.Event) uint64 { return e.Ptr }, func(_ *batchReader, e *event.Event, v uint64) { e.Ptr = v }},
 
 	{40, formPlain, ofBy, func(_ *batchWriter, e *event.Event) uint64 { return uint64(e.By.Proto) }, func(_ *batchReader, e *event.Event, v uint64) { e.By.Proto = uint8(v) }},
 	{41, formPlain, ofBy, func(w *batchWriter, e *event.Event) uint64 { return w.addr(e.By.Src) }, func(r *batchReader, e *event.Event, v uint64) { e.By.Src = r.addr(v) }},
