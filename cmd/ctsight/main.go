@@ -70,6 +70,7 @@ func newRoot(stdout, stderr io.Writer) *cobra.Command {
 	g.flags(root.PersistentFlags())
 	root.SetHelpCommand(newHelp(root))
 	root.AddCommand(newTrace(g), newTop(g), newTriage(g), newDrops(g), newDetect(g), newExplain(g), newRecord(g), newExport(g), newDoctor(g), newServe(g), newDemo(g), newReasons(g))
+	root.AddCommand(newRelief(g))
 	return root
 }
 

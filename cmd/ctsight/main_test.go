@@ -125,6 +125,14 @@ func TestUsageErrors(t *testing.T) {
 		{[]string{"explain", "0123456789ab"}, "--from FILE"},
 		{[]string{"explain", "0123456789ab", "--from", "-"}, "twice"},
 		{[]string{"explain", "0123456789ab", "--from", "x", "--steps", "-1"}, "--steps -1"},
+		{[]string{"relief", "nonsense"}, "nonsense"},
+		{[]string{"relief", "set", "nf_conntrack_max", "--for", "1h", "--reason", "x"}, "nf_conntrack_max=524288"},
+		{[]string{"relief", "set", "kernel.core_pattern=1", "--for", "1h", "--reason", "x"}, "no sysctl that relief changes"},
+		{[]string{"relief", "set", "--for", "1h", "--reason", "x"}, "what to set"},
+		{[]string{"relief", "set", "udp_timeout=10", "--for", "1h", "--reason", "x", "--share", "a"}, "--share"},
+		{[]string{"relief", "set", "udp_timeout=10", "--for", "1h", "--reason", "x", "--netns", "no-such-netns"}, "no-such-netns"},
+		{[]string{"relief", "revert"}, "--all"},
+		{[]string{"relief", "revert", "01234567", "--dir", "/proc"}, "no change"},
 	} {
 		t.Run(strings.Join(tc.args, " "), func(t *testing.T) {
 			r := runCmd(t, ctsight(t, tc.args...))
@@ -137,7 +145,7 @@ func TestUsageErrors(t *testing.T) {
 }
 
 func TestHelp(t *testing.T) {
-	for _, args := range []string{"", "help", "trace --help", "help trace", "top --help", "triage --help", "drops --help", "detect --help", "explain --help", "doctor --help", "reasons --help"} {
+	for _, args := range []string{"", "help", "trace --help", "help trace", "top --help", "triage --help", "drops --help", "detect --help", "explain --help", "doctor --help", "reasons --help", "relief --help", "relief set --help", "relief expire --help"} {
 		t.Run(args, func(t *testing.T) {
 			r := runCmd(t, ctsight(t, strings.Fields(args)...))
 			if r.code != exitDone || r.stderr != "" {

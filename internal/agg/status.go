@@ -51,6 +51,7 @@ type Status struct {
 	Found      []ClassCount
 	Paged      []ClassCount // of these for a human
 	Omitted    []Omission   // what detection had no room for, since the start
+	Reliefs    []Relief     // temporary changes of sysctls, the oldest first
 
 	History []Sample // one a second, oldest first
 }
@@ -130,4 +131,30 @@ type SourceCount struct {
 	NetNS event.NetNS
 	Src   netip.Addr
 	New   uint64
+}
+
+// Relief is a temporary change of a sysctl (internal/relief).
+type Relief struct {
+	ID        string
+	State     string // intended, applied, reverted, left_alone, failed
+	Open      bool   // there is something to take back
+	Overdue   bool   // it is open though its time is over
+	Sysctl    string
+	NetNS     event.NetNS
+	NetNSName string
+	Found     uint64 // what comes back
+	Set       uint64
+	Present   *uint64 // nil: not known
+	Reason    string
+	Who       string
+	At        time.Time
+	Expires   time.Time
+	Closed    time.Time // zero while it is open
+	Notes     []ReliefNote
+}
+
+// ReliefNote is what happened to a Relief.
+type ReliefNote struct {
+	At   time.Time
+	Text string
 }
