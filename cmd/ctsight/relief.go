@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/ctsight/ctsight/internal/agg"
+	"github.com/ctsight/ctsight/internal/config"
 	"github.com/ctsight/ctsight/internal/ctnl"
 	"github.com/ctsight/ctsight/internal/pipeline"
 	"github.com/ctsight/ctsight/internal/relief"
@@ -43,7 +44,7 @@ else has written meanwhile, theirs stays.`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.PersistentFlags().StringVar(&r.dir, "dir", relief.DefaultDir, "directory of the journal")
+	cmd.PersistentFlags().StringVar(&r.dir, "dir", config.Default().Relief.Dir, "directory of the journal")
 	cmd.AddCommand(r.newSet(g), r.newList(g), r.newRevert(g), r.newExpire(g))
 	return cmd
 }

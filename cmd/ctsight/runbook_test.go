@@ -9,6 +9,7 @@ import (
 
 	"github.com/ctsight/ctsight/internal/filter"
 	"github.com/ctsight/ctsight/internal/lab"
+	"github.com/ctsight/ctsight/internal/relief"
 )
 
 var (
@@ -47,7 +48,7 @@ func TestRunbookCommands(t *testing.T) {
 	if n < 40 {
 		t.Errorf("only %d commands", n)
 	}
-	for _, wrong := range []string{"ctsight tirage", "ctsight drops --fro 30s", "ctsight drops 'raeson table_full'", "ctsight help raesons"} {
+	for _, wrong := range []string{"ctsight tirage", "ctsight drops --fro 30s", "ctsight drops 'raeson table_full'", "ctsight help raesons", "ctsight relief set nf_contrack_max=1"} {
 		if understood(wrong) == nil {
 			t.Errorf("%s is understood", wrong)
 		}
@@ -71,6 +72,14 @@ func understood(line string) error {
 	}
 	if err := cmd.ParseFlags(rest); err != nil {
 		return err
+	}
+	if cmd.Parent() != cmd.Root() { // of relief: sysctls, ids
+		for _, a := range cmd.Flags().Args() {
+			if _, err := relief.ParseAsk(a); err != nil {
+				return err
+			}
+		}
+		return nil
 	}
 	_, err = filter.Parse(strings.Join(cmd.Flags().Args(), " "), filter.Options{})
 	return err

@@ -24,6 +24,7 @@ type Config struct {
 	RemoteWrite []RemoteWrite `yaml:"remote_write" reload:"live"`
 	Detect      Detect        `yaml:"detect"`
 	Feed        Feed          `yaml:"feed"`
+	Relief      Relief        `yaml:"relief"`
 	Sandbox     Sandbox       `yaml:"sandbox"`
 	CRI         CRI           `yaml:"cri"`
 	Log         Log           `yaml:"log"`
@@ -73,6 +74,11 @@ type TLS struct {
 	InsecureSkipVerify bool   `yaml:"insecure_skip_verify"`
 }
 
+// Relief is where the journal of `ctsight relief` is.
+type Relief struct {
+	Dir string `yaml:"dir" check:"file"`
+}
+
 // Sandbox is what the process gives up once it traces.
 type Sandbox struct {
 	Capabilities string `yaml:"capabilities" check:"capabilities"` // drop, keep
@@ -98,6 +104,7 @@ func Default() *Config {
 		Limits:  Limits{Sources: 1 << 18, Live: 1 << 22},
 		Feed: Feed{Format: "json", Blocklist: true, NFT: NFT{Hook: "prerouting", Action: "drop"},
 			NATS: NATS{Subject: "ctsight.findings"}},
+		Relief:  Relief{Dir: "/var/lib/ctsight/relief"},
 		Sandbox: Sandbox{Capabilities: "drop", Landlock: "auto"},
 		Log:     Log{Level: "info", Format: "text"},
 	}

@@ -51,6 +51,7 @@ feed:
     subject: a.b
     credentials_file: my.creds
     tls: {ca_file: ca.pem}
+relief: {dir: /x/relief}
 sandbox: {capabilities: keep, landlock: off}
 cri: {socket: /run/cri.sock}
 log: {level: debug, format: json}
@@ -86,6 +87,7 @@ func TestParseEverything(t *testing.T) {
 		}},
 		Feed: Feed{File: "/etc/ctsight/findings.json", Format: "eve", NFT: NFT{true, true, "input", "count"},
 			NATS: NATS{URL: "tls://h:4222", Subject: "a.b", CredentialsFile: "/etc/ctsight/my.creds", TLS: TLS{CAFile: "/etc/ctsight/ca.pem"}}},
+		Relief:  Relief{Dir: "/x/relief"},
 		Sandbox: Sandbox{Capabilities: "keep", Landlock: "off"},
 		CRI:     CRI{Socket: "/run/cri.sock"},
 		Log:     Log{Level: "debug", Format: "json"},
@@ -111,7 +113,7 @@ func TestParseSaysNothing(t *testing.T) {
 func TestParseRefuses(t *testing.T) {
 	const rw = "remote_write:\n- url: https://h/w\n  "
 	for _, c := range []struct{ name, text, want string }{
-		{"unknown key", "log: {}\nwebb:\n", `2:1: unknown key "webb": the file takes backend, netns, web, metrics, limits, remote_write, detect, feed, sandbox, cri, log`},
+		{"unknown key", "log: {}\nwebb:\n", `2:1: unknown key "webb": the file takes backend, netns, web, metrics, limits, remote_write, detect, feed, relief, sandbox, cri, log`},
 		{"unknown key below", "web:\n  listen: [':1']\n  lsiten: 1\n", `3:3: unknown key "lsiten": web takes listen, config_file, telemetry_path, max_connections, enable_reload`},
 		{"unknown key in a list", rw + "usr: x\n", `3:3: unknown key "usr": remote_write takes url, interval, external_labels, basic_auth, bearer_token_file, tls`},
 		{"twice", "log: {}\ncri: {}\nlog: {}\n", `3:1: key "log" is there twice, first in line 1: remove one`},
@@ -120,7 +122,7 @@ func TestParseRefuses(t *testing.T) {
 		{"keys for list", "web:\n  listen: {a: b}\n", `2:11: web.listen: expected a list (lines that begin with a dash), not keys`},
 		{"text for list", "web:\n  listen: ':80'\n", `2:11: web.listen: expected a list (lines that begin with a dash), not ":80"`},
 		{"text for keys", "web: yes\n", `1:6: web: expected keys (listen, config_file, telemetry_path, max_connections, enable_reload), not "yes"`},
-		{"a list", "- a\n", `1:1: the file: expected keys (backend, netns, web, metrics, limits, remote_write, detect, feed, sandbox, cri, log), not a list`},
+		{"a list", "- a\n", `1:1: the file: expected keys (backend, netns, web, metrics, limits, remote_write, detect, feed, relief, sandbox, cri, log), not a list`},
 		{"quoted number", "metrics: {top_prefixes: '5'}\n", `1:25: metrics.top_prefixes: expected a whole number, not "5"`},
 		{"fraction", "metrics: {top_prefixes: 1.5}\n", `1:25: metrics.top_prefixes: expected a whole number, not "1.5"`},
 		{"too large a number", "limits: {live: 99999999999999999999}\n", `1:16: limits.live: expected a whole number, not "99999999999999999999"`},
@@ -186,8 +188,8 @@ func TestParseRefuses(t *testing.T) {
 		{"UTF-16", "\xff\xfea\x00", `1:1: byte 0xff is not UTF-8: save the file as UTF-8`},
 		{"control", "netns: \"é\x1b[2J\"\n", `1:10: control character U+001B: remove it`},
 		{"hostile", `netns: {"\e]0;` + strings.Repeat("x", 900) + `": 1}` + "\n", `1:8: netns: expected a text, not keys`},
-		{"hostile key", `"\e]0;` + strings.Repeat("x", 900) + `": 1` + "\n", `1:1: unknown key "\x1b]0;xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx...": the file takes backend, netns, web, metrics, limits, remote_write, detect, feed, sandbox, cri, log`},
-		{"many", "a: 1\nb: 2\nc: 3\n", `1:1: unknown key "a": the file takes backend, netns, web, metrics, limits, remote_write, detect, feed, sandbox, cri, log (and 2 more)`},
+		{"hostile key", `"\e]0;` + strings.Repeat("x", 900) + `": 1` + "\n", `1:1: unknown key "\x1b]0;xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx...": the file takes backend, netns, web, metrics, limits, remote_write, detect, feed, relief, sandbox, cri, log`},
+		{"many", "a: 1\nb: 2\nc: 3\n", `1:1: unknown key "a": the file takes backend, netns, web, metrics, limits, remote_write, detect, feed, relief, sandbox, cri, log (and 2 more)`},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			_, err := Parse("c.yml", []byte(c.text))

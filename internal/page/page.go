@@ -75,6 +75,9 @@ func (p *Page) Write(out io.Writer, s *agg.Status) error {
 	if !s.Waiting || len(s.History) > 0 { // else nothing was ever traced
 		d.pictures(tables)
 	}
+	if len(d.s.Reliefs) > 0 {
+		d.reliefs()
+	}
 	d.Put("</main>\n")
 	d.bottom()
 	_, err := out.Write(w.B)
@@ -202,7 +205,7 @@ const endFigure = `</figure></section>` + "\n"
 
 func (d *doc) bottom() {
 	d.Put(`<footer><nav aria-label="More"><a href="{}">metrics</a>`, relative(d.o.Metrics))
-	for _, x := range []markup.Text{"top", "drops", "findings", "table"} {
+	for _, x := range []markup.Text{"top", "drops", "findings", "table", "relief"} {
 		d.Put(` <a href="api/v1/{}">api/v1/{}</a>`, x, x)
 	}
 	d.Put(`</nav><p class="soft">ctsight {}. Times are UTC. With the script: <kbd>space</kbd> or <kbd>p</kbd> pauses, <kbd>r</kbd> refreshes, <kbd>Tab</kbd> walks. What each picture shows: <a href="https://github.com/ctsight/ctsight/blob/main/docs/page.md">docs/page.md</a>; what the words mean: <code>ctsight help reasons</code>.</p></footer>

@@ -73,6 +73,18 @@ func TestStates(t *testing.T) {
 		s := &agg.Status{Start: now.Add(-time.Second), At: now, Backend: "fentry", Tables: []agg.TableState{{NetNS: 1, Max: 100}}}
 		wants(t, write(t, s), "nothing is known of it yet", "1 is 0.0 % full: 0 of 100 entries", "When it will be full is not known yet", "Conntrack lost no packet since the start")
 	})
+	t.Run("temporary changes", func(t *testing.T) {
+		s := &agg.Status{Start: now, At: now, Waiting: true, Reliefs: []agg.Relief{
+			{State: "left_alone", Sysctl: "nf_conntrack_buckets", NetNS: gw, Notes: []agg.ReliefNote{{Text: "first"}, {Text: "somebody else has written 393216"}}},
+			{State: "applied", Open: true, Overdue: true, Sysctl: "nf_conntrack_max", NetNS: gw, Found: 262144, Set: 524288, Present: new(uint64(524288)), Reason: "INC-42", Who: "alice"},
+			{State: "applied", Open: true, Sysctl: "nf_conntrack_udp_timeout", NetNS: web0, Found: 30, Set: 10, Expires: now},
+		}}
+		got := write(t, s)
+		wants(t, got, "2 changes of sysctls are open, 1 overdue", "1 was left alone within a day", "somebody else has written 393216", "INC-42", "default/web-0", "11-23 03:14:07")
+		if strings.Index(got, "nf_conntrack_buckets") < strings.Index(got, "nf_conntrack_udp_timeout") {
+			t.Error("what is closed comes first")
+		}
+	})
 	t.Run("three seconds", func(t *testing.T) {
 		s := gateway()
 		s.History = s.History[597:]
@@ -157,6 +169,7 @@ func hostile() *agg.Status {
 		f.ID, f.Class, f.Shape, f.State, f.Severity, f.Why = attack, attack, attack, attack, attack, attack+long
 		f.WhyNotBenign, f.Suppress = attack+long, attack+long
 	}
+	s.Reliefs = []agg.Relief{{ID: attack, State: attack, Open: true, Sysctl: attack, NetNSName: attack, Reason: attack + long, Who: attack, Notes: []agg.ReliefNote{{Text: attack + long}}}}
 	s.Drops = append(s.Drops, agg.ReasonCount{Reason: 250, Count: 1 << 62})
 	s.History[300].New, s.History[300].Peak = 1<<63, 1e300
 	return s

@@ -118,8 +118,9 @@ func (b *Book) each(visit func(*Change) error) (closed []*Change, err error) {
 			errs = append(errs, err)
 		}
 		if c.changed(&before) {
-			if err := j.save(c); err != nil {
+			if err := j.save(c); err != nil { // told again by who comes next
 				errs = append(errs, err)
+				continue
 			}
 		}
 		if before.Open() && !c.Open() {

@@ -12,9 +12,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// DefaultDir is where the journal is.
-const DefaultDir = "/var/lib/ctsight/relief"
-
 // Dir is a Disk that is a directory. It and its files belong to who changes sysctls,
 // and everybody may read them: what is in them is no secret, and a daemon that is not
 // root shall be able to tell of it.

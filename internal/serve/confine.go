@@ -117,6 +117,7 @@ func (s *server) opened(c *config.Config) sandbox.Options {
 			o.Write = append(o.Write, dir)
 		}
 	}
+	o.Write = append(o.Write, s.reliefs.written(c)...)
 	return o
 }
 

@@ -59,6 +59,7 @@ type server struct {
 	scrapes  *metrics.Handler
 	remote   *remotewrite.Sender
 	feeds    *feeds
+	reliefs  *reliefs
 	web      *web.Server
 	ready    chan struct{} // closed when it traces, or waits for the module
 
@@ -91,13 +92,16 @@ func newServer(o Options) (s *server, err error) {
 	if s.feeds, err = s.newFeeds(c); err != nil {
 		return nil, err
 	}
+	if s.reliefs, err = s.newReliefs(c); err != nil {
+		return nil, err
+	}
 	if s.remote, err = s.newRemote(c); err != nil {
 		return nil, err
 	}
 	s.exporter = metrics.New(metrics.Options{
 		TopPrefixes: c.Metrics.TopPrefixes, NetNS: o.Names.NetNS, Log: o.Log,
 		Peaks: newClientPeaks(s.keeper.Peaks, time.Now).of,
-		Extra: []prometheus.Collector{reloads{s.cfg.State}, s.remote, s.feeds, crowd{func() uint64 { return s.web.Evicted() }}},
+		Extra: []prometheus.Collector{reloads{s.cfg.State}, s.remote, s.feeds, s.reliefs, crowd{func() uint64 { return s.web.Evicted() }}},
 	})
 	s.scrapes = s.exporter.Handler(func(*http.Request) (*agg.Status, error) { return s.keeper.Status(), nil })
 	s.cfg.AddHook(s.reach)
@@ -123,7 +127,7 @@ func (s *server) keeperConfig(c *config.Config) pipeline.KeeperConfig {
 func (s *server) run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	parts := []func(context.Context) error{s.web.Serve, s.keep, s.push, s.hangups, s.starting, s.watchdog, s.mind}
+	parts := []func(context.Context) error{s.web.Serve, s.keep, s.push, s.hangups, s.starting, s.watchdog, s.mind, s.reliefs.run}
 	parts = append(parts, s.feeds.parts()...)
 	ended := make(chan error, len(parts))
 	for _, part := range parts {

@@ -18,6 +18,13 @@ type source struct {
 	*server
 }
 
+// Status implements web.Source.
+func (s source) Status() *agg.Status {
+	status := s.Keeper.Status()
+	status.Reliefs = s.reliefs.now()
+	return status
+}
+
 // Top implements web.Source.
 func (s source) Top(by agg.Dim, c agg.Column, n int) (*agg.TopDoc, error) {
 	if !slices.Contains(dims, by) {

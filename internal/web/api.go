@@ -110,3 +110,12 @@ func (s *Server) findings(out io.Writer, r *http.Request) error {
 	}
 	return nil
 }
+
+// relief are temporary changes of sysctls, as ctsight relief list -o json has them.
+func (s *Server) relief(out io.Writer, r *http.Request) error {
+	if _, err := parse(r.URL.RawQuery); err != nil {
+		return err
+	}
+	status := s.o.Source.Status()
+	return view.WriteReliefJSON(out, &view.ReliefDoc{At: status.At, Changes: status.Reliefs}, s.o.Names)
+}

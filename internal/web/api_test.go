@@ -25,7 +25,10 @@ func TestDocuments(t *testing.T) {
 		"/api/v1/top?by=dst&sort=live&top=7": func(w io.Writer) error { return view.WriteTopJSON(w, doc, view.TopOptions{Sort: agg.ColLive}) },
 		"/api/v1/drops":                      func(w io.Writer) error { return view.WriteLedgerJSON(w, ledger, view.LedgerOptions{Top: defaultRows}) },
 		"/api/v1/drops?top=1":                func(w io.Writer) error { return view.WriteLedgerJSON(w, ledger, view.LedgerOptions{Top: 1}) },
-		"/api/v1/table":                      func(w io.Writer) error { return view.WriteTableJSON(w, st, view.TopOptions{}) },
+		"/api/v1/relief": func(w io.Writer) error {
+			return view.WriteReliefJSON(w, &view.ReliefDoc{At: st.At, Changes: st.Reliefs}, view.Names{})
+		},
+		"/api/v1/table": func(w io.Writer) error { return view.WriteTableJSON(w, st, view.TopOptions{}) },
 		"/api/v1/findings": func(w io.Writer) error {
 			return errors.Join(view.WriteFindingJSON(w, &st.Findings[0], view.FindingOptions{}), view.WriteFindingJSON(w, &st.Findings[1], view.FindingOptions{}))
 		},
@@ -79,6 +82,7 @@ func TestBadQuery(t *testing.T) {
 		"/api/v1/drops?by=dst":                         `"by" here: top`,
 		"/api/v1/drops?top=x":                          "up to 1000",
 		"/api/v1/table?top=1":                          "there are none",
+		"/api/v1/relief?id=1":                          "there are none",
 		"/api/v1/findings?x":                           "there are none",
 	} {
 		a, body := ask(t, "GET", s.url+q)

@@ -33,6 +33,7 @@ func (s *Server) handler() http.Handler {
 	get("/api/v1/drops", made("application/json", s.drops))
 	get("/api/v1/findings", made("application/jsonl", s.findings))
 	get("/api/v1/table", made("application/json", s.table))
+	get("/api/v1/relief", made("application/json", s.relief))
 	if s.o.Blocklist != nil {
 		// Not compressed: a strong validator is of the bytes that are sent.
 		get("/blocklist", few(http.HandlerFunc(s.blocklist)))
