@@ -12,6 +12,7 @@ import (
 
 	"github.com/ctsight/ctsight/internal/lab"
 	"github.com/ctsight/ctsight/internal/netlab"
+	"github.com/ctsight/ctsight/internal/relief"
 )
 
 // reliefLab is a namespace whose timeouts may be changed, and a journal of its own.
@@ -103,6 +104,36 @@ func TestRelief(t *testing.T) {
 		}
 	}
 	if r := l.run("expire"); r.code != exitDone || r.stdout != "no changes\n" {
+		t.Errorf("%+v", r)
+	}
+}
+
+// A set that is killed at any moment leaves nothing that the next command does not put
+// right: how long it takes is of this machine, so the moments are parts of that.
+func TestReliefKilled(t *testing.T) {
+	l := newReliefLab(t)
+	found := l.value("udp_timeout")
+	args := []string{"relief", "--dir", l.dir, "set", "--netns", l.ns.Inode().String(), "--reason", "INC-42", "udp_timeout=7", "--for", "1h", "--yes"}
+	begin := time.Now()
+	runCmd(t, ctsight(t, args...))
+	whole := time.Since(begin)
+	must(t, os.RemoveAll(l.dir))
+	must(t, relief.Proc{}.Write(relief.Place{NetNS: l.ns.Inode()}, "nf_conntrack_udp_timeout", 30))
+	was := map[string]int{}
+	const rounds = 40
+	for i := range rounds {
+		cmd := ctsight(t, args...)
+		must(t, cmd.Start())
+		time.Sleep(whole * time.Duration(i) / rounds)
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+		was[l.value("udp_timeout")]++
+		if r := l.run("revert", "--all"); r.code != exitDone || l.value("udp_timeout") != found {
+			t.Errorf("after %d of %d: %+v, it is %s", i, rounds, r, l.value("udp_timeout"))
+		}
+	}
+	t.Logf("values when it was killed: %v", was)
+	if r := l.run("list", "-o", "json"); r.code != exitDone || strings.Contains(r.stdout, `"open":true`) {
 		t.Errorf("%+v", r)
 	}
 }

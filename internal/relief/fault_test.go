@@ -134,6 +134,11 @@ func TestDeathThenItHolds(t *testing.T) {
 			if w.values[limitName] != had {
 				t.Errorf("killed %s step %d: %d, it was %d", how, dieAt, w.values[limitName], had)
 			}
+			for _, c := range w.all(t) {
+				if !c.Open() && c.State != Failed {
+					t.Errorf("killed %s step %d: %s, and nobody else has written", how, dieAt, c.State)
+				}
+			}
 			if n := w.open(t); n == 1 != (had == 524288) {
 				t.Errorf("killed %s step %d: the limit is %d and %d are open", how, dieAt, had, n)
 			}
