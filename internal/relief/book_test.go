@@ -316,6 +316,31 @@ func TestCannotWrite(t *testing.T) {
 	}
 }
 
+// Who may not write the journal tells what is, all the same: after a reboot, and when
+// somebody has written the found value.
+func TestListReadOnly(t *testing.T) {
+	w := newWorld()
+	w.mustSet(t, Ask{limitName, 524288}, Ask{udp, 10})
+	w.full, w.values[udp] = true, 30
+	w.pass(3 * time.Hour)
+	l, err := w.book().List()
+	if err != nil || len(l) != 2 {
+		t.Fatalf("%v %+v", err, l)
+	}
+	for _, r := range l {
+		if r.Overdue != (r.Sysctl == limitName) || !r.Open {
+			t.Errorf("%+v", r)
+		}
+	}
+	w.reboot(map[string]uint64{limitName: 262144, udp: 30})
+	if l, err := w.book().List(); err != nil || l[0].Open || l[1].Open || l[0].State != string(Reverted) {
+		t.Errorf("%v %+v", err, l)
+	}
+	if n := w.open(t); n != 2 {
+		t.Errorf("a list has written the journal: %d are open in it", n)
+	}
+}
+
 // What is refused, with what to do instead; and nothing is changed.
 func TestRefused(t *testing.T) {
 	for name, c := range map[string]struct {

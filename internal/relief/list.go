@@ -22,6 +22,7 @@ func (b *Book) List() ([]agg.Relief, error) {
 	err = errors.Join(err, unlock())
 	var out []agg.Relief
 	for _, c := range all {
+		_ = b.settle(c) // as whoever may write it will; what cannot be read stays as it is
 		out = append(out, b.Tell(c))
 	}
 	return out, err
@@ -34,6 +35,7 @@ func (b *Book) Tell(c *Change) agg.Relief {
 	if c.Open() {
 		if v, _, err := b.Kernel.Read(c.Place, c.Sysctl); err == nil {
 			r.Present = &v
+			r.Overdue = r.Overdue && v != c.Found // else it is back, and the journal is behind
 		}
 	}
 	for _, n := range c.Notes {
