@@ -64,7 +64,7 @@ func (d *demoFlags) run(ctx context.Context, g *globals) error {
 	if d.limit == 0 && os.Getenv(envVM) != "" {
 		d.limit = vmLimit
 	}
-	page, err := newPage(d.page)
+	page, err := newPage("--html", d.page)
 	if err != nil {
 		return err
 	}
@@ -112,15 +112,15 @@ type page struct {
 	tmp  *os.File
 }
 
-// newPage makes sure beforehand that the file can be written.
-func newPage(name string) (*page, error) {
+// newPage makes sure beforehand that the file of a flag can be written.
+func newPage(flag, name string) (*page, error) {
 	p := &page{name: name}
 	if name == "" {
 		return p, nil
 	}
 	var err error
-	if p.tmp, err = os.CreateTemp(filepath.Dir(name), ".ctsight-demo-"); err != nil {
-		return nil, fmt.Errorf("--html: %w", err)
+	if p.tmp, err = os.CreateTemp(filepath.Dir(name), ".ctsight-page-"); err != nil {
+		return nil, fmt.Errorf("%s: %w", flag, err)
 	}
 	return p, nil
 }

@@ -121,6 +121,12 @@ func TestUsageErrors(t *testing.T) {
 		{[]string{"detect", "--from", "x", "--feed-nft"}, "not now"},
 		{[]string{"detect", "--from", "x", "--netns", "1"}, "no network namespaces"},
 		{[]string{"detect", "--from", "x", "dport 99999"}, "column 7"},
+		{[]string{"report"}, "which capture"},
+		{[]string{"report", "-", "-"}, "read once"},
+		{[]string{"report", "-", "--compare", "-"}, "read once"},
+		{[]string{"report", "x", "--format", "pdf"}, "html, md"},
+		{[]string{"report", "x", "-o", ""}, "a file, or -"},
+		{[]string{"report", "x", "--filter", "dport 99999"}, "column 7"},
 		{[]string{"explain", "--from", "x"}, "which finding"},
 		{[]string{"explain", "0123456789ab"}, "--from FILE"},
 		{[]string{"explain", "0123456789ab", "--from", "-"}, "twice"},
@@ -145,7 +151,7 @@ func TestUsageErrors(t *testing.T) {
 }
 
 func TestHelp(t *testing.T) {
-	for _, args := range []string{"", "help", "trace --help", "help trace", "top --help", "triage --help", "drops --help", "detect --help", "explain --help", "doctor --help", "reasons --help", "relief --help", "relief set --help", "relief expire --help"} {
+	for _, args := range []string{"", "help", "trace --help", "help trace", "top --help", "triage --help", "drops --help", "detect --help", "explain --help", "report --help", "doctor --help", "reasons --help", "relief --help", "relief set --help", "relief expire --help"} {
 		t.Run(args, func(t *testing.T) {
 			r := runCmd(t, ctsight(t, strings.Fields(args)...))
 			if r.code != exitDone || r.stderr != "" {

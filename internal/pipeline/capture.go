@@ -16,6 +16,8 @@ import (
 type Capture interface {
 	// Clock converts its times.
 	Clock() event.Clock
+	// Origin is where it comes from; nothing is known of that of text.
+	Origin() Origin
 	// Replay finds what is in it.
 	Replay(ctx context.Context, c ReplayConfig) (Replayed, error)
 	// Events calls fn for what has happened, in the order of its time, until it
@@ -30,7 +32,16 @@ type Capture interface {
 // Text is a capture of lines.
 func Text(l Lines) Capture { return text{l} }
 
+// Origin is where a capture comes from.
+type Origin struct {
+	Boot    string // of the machine, as long as it runs: two captures with one Boot are of one
+	Node    string
+	Backend string
+}
+
 type text struct{ Lines }
+
+func (text) Origin() Origin { return Origin{} }
 
 func (text) Clock() event.Clock { return record.Clock() }
 
@@ -70,6 +81,10 @@ type recording struct {
 }
 
 func (c recording) Clock() event.Clock { return c.r.Header.Clock() }
+
+func (c recording) Origin() Origin {
+	return Origin{Boot: c.r.Header.BootID, Node: c.r.Header.Node, Backend: c.r.Header.Backend}
+}
 
 func (c recording) Close() { c.done() }
 

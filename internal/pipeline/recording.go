@@ -173,15 +173,23 @@ func (r *captured) take(x *capture.Item) error {
 			if r.all.Seed(&x.Events[i]); r.known != nil && r.c.Filter.Match(&x.Events[i]) {
 				r.engine.Seed(&x.Events[i])
 			}
+			if r.c.Filter.Match(&x.Events[i]) {
+				r.c.each(Told{At: x.Events[i].Time, Entry: &x.Events[i]})
+			}
 		}
 	case capture.Sums:
 		for i := range x.Sums {
 			r.all.AddSum(&x.Sums[i]) // of a filter that programs know nothing of, nothing is summed
+			if r.known == nil {
+				r.c.each(Told{At: x.Sums[i].Last, Sum: &x.Sums[i]})
+			}
 		}
 	case capture.Looks:
 		return r.look(x)
 	case capture.Second:
 		return r.second(x)
+	case capture.Gap:
+		r.c.each(Told{At: x.At, Missing: max(1, x.Lost.Events)})
 	}
 	return nil
 }
@@ -201,9 +209,12 @@ func (r *captured) events(events []event.Event) error {
 	}
 	r.last = events[len(events)-1].Time
 	r.out.Lines += uint64(len(events))
-	r.all.AddAll(events)
 	if r.known == nil {
 		r.out.Events += uint64(len(events))
+		r.tell(events)
+	}
+	r.all.AddAll(events)
+	if r.known == nil {
 		return nil
 	}
 	r.kept = r.kept[:0]
@@ -213,8 +224,15 @@ func (r *captured) events(events []event.Event) error {
 		}
 	}
 	r.out.Events += uint64(len(r.kept))
+	r.tell(r.kept)
 	r.engine.AddAll(r.kept)
 	return nil
+}
+
+func (r *captured) tell(events []event.Event) {
+	for i := range events {
+		r.c.each(Told{At: events[i].Time, Event: &events[i]})
+	}
 }
 
 func (r *captured) look(x *capture.Item) error {
@@ -232,6 +250,11 @@ func (r *captured) look(x *capture.Item) error {
 	seen := make([]detect.Seen, len(r.looks)) // where a part of the file is missing they are others
 	for i := range min(len(s.Seen), len(seen)) {
 		seen[i] = unpackLook(s.Seen[i])
+	}
+	for i := range seen {
+		if l := &r.looks[i]; seen[i].Known && seen[i].Live {
+			r.c.each(Told{At: x.At, Seen: &Standing{l.NetNS, l.Zone, l.Ptr, l.Orig, seen[i].Status}})
+		}
 	}
 	r.all.SeenAll(r.looks, x.At, seen)
 	if r.known == nil {
@@ -254,6 +277,7 @@ func (r *captured) second(x *capture.Item) error {
 		return badSection("a state", x.JSON, err)
 	}
 	state := detect.State{Tables: s.Tables, Pools: s.Pools, Loss: s.Loss}
+	r.c.each(Told{At: x.At, State: &Second{s.Tables, s.Loss}})
 	engines := []*detect.Engine{r.all}
 	if r.known != nil {
 		engines = append(engines, r.engine)

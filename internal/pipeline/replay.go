@@ -25,6 +25,10 @@ type ReplayConfig struct {
 	Filter *filter.Filter
 	Detect detect.Config // its clock is record.Clock
 	For    time.Duration // end after so much of the capture's time; 0 is all of it
+	// Each, if not nil, is called with every step, in their order and before anything is
+	// found in it: of what has happened and of entries with those that the filter lets
+	// through.
+	Each func(*Told)
 }
 
 // Replayed is what was in a capture.
@@ -185,9 +189,14 @@ func (r *replay) take(l *line) bool {
 	r.out.Lines++
 	r.last, r.busy = l.Time, l.Time
 	r.note(l)
-	if l.Kind == 0 || !r.c.Filter.Match(&l.Event) {
+	if l.Kind == 0 {
+		r.c.each(Told{At: l.Time, Seen: &Standing{Ptr: l.Ptr, Orig: l.Orig, Status: l.Status}})
 		return true
 	}
+	if !r.c.Filter.Match(&l.Event) {
+		return true
+	}
+	r.c.each(Told{At: l.Time, Event: &l.Event})
 	r.out.Events++
 	r.batch = append(r.batch, l.Event)
 	return true

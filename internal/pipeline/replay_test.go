@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -234,6 +235,78 @@ func TestReplayLeavesOut(t *testing.T) {
 	out, r, err = replay(t, strings.NewReader(c.String()), pipeline.ReplayConfig{For: 5 * time.Second})
 	if err != nil || len(out.findings) != 0 || r.Lines != 10 {
 		t.Errorf("limit: %d findings, %+v, %v", len(out.findings), r, err)
+	}
+}
+
+// Each is told every line in its order, a destroy with its lifetime, and of what has
+// happened what the filter lets through.
+func TestReplayEach(t *testing.T) {
+	var c capture
+	c.line(0, "N", 1, "192.0.2.1", 80, open)
+	c.line(time.Second, "N", 2, "192.0.2.1", 81, open)
+	c.line(2*time.Second, "R", 1, "192.0.2.1", 80, open)
+	c.line(3*time.Second, "D", 1, "192.0.2.1", 80, "R\ttimeout\t-1")
+	c.line(4*time.Second, "D", 2, "192.0.2.1", 81, "U\trst\t-1")
+	f, err := filter.Parse("dport 80", filter.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for text, f := range map[string]*filter.Filter{"new 80, new 81, seen 80, destroy 80 3s, destroy 81 3s, ": nil, "new 80, seen 80, destroy 80 3s, ": f} {
+		got := ""
+		_, _, err := replay(t, strings.NewReader(c.String()), pipeline.ReplayConfig{Filter: f, Each: func(x *pipeline.Told) { got += toldText(x) }})
+		if err != nil || got != text {
+			t.Errorf("%q, want %q, %v", got, text, err)
+		}
+	}
+}
+
+func toldText(x *pipeline.Told) string {
+	switch {
+	case x.Seen != nil:
+		return fmt.Sprintf("seen %d, ", x.Seen.Orig.Dport)
+	case x.Event != nil && x.Event.HasLifetime:
+		return fmt.Sprintf("%v %d %v, ", x.Event.Kind, x.Event.Orig.Dport, x.Event.Lifetime)
+	case x.Event != nil:
+		return fmt.Sprintf("%v %d, ", x.Event.Kind, x.Event.Orig.Dport)
+	}
+	return "other, "
+}
+
+// Captures are replayed side by side and told in the order of time, and an id of one is
+// none of another; an error of one ends all.
+func TestReplayTogether(t *testing.T) {
+	lines := func(start int, ports ...int) pipeline.Capture {
+		var c capture
+		for i, port := range ports {
+			c.line(time.Duration(start+20*i)*time.Millisecond, "N", i, "192.0.2.1", port, open)
+		}
+		in, err := record.New("x", strings.NewReader(c.String()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return pipeline.Text(in)
+	}
+	var ports []uint16
+	entries := map[uint64]bool{}
+	last := event.Ktime(0)
+	var config pipeline.ReplayConfig
+	read, err := pipeline.ReplayTogether(t.Context(), []pipeline.Capture{lines(0, 1, 3, 5), lines(10, 2, 4), lines(45, 6)}, config, func(node int, x *pipeline.Told) {
+		if node != 0 || x.At < last || x.Event.Time != x.At {
+			t.Errorf("node %d, %d after %d", node, x.At, last)
+		}
+		last = x.At
+		ports, entries[x.Event.Ptr] = append(ports, x.Event.Orig.Dport), true
+	})
+	if want := []uint16{1, 2, 3, 4, 5, 6}; err != nil || !slices.Equal(ports, want) || len(entries) != 6 || len(read) != 3 || read[0].Events != 3 || read[1].Events != 2 {
+		t.Errorf("ports %v, want %v, %d entries, %+v, %v", ports, want, len(entries), read, err)
+	}
+	bad, err := record.New("bad", strings.NewReader("nonsense\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = pipeline.ReplayTogether(t.Context(), []pipeline.Capture{lines(0, 1, 2), pipeline.Text(bad)}, config, func(int, *pipeline.Told) {})
+	if err == nil || !strings.HasPrefix(err.Error(), "bad:1: ") {
+		t.Errorf("error %v", err)
 	}
 }
 

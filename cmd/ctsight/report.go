@@ -1,0 +1,192 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/ctsight/ctsight/internal/pipeline"
+	"github.com/ctsight/ctsight/internal/record"
+	"github.com/ctsight/ctsight/internal/report"
+)
+
+type reportFlags struct {
+	to      string
+	format  string
+	compare []string
+	limit   time.Duration
+	max     uint64
+	from    []string
+	where   string
+}
+
+// Formats of a report.
+const (
+	formatHTML     = "html"
+	formatMarkdown = "md"
+)
+
+func newReport(g *globals) *cobra.Command {
+	var r reportFlags
+	cmd := &cobra.Command{
+		Use:   "report FILE... -o OUT",
+		Short: "the post-mortem of a capture: pictures, time line, findings and a checklist in one file",
+		Long: `What happened in a capture, as one file of HTML that needs nothing else: no network,
+no script, light and dark, and it can be printed. Several captures, as of several
+nodes, are read as one by their times. The same captures give the same bytes.
+
+--compare sets another capture beside it: before and after. --format md is for a
+ticket. A capture in text tells neither lost packets nor the limit of the table, which
+--max does; a recording of ctsight record tells all.`,
+		Example: `  ctsight report night.ctsight -o report.html
+  ctsight report node1.ctr.tsv.gz node2.ctr.tsv.gz --max 262144 -o report.html
+  ctsight report after.ctr.tsv.zst --compare before.ctr.tsv.zst --format md -o -`,
+		RunE: func(cmd *cobra.Command, args []string) error { return r.run(cmd.Context(), g, args) },
+	}
+	f := cmd.Flags()
+	f.StringVarP(&r.to, "output", "o", "report.html", "write to this file; - is standard output")
+	f.StringVar(&r.format, "format", formatHTML, "html, or md for a ticket")
+	f.StringArrayVar(&r.compare, "compare", nil, "set this capture beside it as what was before; may be given more than once")
+	f.StringArrayVar(&r.from, "from", nil, "the same as FILE, as in other commands; may be given more than once")
+	f.StringVar(&r.where, "filter", "", "only what this FILTER lets through")
+	f.DurationVar(&r.limit, "for", 0, "end after this time of the capture (default: all of it)")
+	f.Uint64Var(&r.max, "max", 0, "nf_conntrack_max, where the capture does not tell it")
+	return cmd
+}
+
+func (r *reportFlags) check(files []string) error {
+	stdin := 0
+	for _, f := range append(files, r.compare...) {
+		if f == record.Stdin {
+			stdin++
+		}
+	}
+	switch {
+	case len(files) == 0:
+		return fmt.Errorf("%w: report of which capture? ctsight report FILE... -o report.html", errUsage)
+	case stdin > 1:
+		return fmt.Errorf("%w: standard input can be read once", errUsage)
+	case r.format != formatHTML && r.format != formatMarkdown:
+		return fmt.Errorf("%w: --format %q: %s, %s", errUsage, r.format, formatHTML, formatMarkdown)
+	case r.to == "":
+		return fmt.Errorf("%w: -o: a file, or - for standard output", errUsage)
+	}
+	return nil
+}
+
+func (r *reportFlags) run(ctx context.Context, g *globals, args []string) error {
+	if err := g.check(); err != nil {
+		return err
+	}
+	files := append(args, r.from...)
+	if err := r.check(files); err != nil {
+		return err
+	}
+	to := r.to
+	if to == record.Stdin {
+		to = ""
+	}
+	out, err := newPage("-o", to)
+	if err != nil {
+		return err
+	}
+	defer out.discard()
+	d, err := r.gather(ctx, g, files)
+	if err != nil {
+		return err
+	}
+	var before *report.Data
+	if len(r.compare) > 0 {
+		if before, err = r.gather(ctx, g, r.compare); err != nil {
+			return err
+		}
+	}
+	if ctx.Err() != nil {
+		return errors.New("interrupted, no report was written")
+	}
+	write := func(w io.Writer) error { return report.WriteHTML(w, d, before) }
+	if r.format == formatMarkdown {
+		write = func(w io.Writer) error { return report.WriteMarkdown(w, d, before) }
+	}
+	if to == "" {
+		return write(g.stdout)
+	}
+	return out.write(write)
+}
+
+// gather reads captures as one.
+func (r *reportFlags) gather(ctx context.Context, g *globals, files []string) (*report.Data, error) {
+	flt, err := g.captureFilter(strings.Fields(r.where))
+	if err != nil {
+		return nil, err
+	}
+	all, err := openAll(files)
+	if err != nil {
+		return nil, err
+	}
+	names := make([]string, len(files))
+	for i, f := range files {
+		if names[i] = filepath.Base(f); f == record.Stdin {
+			names[i] = "standard input"
+		}
+	}
+	to := report.New(report.Options{Clock: record.Clock(), Name: strings.Join(names, ", "), Max: r.max})
+	var nodes []report.Node
+	for _, c := range all {
+		nodes = append(nodes, report.Node{Name: c.Origin().Node, Backend: c.Origin().Backend})
+	}
+	read, err := pipeline.ReplayTogether(ctx, all, pipeline.ReplayConfig{Filter: flt, For: r.limit}, func(node int, t *pipeline.Told) {
+		to.From(node, nodes[node])
+		tellReport(to, t)
+	})
+	if err != nil {
+		return nil, err
+	}
+	for i := range read {
+		g.replayed(files[i], &read[i])
+		g.lacks(files[i], all[i])
+	}
+	return to.Data(), nil
+}
+
+// openAll opens captures, all or none.
+func openAll(files []string) (all []pipeline.Capture, err error) {
+	for _, f := range files {
+		in, err := openCapture(f)
+		if err != nil {
+			for _, c := range all {
+				c.Close()
+			}
+			return nil, err
+		}
+		all = append(all, in)
+	}
+	return all, nil
+}
+
+// tellReport gives a step of a replay to a report.
+func tellReport(to *report.Gatherer, t *pipeline.Told) {
+	switch {
+	case t.Event != nil:
+		to.Event(t.Event)
+	case t.Entry != nil:
+		to.Entry(t.Entry)
+	case t.Seen != nil:
+		s := t.Seen
+		to.Status(report.Status{Time: t.At, NetNS: s.NetNS, Zone: s.Zone, Ptr: s.Ptr, Orig: s.Orig, Bits: s.Status})
+	case t.Sum != nil:
+		to.Sum(t.Sum)
+	case t.State != nil:
+		to.State(t.At, t.State.Tables, t.State.Loss)
+	case t.Found != nil:
+		to.Found(t.Found)
+	case t.Missing > 0:
+		to.Loss(report.Loss{From: t.At, To: t.At, Lost: t.Missing})
+	}
+}

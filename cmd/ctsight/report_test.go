@@ -1,0 +1,148 @@
+package main
+
+import (
+	"bytes"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/ctsight/ctsight/internal/event"
+	"github.com/ctsight/ctsight/internal/record/capture"
+)
+
+// A capture becomes one file, the same each time and however it comes.
+func TestReport(t *testing.T) {
+	from := file(t, "x.ctr.tsv", scanCapture())
+	to := filepath.Join(t.TempDir(), "out.html")
+	r := runCmd(t, ctsight(t, "report", from, "-o", to, "--log.level", "error"))
+	if r.code != exitDone || r.stdout != "" || r.stderr != "" {
+		t.Fatalf("%+v", r)
+	}
+	page, err := os.ReadFile(to)
+	must(t, err)
+	for _, want := range []string{"default-src 'none'", "<title>ctsight report: x.ctr.tsv</title>", "scan vertical 192.0.2.7", "Scan by 192.0.2.7", "40 connections to 40 different ports"} {
+		if !strings.Contains(string(page), want) {
+			t.Errorf("does not have %q", want)
+		}
+	}
+	again := runCmd(t, ctsight(t, "report", "--from", from, "-o", "-", "--log.level", "error"))
+	if again.stdout != string(page) {
+		t.Error("standard output differs from the file")
+	}
+	cmd := ctsight(t, "report", "-", "-o", "-", "--log.level", "error")
+	cmd.Stdin = strings.NewReader(gzipped(t, scanCapture()))
+	if got := strings.ReplaceAll(runCmd(t, cmd).stdout, "standard input", "x.ctr.tsv"); got != string(page) {
+		t.Error("of standard input it differs")
+	}
+}
+
+// Several captures are read as one, whose entries stay apart though their ids are the
+// same; another one is set beside it.
+func TestReportOfSeveral(t *testing.T) {
+	one, two := file(t, "one", scanCapture()), file(t, "two", strings.ReplaceAll(scanCapture(), "192.0.2.7", "192.0.2.8"))
+	r := runCmd(t, ctsight(t, "report", one, two, "--compare", one, "--format", "md", "-o", "-", "--max", "1000", "--log.level", "error"))
+	if r.code != exitDone || r.stderr != "" {
+		t.Fatalf("%+v", r)
+	}
+	for _, want := range []string{"# ctsight report: one, two", "| new connections | 40 | 80 | +100 % |", "| most entries in the table | 1 of 1,000 | 2 of 1,000 | +100 % |", "finding new: **scan vertical 192.0.2.8", "| 192.0.2.8 | 40 | 50.0 % |"} {
+		if !strings.Contains(r.stdout, want) {
+			t.Errorf("does not say %q", want)
+		}
+	}
+	if t.Failed() {
+		t.Log(r.stdout)
+	}
+}
+
+func TestReportFilter(t *testing.T) {
+	from := file(t, "x", scanCapture())
+	r := runCmd(t, ctsight(t, "report", from, "--filter", "dport 1003", "--format", "md", "-o", "-", "--log.level", "error"))
+	if r.code != exitDone || !strings.Contains(r.stdout, "1 connection in ") {
+		t.Errorf("%+v", r)
+	}
+}
+
+// What is wrong with a capture, or with where the report goes, leaves no half report.
+func TestReportFails(t *testing.T) {
+	dir := t.TempDir()
+	to := filepath.Join(dir, "out.html")
+	oneError(t, runCmd(t, ctsight(t, "report", file(t, "x", "1\tN\t"), "-o", to)), exitFailed, ":1:")
+	oneError(t, runCmd(t, ctsight(t, "report", filepath.Join(dir, "none"), "-o", to)), exitFailed, "no such file")
+	oneError(t, runCmd(t, ctsight(t, "report", file(t, "x", scanCapture()), "-o", filepath.Join(dir, "none", "out.html"))), exitFailed, "-o:", "no such file")
+	left, err := os.ReadDir(dir)
+	must(t, err)
+	if len(left) > 0 {
+		t.Errorf("left behind: %v", left)
+	}
+}
+
+// recording is one of a node: entries from before, connections, lost packets, the state of
+// a table, and a gap.
+func recording(t *testing.T, node string, start time.Duration) string {
+	t.Helper()
+	var b bytes.Buffer
+	wall := time.Date(2026, 11, 22, 19, 38, 0, 0, time.UTC)
+	const mono = 5_000_000_000_000
+	w, err := capture.NewWriter(&b, capture.Header{Tool: "test", Node: node, BootID: "boot of " + node, Backend: "fentry", Wall: wall, Mono: mono, Start: mono, Seed: 1})
+	must(t, err)
+	at := mono + event.Ktime(start)
+	tuple := func(i int) event.Tuple {
+		return event.Tuple{Proto: event.ProtoTCP, Src: netip.MustParseAddr("10.0.0.7"), Dst: netip.MustParseAddr("10.9.0.1"), Sport: uint16(1000 + i), Dport: 443}
+	}
+	one := func(e event.Event) {
+		e.Time, e.NetNS = at, 4026531840
+		must(t, w.Events([]event.Event{e}))
+	}
+	must(t, w.Entries([]event.Event{{Time: at, Kind: event.New, NetNS: 4026531840, Orig: tuple(0)}}))
+	for i := 1; i <= 50; i++ {
+		one(event.Event{Kind: event.New, Orig: tuple(i), Ptr: 0xffff888000000000 + uint64(i), Status: event.Confirmed})
+		at += event.Ktime(10 * time.Millisecond)
+	}
+	one(event.Event{Kind: event.Destroy, Orig: tuple(0), Ptr: 0xffff888000000999, Cause: event.TimeoutGC, Status: event.SeenReply})
+	must(t, w.JSON(capture.Second, at, map[string]any{"tables": []map[string]any{{"NetNS": 4026531840, "Name": "edge", "Entries": 50, "Max": 50}}, "loss": map[string]any{"Seen": 60, "Delivered": 51, "Lost": 9}}))
+	for i := range 20 {
+		one(event.Event{Kind: event.Drop, Orig: tuple(100 + i), Reason: event.TableFull})
+		at += event.Ktime(5 * time.Millisecond)
+	}
+	must(t, w.Sum(&event.Sum{NetNS: 4026531840, Src: netip.MustParseAddr("10.0.0.8"), Kind: event.Drop, Reason: event.TableFull, N: 4, From: at, Last: at}))
+	must(t, w.Gap(at, capture.Missing{Events: 7, Why: "a full disk"}))
+	must(t, w.Close(nil))
+	return file(t, node+".ctsight", b.String())
+}
+
+// A recording tells what one in text cannot: lost packets, the limit, missing records.
+func TestReportOfRecording(t *testing.T) {
+	r := runCmd(t, ctsight(t, "report", recording(t, "gw", 0), "--format", "md", "-o", "-", "--log.level", "error"))
+	if r.code != exitDone || r.stderr != "" {
+		t.Fatalf("%+v", r)
+	}
+	for _, want := range []string{"edge held 51 entries at most; it was fullest with 50 of 50 (100.0 %)", "24 packets were lost: 24 of them (100.0 %) for table\\_full", "edge full: 50 of 50", "16 records of events are missing",
+		"4 more events came as sums", "| 10.0.0.8 | 0 | 0.0 % | 0 | 4 | 0 |", "| platform | Were entries evicted? | no | none |"} {
+		if !strings.Contains(r.stdout, want) {
+			t.Errorf("does not say %q", want)
+		}
+	}
+	if strings.Contains(r.stdout, "not seen to begin") {
+		t.Error("the entry from before is taken for a stranger")
+	}
+	if t.Failed() {
+		t.Log(r.stdout)
+	}
+}
+
+// Recordings of two nodes, and two of one: tables are by node, entries too.
+func TestReportOfNodes(t *testing.T) {
+	r := runCmd(t, ctsight(t, "report", recording(t, "gw1", 0), recording(t, "gw2", 5*time.Millisecond), "-o", "-", "--log.level", "error"))
+	for _, want := range []string{"gw1/edge held 51 entries", "<td>gw2/edge</td>", ">100</td>"} {
+		if r.code != exitDone || !strings.Contains(r.stdout, want) {
+			t.Errorf("two nodes: code %d, does not have %q", r.code, want)
+		}
+	}
+	r = runCmd(t, ctsight(t, "report", recording(t, "gw", 0), recording(t, "gw", time.Minute), "-o", "-", "--log.level", "error"))
+	if r.code != exitDone || strings.Contains(r.stdout, "gw/edge") || !strings.Contains(r.stdout, "48 packets were lost") || !strings.Contains(r.stdout, "23 records of events are missing") {
+		t.Errorf("two of one node: code %d", r.code)
+	}
+}

@@ -1,0 +1,200 @@
+package pipeline
+
+import (
+	"context"
+	"slices"
+
+	"github.com/ctsight/ctsight/internal/agg"
+	"github.com/ctsight/ctsight/internal/event"
+)
+
+// Told is one step of what a replay reads. One of its parts is set.
+type Told struct {
+	At    event.Ktime
+	Event *event.Event // happened
+	Entry *event.Event // was in the table when the capture began: a New
+	Seen  *Standing    // was found out of a live entry
+	Sum   *event.Sum   // happened, and was not told one by one
+	State *Second      // once a second
+	// Found is a finding that was told (of ReplayTogether only).
+	Found *agg.Finding
+	// Missing is how many events are not in the capture, and should be here.
+	Missing uint64
+}
+
+// Standing is what became of a live entry.
+type Standing struct {
+	NetNS  event.NetNS
+	Zone   uint16
+	Ptr    uint64 // 0 where it is not known
+	Orig   event.Tuple
+	Status event.Status
+}
+
+// Second is the state once a second.
+type Second struct {
+	Tables []agg.TableState
+	Loss   agg.Loss
+}
+
+// each tells a step to who wants to know, who must not keep what it points to.
+func (c *ReplayConfig) each(t Told) {
+	if c.Each != nil {
+		c.Each(&t)
+	}
+}
+
+// on copies a step, with its times in nanoseconds since 1970 and its addresses of
+// entries in a room of their own.
+func (t *Told) on(clock event.Clock, room uint64) Told {
+	late := event.Ktime(clock.At(0).UnixNano())
+	out := Told{At: t.At + late, Found: t.Found, Missing: t.Missing}
+	for _, x := range [...]struct{ from, to **event.Event }{{&t.Event, &out.Event}, {&t.Entry, &out.Entry}} {
+		if *x.from != nil {
+			e := **x.from
+			e.Time += late
+			e.Ptr = apart(e.Ptr, room)
+			*x.to = &e
+		}
+	}
+	if t.Seen != nil {
+		s := *t.Seen
+		s.Ptr = apart(s.Ptr, room)
+		out.Seen = &s
+	}
+	if t.Sum != nil {
+		s := *t.Sum
+		s.From, s.Last = s.From+late, s.Last+late
+		out.Sum = &s
+	}
+	if t.State != nil {
+		out.State = &Second{slices.Clone(t.State.Tables), t.State.Loss}
+	}
+	return out
+}
+
+// apart is an address where those of no other room are; addresses of the kernel have
+// their upper 16 bits set.
+func apart(ptr, room uint64) uint64 {
+	if ptr == 0 {
+		return 0
+	}
+	return ptr ^ room<<48
+}
+
+// ReplayTogether replays captures side by side, each by itself as Replay does, and calls
+// each with the steps of all, and with what was found, in the order of their wall time and
+// in nanoseconds since 1970. Machines are numbered by the captures of them; text counts as the first. What is
+// told may be kept and changed. It closes the captures.
+func ReplayTogether(ctx context.Context, in []Capture, config ReplayConfig, each func(node int, t *Told)) ([]Replayed, error) {
+	nodes, rooms := places(in)
+	replay := func(ctx context.Context, n int, tell func(Told)) (Replayed, error) {
+		config := config
+		clock, at := in[n].Clock(), event.Ktime(0)
+		step := func(t *Told) { at = max(at, t.At); tell(t.on(clock, rooms[n])) }
+		config.Each = step
+		config.Detect.Tell = func(f *agg.Finding) { step(&Told{At: at, Found: f}) }
+		return in[n].Replay(ctx, config)
+	}
+	if len(in) == 1 {
+		r, err := replay(ctx, 0, func(t Told) { each(nodes[0], &t) })
+		return []Replayed{r}, err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	out := make([]Replayed, len(in))
+	streams := make([]*stream, len(in))
+	for i := range in {
+		s := &stream{blocks: make(chan []Told, 1), node: nodes[i]}
+		streams[i] = s
+		go func() {
+			defer close(s.blocks)
+			out[i], s.err = replay(ctx, i, func(t Told) { s.add(ctx, t) })
+			s.flush(ctx)
+		}()
+	}
+	err := mergeTold(streams, each)
+	cancel()
+	for _, s := range streams { // until they have ended
+		for range s.blocks {
+		}
+	}
+	return out, err
+}
+
+// places numbers the machines, and the rooms of addresses: captures of one machine
+// share one, and text has one for each.
+func places(in []Capture) (nodes []int, rooms []uint64) {
+	boots := map[string]int{}
+	for i, c := range in {
+		boot := c.Origin().Boot
+		if boot == "" {
+			nodes, rooms = append(nodes, 0), append(rooms, uint64(i))
+			continue
+		}
+		if _, ok := boots[boot]; !ok {
+			boots[boot] = i
+		}
+		nodes, rooms = append(nodes, boots[boot]), append(rooms, uint64(boots[boot]))
+	}
+	return nodes, rooms
+}
+
+// stream is the steps of a capture on their way.
+type stream struct {
+	node   int
+	blocks chan []Told
+	err    error // when blocks is closed
+
+	filling []Told
+	reading []Told
+}
+
+func (s *stream) add(ctx context.Context, t Told) {
+	if s.filling = append(s.filling, t); len(s.filling) == perBlock {
+		s.flush(ctx)
+	}
+}
+
+func (s *stream) flush(ctx context.Context) {
+	if len(s.filling) == 0 {
+		return
+	}
+	select {
+	case s.blocks <- s.filling:
+	case <-ctx.Done():
+	}
+	s.filling = nil
+}
+
+// next is the next step, nil at the end.
+func (s *stream) next() *Told {
+	for len(s.reading) == 0 {
+		b, more := <-s.blocks
+		if !more {
+			return nil
+		}
+		s.reading = b
+	}
+	return &s.reading[0]
+}
+
+func mergeTold(streams []*stream, each func(int, *Told)) error {
+	for {
+		var best *stream
+		for _, s := range streams {
+			t := s.next()
+			if t == nil && s.err != nil {
+				return s.err
+			}
+			if t != nil && (best == nil || t.At < best.reading[0].At) {
+				best = s
+			}
+		}
+		if best == nil {
+			return nil
+		}
+		each(best.node, &best.reading[0])
+		best.reading = best.reading[1:]
+	}
+}
