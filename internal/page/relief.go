@@ -1,8 +1,6 @@
 package page
 
 import (
-	"strconv"
-
 	"github.com/ctsight/ctsight/internal/agg"
 	"github.com/ctsight/ctsight/internal/markup"
 	"github.com/ctsight/ctsight/internal/view"
@@ -43,13 +41,16 @@ func (d *doc) reliefs() {
 }
 
 func (d *doc) relief(r *agg.Relief) {
-	now, last := "", ""
+	now, last, ns := "", "", d.netnsName(r.NetNS)
 	if r.Present != nil {
-		now = strconv.FormatUint(*r.Present, 10)
+		now = markup.Count(*r.Present)
 	}
 	if n := len(r.Notes); n > 0 {
 		last = markup.Sentence(r.Notes[n-1].Text)
 	}
-	d.Row(view.ReliefState(r), view.Name(r.Sysctl), d.o.Names.TableText(&agg.TableState{NetNS: r.NetNS, Name: r.NetNSName}), r.Found, r.Set, markup.Number(now),
-		r.Expires.UTC().Format("01-02 15:04:05"), markup.Prose(markup.Sentence(r.Reason)), view.Name(r.Who), markup.Prose(last))
+	if r.NetNSName != "" { // as it was called then
+		ns = d.o.Names.TableText(&agg.TableState{NetNS: r.NetNS, Name: r.NetNSName})
+	}
+	d.Row(view.ReliefState(r), view.Name(r.Sysctl), ns, r.Found, r.Set, markup.Number(now),
+		r.Expires.UTC().Format("01-02 15:04:05"), view.Name(r.Reason), view.Name(r.Who), markup.Prose(last))
 }
