@@ -33,10 +33,12 @@ func Urgency(severity string) int {
 // Finding is an incident: contract, section 6. A plain value: whoever has it may
 // keep it and must not change it.
 type Finding struct {
-	ID       string // the same for the same events
-	Class    string // closed list of the contract
-	Shape    string // of a scan: horizontal, vertical, block, strobe
-	State    string
+	ID    string // the same for the same events
+	Class string // closed list of the contract
+	Shape string // of a scan: horizontal, vertical, block, strobe
+	State string
+	// Excused: it was cleared because it was none after all, and not because it is over.
+	Excused  bool
 	Severity string
 	NetNS    event.NetNS
 	Zone     uint16

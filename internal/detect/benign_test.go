@@ -331,7 +331,7 @@ func TestWhatStartsLate(t *testing.T) {
 	if len(told) == 0 || told[0].Class != "scan" {
 		t.Fatal("thirty that refuse are nothing: the test tests nothing")
 	}
-	if last := told[len(told)-1]; last.State != agg.Cleared {
+	if last := told[len(told)-1]; last.State != agg.Cleared || !last.Excused {
 		t.Errorf("%s: %s", last.State, last.Why)
 	}
 }
@@ -350,7 +350,7 @@ func TestWhatAnswersLate(t *testing.T) {
 	if len(told) == 0 || told[0].Class != "scan" {
 		t.Fatal("forty that are silent are nothing: the test tests nothing")
 	}
-	if last := told[len(told)-1]; last.State != agg.Cleared {
+	if last := told[len(told)-1]; last.State != agg.Cleared || !last.Excused {
 		t.Errorf("%s: %s", last.State, last.Why)
 	}
 }

@@ -114,6 +114,7 @@ func (n *scan) reconsider(d *Engine, s *subject, begin event.Ktime) {
 	if i := d.book.find(s.incident("scan")); i != nil && i.f.State != agg.Cleared {
 		i.fill()
 		i.f.Why += "; everybody fails since then"
+		i.f.Excused = true
 		i.refill = nil
 		d.book.clear(i, d.now)
 	}
@@ -148,6 +149,7 @@ func (n *scan) retract(d *Engine, s *subject, why string) {
 	if i := d.book.find(s.incident("scan")); i != nil && i.f.State != agg.Cleared {
 		i.fill()
 		i.f.Why += "; " + why
+		i.f.Excused = true
 		i.refill = nil
 		d.book.clear(i, d.now)
 	}

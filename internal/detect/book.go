@@ -143,6 +143,7 @@ func (b *book) tell(i *incident, now event.Ktime) {
 		b.raise(i)
 	}
 	f := &i.f
+	f.Excused = f.Excused && f.State == agg.Cleared
 	f.Time, f.Last = b.d.cfg.Clock.At(now), b.d.cfg.Clock.At(i.last)
 	f.Loss = lossSince(&b.d.state.Loss, &i.loss)
 	if f.Suppress = ""; f.Source.IsValid() && b.d.cfg.Allow != nil {

@@ -667,6 +667,7 @@ func (n *scan) polling(d *Engine, s *subject, i *incident) {
 	d.book.tell(p, d.now)
 	i.fill()
 	i.f.Why += "; it is polling dead targets"
+	i.f.Excused = true
 	d.book.clear(i, d.now)
 	r.begun = 0
 	for k := range slots {

@@ -31,7 +31,8 @@ type Data struct {
 	Others    []uint64
 	Busiest   []agg.TopRow
 	Targets   []agg.TopRow
-	Sources   int // that had a row
+	Sources   int  // that had a row
+	More      bool // there were more sources
 	Ledger    agg.Snapshot
 	Findings  []agg.Finding // by when they began
 	Scanners  []Scanner
@@ -161,13 +162,14 @@ func (g *Gatherer) Data() *Data {
 	if !g.any {
 		return d
 	}
+	g.count()
 	clock := g.o.Clock
 	d.First, d.Last = clock.At(g.first), clock.At(g.last)
 	d.base = event.Ktime(g.cols.base) * g.cols.width
 	d.Start, d.Width, d.Columns = clock.At(event.Ktime(g.cols.base)*g.cols.width), time.Duration(g.cols.width), slices.Clone(g.cols.all)
 	d.Lifetimes = g.census.Lifetimes()
 	top := g.census.Top(agg.BySrc, agg.ColNew, sourceRows, g.last, nil)
-	d.Busiest, d.Sources = top.Rows, top.Tracked
+	d.Busiest, d.Sources, d.More = top.Rows, top.Tracked, top.Folded > 0
 	d.Targets = g.census.Top(agg.ByDst, agg.ColNew, sourceRows, g.last, nil).Rows
 	g.lines(d)
 	for _, t := range g.order {

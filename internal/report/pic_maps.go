@@ -142,7 +142,15 @@ func (d *Data) sourcesSay() string {
 		for _, l := range d.Lines[:k] {
 			sum += l.Total
 		}
-		text += fmt.Sprintf(" The first %d of %s opened %s.", k, markup.Plural(uint64(d.Sources), "source", "sources"), markup.Percent(sum, d.Totals.New))
+		text += fmt.Sprintf(" The first %d of %s opened %s.", k, d.sourcesText(), markup.Percent(sum, d.Totals.New))
+	}
+	return text
+}
+
+func (d *Data) sourcesText() string {
+	text := markup.Plural(uint64(d.Sources), "source", "sources")
+	if d.More {
+		text = "more than " + text
 	}
 	return text
 }

@@ -717,3 +717,19 @@ func TestSumsAndLoss(t *testing.T) {
 		t.Errorf("%d lost, gaps from %v", d.Lost, gaps)
 	}
 }
+
+// What is over was true; what was excused was not.
+func TestOver(t *testing.T) {
+	for excused, want := range map[bool]uint64{false: 1, true: 0} {
+		p := newPlay(Options{})
+		p.open(tupleOf(event.ProtoTCP, "192.0.2.1", "10.9.0.1", 1, 80))
+		f := agg.Finding{ID: "1", Class: "scan", Source: netip.MustParsePrefix("192.0.2.1/32"), First: testClock.At(p.at), Last: testClock.At(p.at)}
+		for _, state := range []string{agg.Suspect, agg.Confirmed, agg.Cleared, agg.Cleared} {
+			f.State, f.Excused = state, state == agg.Cleared && excused
+			p.g.Found(&f)
+		}
+		if got := p.g.Data().confirmed(); got != want {
+			t.Errorf("excused %v: %d confirmed, want %d", excused, got, want)
+		}
+	}
+}
