@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/ctsight/ctsight/internal/lab"
+	"github.com/ctsight/ctsight/internal/lab/trace"
 	"github.com/ctsight/ctsight/internal/netlab"
 	"github.com/ctsight/ctsight/internal/relief"
 )
@@ -25,6 +26,9 @@ type reliefLab struct {
 func newReliefLab(t *testing.T) *reliefLab {
 	t.Helper()
 	lab.NeedRoot(t)
+	if lab.InVM() {
+		trace.LoadModules()
+	}
 	ns, err := netlab.NewNS()
 	must(t, err)
 	t.Cleanup(func() { _ = ns.Close() })

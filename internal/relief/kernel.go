@@ -86,7 +86,7 @@ func (k Proc) Write(p Place, sysctl string, v uint64) error {
 
 // Fullest implements Kernel.
 func (k Proc) Fullest() (most uint64, err error) {
-	all, err := ctnl.ListNetNS()
+	all, err := ctnl.ListAllNetNS()
 	if err != nil {
 		return 0, err
 	}

@@ -16,6 +16,7 @@ import (
 	"github.com/ctsight/ctsight/internal/agg"
 	"github.com/ctsight/ctsight/internal/ctnl"
 	"github.com/ctsight/ctsight/internal/lab"
+	"github.com/ctsight/ctsight/internal/lab/trace"
 	"github.com/ctsight/ctsight/internal/netlab"
 )
 
@@ -30,6 +31,9 @@ func must(t *testing.T, err error) {
 func namespace(t *testing.T) (*netlab.NS, Place) {
 	t.Helper()
 	lab.NeedRoot(t)
+	if lab.InVM() {
+		trace.LoadModules()
+	}
 	ns, err := netlab.NewNS()
 	must(t, err)
 	t.Cleanup(func() { _ = ns.Close() })

@@ -16,6 +16,7 @@ import (
 	"github.com/ctsight/ctsight/internal/config"
 	"github.com/ctsight/ctsight/internal/ctnl"
 	"github.com/ctsight/ctsight/internal/lab"
+	"github.com/ctsight/ctsight/internal/lab/trace"
 	"github.com/ctsight/ctsight/internal/netlab"
 	"github.com/ctsight/ctsight/internal/relief"
 )
@@ -31,6 +32,9 @@ func must(t *testing.T, err error) {
 // of both in its log and its metrics.
 func TestReliefs(t *testing.T) {
 	lab.NeedRoot(t)
+	if lab.InVM() {
+		trace.LoadModules()
+	}
 	ns, err := netlab.NewNS()
 	must(t, err)
 	defer ns.Close()
