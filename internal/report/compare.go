@@ -29,7 +29,7 @@ func Compare(before, after *Data) []Pair {
 		{"new connections a second, on average", markup.Rate(b.mean()), markup.Rate(a.mean()), change(b.mean(), a.mean())},
 		{"most a second in a column (" + view.Span(b.Width) + ", " + view.Span(a.Width) + ")", markup.Rate(b.perSecond(bMost)), markup.Rate(a.perSecond(aMost)), change(b.perSecond(bMost), a.perSecond(aMost))},
 		{"rate of the busiest 10 ms", count(100 * bPeak), count(100 * aPeak), change(float64(bPeak), float64(aPeak))},
-		{"sources of connections", b.sourcesText(), a.sourcesText(), change(float64(b.Sources), float64(a.Sources))},
+		{"sources", b.sourcesCount(), a.sourcesCount(), change(float64(b.Sources), float64(a.Sources))},
 		{"most entries in the table", entriesText(b), entriesText(a), change(float64(entriesMost(b)), float64(entriesMost(a)))},
 		{"entries evicted", count(b.sum(evictedOf)), count(a.sum(evictedOf)), change(float64(b.sum(evictedOf)), float64(a.sum(evictedOf)))},
 		{"packets lost", lostText(b), lostText(a), ""},

@@ -93,7 +93,8 @@ func (g *Gatherer) From(n int, node Node) {
 func (g *Gatherer) Event(e *event.Event) {
 	g.advance(e.Time)
 	const n = 1
-	e.Sample = 0
+	e.Time, e.Sample = g.last, 0 // what is told late happens now
+	e.HasLifetime = e.HasLifetime && 0 <= e.Lifetime && e.Lifetime <= maxLife
 	g.told++
 	c := g.cols.last()
 	g.ledger.Add(e)
@@ -194,6 +195,7 @@ func (g *Gatherer) Table(at event.Ktime, t Table) {
 // Loss takes what is known of records that are missing. A capture that tells nothing
 // of it is one of which that is not known.
 func (g *Gatherer) Loss(l Loss) {
+	l.From, l.To = sane(l.From), sane(l.To)
 	g.advance(l.To)
 	g.lossTold = true
 	g.lost += l.Lost
@@ -226,8 +228,12 @@ func (g *Gatherer) Found(f *agg.Finding) {
 	g.watch(f)
 }
 
+// sane is a time of this era: those of a file that is damaged may be any.
+func sane(at event.Ktime) event.Ktime { return min(max(at, 0), maxTime) }
+
 // advance brings the columns to a time.
 func (g *Gatherer) advance(at event.Ktime) {
+	at = sane(at)
 	if !g.any {
 		g.any, g.first, g.last = true, at, at
 		g.cols.begin(at)

@@ -71,7 +71,7 @@ func (d *doc) sourceTable(id markup.Text, name, first, distinct string, rows []a
 		return
 	}
 	d.Put(`<details id="{}-n"{}><summary>{}</summary>`, id, map[bool]markup.Text{true: " open"}[id == "busiest"], name)
-	columns := []string{first, "#new", "#share", "#most in 10 ms, per second", "#live at the end", "#ended", distinct}
+	columns := []string{first, "#new", "#share", "#10 ms peak/s", "#live at end", "#ended", distinct}
 	if first == "source" {
 		columns = append(columns, "#ports")
 	}
@@ -113,7 +113,7 @@ func (l *Line) most() (at int, n uint64) {
 
 func (d *Data) lineSays(l *Line) string {
 	at, n := l.most()
-	text := count(l.Total) + ", most " + markup.Rate(d.perSecond(n)) + "/s at " + d.moment(d.at(at))
+	text := count(l.Total) + ", most " + d.inColumn(n) + " at " + d.moment(d.at(at))
 	if l.NetNS != 0 {
 		text += ", netns " + d.netns(l.NetNS)
 	}
@@ -135,24 +135,31 @@ func (d *Data) netns(ns event.NetNS) string {
 func (d *Data) sourcesSay() string {
 	l := &d.Lines[0]
 	at, n := l.most()
-	text := fmt.Sprintf("%s opened %s of %s connections (%s), most of them at %s: %s a second.", l.Name, count(l.Total), count(d.Totals.New), markup.Percent(l.Total, d.Totals.New),
-		d.moment(d.at(at)), markup.Rate(d.perSecond(n)))
+	text := fmt.Sprintf("%s opened %s of %s connections (%s), most of them at %s: %s.", l.Name, count(l.Total), count(d.Totals.New), markup.Percent(l.Total, d.Totals.New),
+		d.moment(d.at(at)), d.inColumn(n))
 	if k := min(3, len(d.Lines)); k > 1 {
 		sum := uint64(0)
 		for _, l := range d.Lines[:k] {
 			sum += l.Total
 		}
-		text += fmt.Sprintf(" The first %d of %s opened %s.", k, d.sourcesText(), markup.Percent(sum, d.Totals.New))
+		text += fmt.Sprintf(" The first %d of %s sources opened %s.", k, d.sourcesCount(), markup.Percent(sum, d.Totals.New))
 	}
 	return text
 }
 
-func (d *Data) sourcesText() string {
-	text := markup.Plural(uint64(d.Sources), "source", "sources")
-	if d.More {
-		text = "more than " + text
+// inColumn is a count in a column as a rate, where that is one that can be read.
+func (d *Data) inColumn(n uint64) string {
+	if d.Width > time.Second {
+		return count(n) + " in " + view.Span(d.Width)
 	}
-	return text
+	return markup.Rate(d.perSecond(n)) + " a second"
+}
+
+func (d *Data) sourcesCount() string {
+	if d.More {
+		return "more than " + count(uint64(d.Sources))
+	}
+	return count(uint64(d.Sources))
 }
 
 // legend says what the levels are.

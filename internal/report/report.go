@@ -32,6 +32,8 @@ const (
 	maxRecent   = 1 << 17 // arrivals that are kept for scanners found later
 	maxDots     = 4000
 	maxScanners = 4
+	maxLife     = 10 * 366 * 24 * time.Hour // longer than any timeout
+	maxTime     = 7_258_118_400_000_000_000 // 1 January 2200, as in captures
 )
 
 // narrowest is the width of the columns of a short capture; each time that it outgrows

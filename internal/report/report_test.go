@@ -2,6 +2,7 @@ package report
 
 import (
 	"bytes"
+	"encoding/binary"
 	"flag"
 	"maps"
 	"math/rand/v2"
@@ -732,4 +733,45 @@ func TestOver(t *testing.T) {
 			t.Errorf("excused %v: %d confirmed, want %d", excused, got, want)
 		}
 	}
+}
+
+// Whatever is told, in whatever order: a report, and no number in it that is none.
+func FuzzGather(f *testing.F) {
+	f.Add([]byte("\x00\x01abcdefgh\x02\xff\xff\xff\xff\xff\xff\xff\x7f\x01zzzzzzzz"))
+	f.Add(bytes.Repeat([]byte{3, 1, 0, 0, 0, 0, 0, 0, 128, 9, 4, 1, 2, 3, 4, 5, 6, 7}, 30))
+	f.Fuzz(func(t *testing.T, in []byte) {
+		g := New(Options{Clock: event.Clock{Wall: time.Unix(0, 0)}, Max: 7})
+		at := event.Ktime(1)
+		for len(in) >= 10 {
+			op, x := in[0], int64(binary.LittleEndian.Uint64(in[1:]))
+			in = in[9:]
+			if at += event.Ktime(x >> (op % 60)); op&128 != 0 {
+				at = event.Ktime(x)
+			}
+			e := event.Event{Time: at, Kind: event.Kind(1 + op%5), Reason: event.Reason(x), Cause: event.Cause(x), Ptr: uint64(x & 7), Lifetime: time.Duration(x), HasLifetime: op&8 != 0, NetNS: event.NetNS(x & 31),
+				Orig: event.Tuple{Proto: uint8(x), Dport: uint16(x)}, Status: event.Status(x)}
+			if op&16 != 0 {
+				e.Orig.Src, e.Orig.Dst = netip.AddrFrom4([4]byte{10, 0, 0, byte(x)}), netip.AddrFrom4([4]byte{10, 9, 0, byte(x >> 8)})
+			}
+			switch op % 11 {
+			case 0:
+				g.Table(at, Table{NetNS: e.NetNS, Entries: uint64(x), Max: uint64(x >> 3)})
+			case 1:
+				g.Loss(Loss{From: event.Ktime(x), To: at, Lost: uint64(x & 3)})
+			case 2:
+				g.Status(Status{Time: at, Ptr: e.Ptr, Orig: e.Orig, Bits: e.Status})
+			case 3:
+				g.Entry(&e)
+			case 4:
+				g.Found(&agg.Finding{ID: string(rune(op)), Class: "scan", State: agg.Confirmed, First: time.Unix(0, x), Last: time.Unix(0, int64(at)), Source: netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 0, 0, byte(x)}), 28)})
+			default:
+				g.Event(&e)
+			}
+		}
+		d := g.Data()
+		if doc := htmlOf(t, d, d); strings.Contains(doc, "NaN") || strings.Contains(doc, "Inf") || len(d.Columns) > maxColumns {
+			t.Errorf("%d columns, or a number that is none", len(d.Columns))
+		}
+		markdownOf(t, d, d)
+	})
 }

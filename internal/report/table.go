@@ -112,11 +112,18 @@ func (t *table) fill(n int) {
 }
 
 func (t *table) born(e *event.Event) {
-	t.made += uint64(max(1, e.Sample))
-	t.feed.New(e.Time)
+	t.made++
+	if t.limit > 0 { // or there is no forecast, and nobody who makes the feed forget
+		t.feed.New(e.Time)
+	}
 }
 
-func (t *table) died(e *event.Event) { t.feed.Destroy(e) }
+// died tells the forecast, which has no room for what was born before all time.
+func (t *table) died(e *event.Event) {
+	if t.limit > 0 && (!e.HasLifetime || event.Ktime(e.Lifetime) <= e.Time) {
+		t.feed.Destroy(e)
+	}
+}
 
 // enter notes an entry that came.
 func (t *table) enter(g *Gatherer, c Class, at event.Ktime) {
@@ -238,6 +245,8 @@ const (
 	step     = event.Ktime(time.Second)
 	longStep = 10 * step
 	quiet    = 10 * longStep
+	// forgotten is after how long without anything the forecast begins anew.
+	forgotten = event.Ktime(day)
 )
 
 // minSteps is how many steps a forecast needs, as in a live run.
@@ -248,9 +257,9 @@ func (t *table) steps(g *Gatherer, to event.Ktime) {
 	if t.limit == 0 {
 		return
 	}
-	if t.stepped == 0 {
-		t.stepped = g.first / step * step
-		t.caster = forecast.New(forecast.Config{})
+	if t.caster == nil || to-t.stepped > forgotten {
+		t.caster, t.feed, t.outlook, t.stepsDone = forecast.New(forecast.Config{}), forecast.Feed{}, Outlook{}, 0
+		t.stepped = max(g.last, to-step) / step * step
 	}
 	if !t.told && t.now.Total < t.most {
 		t.cross(to, uint64(t.now.Total)) // downwards, which no insert tells
@@ -258,9 +267,6 @@ func (t *table) steps(g *Gatherer, to event.Ktime) {
 	for next := t.stepped + step; next <= to; next = t.stepped + step {
 		if to-t.stepped > quiet {
 			next = min(t.stepped+longStep, to/step*step)
-		}
-		if to-t.stepped > 100*quiet {
-			next = (to - quiet) / step * step // nothing changes any more
 		}
 		t.step(next)
 	}
