@@ -64,6 +64,22 @@ func TestRecord(t *testing.T) {
 	if !strings.Contains(string(out), `"class":"scan"`) {
 		t.Errorf("detect --from finds %s", out)
 	}
+	dir := filepath.Join(t.TempDir(), "ring")
+	if b, err := ctsight(t, "record", "-o", dir, "--ring", "1M", "--for", "2s", "--netns", "rec-router").CombinedOutput(); err != nil {
+		t.Errorf("a ring: %v, %s", err, b)
+	}
+	files, err := filepath.Glob(filepath.Join(dir, "*.ctsight"))
+	must(t, err)
+	if len(files) != 1 {
+		t.Errorf("in the ring are %q", files)
+	} else if b, err := ctsight(t, "detect", "--from", files[0]).CombinedOutput(); err != nil || strings.Contains(string(b), "no end") {
+		t.Errorf("what is in the ring: %v, %s", err, b)
+	}
+	for _, bad := range [][]string{{"--ring", "1M", "--size", "1M"}, {"--age", "1h"}, {"--ring", "10"}, {"--ring", "x"}} {
+		if b, err := ctsight(t, append([]string{"record", "-o", dir}, bad...)...).CombinedOutput(); err == nil || strings.Count(string(b), "\n") != 1 {
+			t.Errorf("%q: %v, %s", bad, err, b)
+		}
+	}
 	again := ctsight(t, "record", "-o", path, "--for", "1s")
 	if b, err := again.CombinedOutput(); err == nil || !strings.Contains(string(b), "is there already") {
 		t.Errorf("a second recording to the same file: %v, %s", err, b)

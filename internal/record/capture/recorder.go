@@ -18,6 +18,7 @@ type Recorder struct {
 	full chan *chunk
 	free chan *chunk
 	done chan struct{}
+	turn func(*File) *File
 
 	mu    sync.Mutex
 	ended bool
@@ -64,6 +65,11 @@ func NewRecorder(f *File) *Recorder {
 	go r.write()
 	return r
 }
+
+// Turn has a function called when something was written, by the goroutine that writes:
+// with the file, and what it returns is written to from then on. Before anything is
+// recorded.
+func (r *Recorder) Turn(fn func(*File) *File) { r.turn = fn }
 
 // room returns a chunk with room for another step; nil for none. The lock is held.
 func (r *Recorder) room() *chunk {
@@ -198,6 +204,9 @@ func (r *Recorder) write() {
 			}
 			r.file.put(c)
 			r.note(uint64(len(c.events)), 0)
+			if r.turn != nil && r.file.Err() == nil {
+				r.file = r.turn(r.file)
+			}
 		}
 		c.events, c.sums, c.steps = c.events[:0], c.sums[:0], c.steps[:0]
 		select {
