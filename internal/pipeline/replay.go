@@ -169,6 +169,7 @@ type replay struct {
 	order  ring
 	batch  []event.Event // of one step of the raster
 	looks  []detect.Look
+	shown  []detect.Seen
 
 	first, last event.Ktime // of the lines
 	past        event.Ktime // steps up to it were taken
@@ -295,11 +296,11 @@ func (r *replay) look(at event.Ktime) {
 		if r.looks = r.engine.Due(at, r.looks); len(r.looks) == 0 {
 			return
 		}
-		r.busy = at
+		r.busy, r.shown = at, r.shown[:0]
 		for i := range r.looks {
-			l := &r.looks[i]
-			r.engine.Seen(l, at, r.seen(l))
+			r.shown = append(r.shown, r.seen(&r.looks[i]))
 		}
+		r.engine.SeenAll(r.looks, at, r.shown)
 	}
 }
 
