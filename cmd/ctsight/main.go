@@ -69,7 +69,7 @@ func newRoot(stdout, stderr io.Writer) *cobra.Command {
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return fmt.Errorf("%w: %w", errUsage, err) })
 	g.flags(root.PersistentFlags())
 	root.SetHelpCommand(newHelp(root))
-	root.AddCommand(newTrace(g), newTop(g), newTriage(g), newDrops(g), newDetect(g), newExplain(g), newRecord(g), newExport(g), newDoctor(g), newServe(g), newReport(g), newDemo(g), newReasons(g))
+	root.AddCommand(newTrace(g), newTop(g), newTriage(g), newDrops(g), newDetect(g), newExplain(g), newPlan(g), newRecord(g), newExport(g), newDoctor(g), newServe(g), newReport(g), newDemo(g), newReasons(g))
 	root.AddCommand(newRelief(g))
 	return root
 }

@@ -151,7 +151,7 @@ func TestUsageErrors(t *testing.T) {
 }
 
 func TestHelp(t *testing.T) {
-	for _, args := range []string{"", "help", "trace --help", "help trace", "top --help", "triage --help", "drops --help", "detect --help", "explain --help", "report --help", "doctor --help", "reasons --help", "relief --help", "relief set --help", "relief expire --help"} {
+	for _, args := range []string{"", "help", "trace --help", "help trace", "top --help", "triage --help", "drops --help", "detect --help", "explain --help", "plan --help", "report --help", "doctor --help", "reasons --help", "relief --help", "relief set --help", "relief expire --help"} {
 		t.Run(args, func(t *testing.T) {
 			r := runCmd(t, ctsight(t, strings.Fields(args)...))
 			if r.code != exitDone || r.stderr != "" {

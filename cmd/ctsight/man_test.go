@@ -22,7 +22,7 @@ func TestManPages(t *testing.T) {
 	if err := doc.GenManTree(root, &doc.GenManHeader{Section: "1", Source: "ctsight", Manual: "ctsight"}, dir); err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range []string{"ctsight.1", "ctsight-serve.1", "ctsight-trace.1", "ctsight-detect.1", "ctsight-explain.1", "ctsight-report.1", "ctsight-relief-set.1", "ctsight-relief-expire.1"} {
+	for _, name := range []string{"ctsight.1", "ctsight-serve.1", "ctsight-trace.1", "ctsight-detect.1", "ctsight-explain.1", "ctsight-plan.1", "ctsight-report.1", "ctsight-relief-set.1", "ctsight-relief-expire.1"} {
 		page, err := os.ReadFile(filepath.Join(dir, name))
 		if err != nil {
 			t.Fatal(err)

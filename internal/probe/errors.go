@@ -71,9 +71,9 @@ func conntrackPresent(mods map[string][2]uint64) bool {
 	return err == nil
 }
 
-// jiffy is the length of a kernel tick. The tick of user space's clock
+// Jiffy is the length of a kernel tick. The tick of user space's clock
 // (USER_HZ) does not tell; the resolution of the coarse clock does.
-func jiffy() time.Duration {
+func Jiffy() time.Duration {
 	var ts unix.Timespec
 	if err := unix.ClockGetres(unix.CLOCK_MONOTONIC_COARSE, &ts); err != nil || ts.Nano() == 0 {
 		return 4 * time.Millisecond

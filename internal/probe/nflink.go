@@ -74,7 +74,7 @@ func OpenNetfilter(o Options, namespaces ...NetNSPath) (*NFProbe, error) {
 	}
 	o.Sums = nil // these programs have none
 	n := &NFProbe{
-		p:     &Probe{opts: o, hooks: map[*hook]*attached{}, jiffy: jiffy()},
+		p:     &Probe{opts: o, hooks: map[*hook]*attached{}, jiffy: Jiffy()},
 		progs: map[string]*ebpf.Program{},
 		nets:  map[event.NetNS]*nfNet{},
 		hold:  newHold(!o.Filter.On || o.Filter.Kinds == 0 || o.Filter.Kinds>>event.New&1 != 0),

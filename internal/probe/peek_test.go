@@ -21,7 +21,7 @@ func peeker(t testing.TB) *Probe {
 	t.Helper()
 	lab.NeedRoot(t)
 	must(t, rlimit.RemoveMemlock())
-	p := &Probe{jiffy: jiffy()}
+	p := &Probe{jiffy: Jiffy()}
 	var err error
 	p.obj, err = newObjects(Options{Kernel: new(Kernel)})
 	must(t, err)

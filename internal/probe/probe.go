@@ -166,7 +166,7 @@ func (p *Probe) open() error {
 	if err := p.mapMemory(); err != nil {
 		return err
 	}
-	p.jiffy = jiffy()
+	p.jiffy = Jiffy()
 	if err := p.Rescan(); err != nil {
 		return err
 	}

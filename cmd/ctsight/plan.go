@@ -1,0 +1,230 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/ctsight/ctsight/internal/ctnl"
+	"github.com/ctsight/ctsight/internal/event"
+	"github.com/ctsight/ctsight/internal/filter"
+	"github.com/ctsight/ctsight/internal/pipeline"
+	"github.com/ctsight/ctsight/internal/plan"
+	"github.com/ctsight/ctsight/internal/triage"
+	"github.com/ctsight/ctsight/internal/view"
+)
+
+type planFlags struct {
+	from     string
+	limit    time.Duration
+	max      uint64
+	timeouts string
+	factor   float64
+	after    time.Duration
+
+	recordedMax      uint64
+	recordedTimeouts string
+}
+
+func newPlan(g *globals) *cobra.Command {
+	var p planFlags
+	cmd := &cobra.Command{
+		Use:   "plan [FILE]",
+		Short: "what limit, buckets, timeouts and NAT ports this traffic needs, and what if",
+		Long: `What each class of connections costs a table, and what limit, buckets, memory and NAT
+ports it needs for them: measured here for a while, or in a capture (FILE, or --from).
+It changes nothing: a file for sysctl.d is printed, with its reasons.
+
+--max, --timeout and --factor ask what would have been: the arrivals that were seen
+are replayed with the kernel's rules, and new timeouts are for new and refreshed
+entries only. docs/plan.md has the formulas and their limits. Live it is about the
+fullest table, or that of --netns.`,
+		Example: `  ctsight plan --for 5m
+  ctsight plan --timeout udp=10s,tcp_established=1h --max 131072
+  ctsight plan capture.ctr.tsv.gz --factor 2 -o json | jq .then.entries_peak`,
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) > 1 {
+				return fmt.Errorf("%w: plan reads one capture, got %d", errUsage, len(args))
+			}
+			return nil
+		},
+		RunE: func(cmd *cobra.Command, args []string) error { return p.run(cmd.Context(), g, cmd.Flags(), args) },
+	}
+	f := cmd.Flags()
+	fromFlag(f, &p.from)
+	f.DurationVar(&p.limit, "for", time.Minute, "how long to look, of the capture with one (default: all of it); Ctrl-C ends and prints as well")
+	f.Uint64Var(&p.max, "max", 0, "what if nf_conntrack_max were this")
+	f.StringVar(&p.timeouts, "timeout", "", "what if these timeouts were, as udp=10s,udp_stream=60s,tcp_established=1h")
+	f.Float64Var(&p.factor, "factor", 1, "what if so many times as many connections came")
+	f.DurationVar(&p.after, "after", 0, "the new timeouts are set so long after the beginning")
+	f.Uint64Var(&p.recordedMax, "recorded-max", 0, "the nf_conntrack_max under which a capture was made")
+	f.StringVar(&p.recordedTimeouts, "recorded-timeout", "", "the timeouts under which a capture was made, where they were not the kernel's own")
+	return cmd
+}
+
+// check takes what flags say together.
+func (p *planFlags) check(g *globals, f *pflag.FlagSet, args []string) (w plan.WhatIf, err error) {
+	if err := g.check(); err != nil {
+		return w, err
+	}
+	if len(args) == 1 {
+		if p.from != "" {
+			return w, fmt.Errorf("%w: --from %s and %s: one capture at a time", errUsage, p.from, args[0])
+		}
+		p.from = args[0]
+	}
+	w = plan.WhatIf{Max: p.max, Factor: p.factor, After: p.after}
+	switch {
+	case f.Changed("max") && (p.max < 1 || p.max > 1<<31-1):
+		return w, fmt.Errorf("%w: --max %d: from 1 to %d", errUsage, p.max, 1<<31-1)
+	case !(p.factor > 0 && p.factor <= 100):
+		return w, fmt.Errorf("%w: --factor %g: more than 0, at most 100", errUsage, p.factor)
+	case p.after < 0:
+		return w, fmt.Errorf("%w: --after %s: not before the beginning", errUsage, p.after)
+	case p.limit <= 0 && f.Changed("for"):
+		return w, fmt.Errorf("%w: --for %s: a time to look", errUsage, p.limit)
+	case p.from == "" && (p.recordedMax > 0 || p.recordedTimeouts != ""):
+		return w, fmt.Errorf("%w: --recorded-max and --recorded-timeout are for a capture: this kernel is asked", errUsage)
+	}
+	if p.timeouts != "" {
+		if w.Timeouts, err = plan.ParseChanges(p.timeouts); err != nil {
+			return w, fmt.Errorf("%w: --timeout %w", errUsage, err)
+		}
+	}
+	return w, nil
+}
+
+func (p *planFlags) run(ctx context.Context, g *globals, f *pflag.FlagSet, args []string) error {
+	w, err := p.check(g, f, args)
+	if err != nil {
+		return err
+	}
+	if p.from != "" {
+		if !f.Changed("for") {
+			p.limit = 0
+		}
+		return p.capture(ctx, g, w)
+	}
+	return p.live(ctx, g, w)
+}
+
+// capture plans for what is in a file. What it costs is known of this kernel, which is
+// not the one that it was made on.
+func (p *planFlags) capture(ctx context.Context, g *globals, w plan.WhatIf) error {
+	var were []plan.Change
+	var ns uint64
+	var err error
+	if p.recordedTimeouts != "" {
+		if were, err = plan.ParseChanges(p.recordedTimeouts); err != nil {
+			return fmt.Errorf("%w: --recorded-timeout %w", errUsage, err)
+		}
+	}
+	if g.netns != "" {
+		if ns, err = strconv.ParseUint(g.netns, 10, 32); err != nil {
+			return fmt.Errorf("%w: --netns %q: of a recording, its number", errUsage, g.netns)
+		}
+	}
+	in, err := openCapture(p.from)
+	if err != nil {
+		return err
+	}
+	clock, backend := in.Clock(), in.Origin().Backend
+	c, err := pipeline.PlanCapture(ctx, in, event.NetNS(ns), p.limit)
+	if errors.Is(err, pipeline.ErrNoNetNS) {
+		return fmt.Errorf("%w: --netns with --from: %w", errUsage, err)
+	}
+	if err != nil {
+		return err
+	}
+	g.lacks(p.from, in)
+	from, to := c.Window()
+	if from == to {
+		return fmt.Errorf("%s: nothing in it to plan for", p.from)
+	}
+	k := plan.Kernel{Max: cmp.Or(p.recordedMax, c.Max), Timeouts: plan.TimeoutsOf(c.Timeouts)}
+	for _, c := range were {
+		k.Timeouts[c.Timer] = c.To
+	}
+	d, err := plan.Make(plan.Read(c, k), w, triage.Memory{Object: pipeline.EntrySize()})
+	if err != nil {
+		return err
+	}
+	d.From, d.To, d.Source, d.NetNS = clock.At(from), clock.At(to), p.from, c.NetNS
+	if backend != "" {
+		d.Source += " (" + backend + ")"
+	}
+	return p.write(g, d)
+}
+
+// live plans for what this kernel does meanwhile.
+func (p *planFlags) live(ctx context.Context, g *globals, w plan.WhatIf) error {
+	ns, err := p.about(g)
+	if err != nil {
+		return err
+	}
+	only, err := filter.Parse("netns "+ns.Inode.String(), filter.Options{})
+	if err != nil {
+		return err
+	}
+	clock, err := pipeline.NewClock()
+	if err != nil {
+		return err
+	}
+	k, err := pipeline.PlanKernel(ns)
+	if err != nil {
+		return err
+	}
+	src, err := g.open(ctx, pipeline.Config{Filter: only})
+	if err != nil {
+		return err
+	}
+	ctx, cancel := limited(ctx, p.limit)
+	defer cancel()
+	c, problems, err := src.Plan(ctx, ns)
+	loss, backend := src.Loss(), src.Report().Backend
+	if err = errors.Join(err, src.Close()); err != nil {
+		return err
+	}
+	g.warn(problems)
+	if loss.Lost > 0 {
+		g.logger().Warn("events were lost: there are more connections than those that are counted", "lost", loss.Lost, "seen", loss.Seen)
+	}
+	d, err := plan.Make(plan.Read(c, k), w, pipeline.EntryMemory())
+	if err != nil {
+		return err
+	}
+	from, to := c.Window()
+	d.From, d.To, d.Source, d.NetNS = clock.At(from), clock.At(to), backend, ns.Inode
+	return p.write(g, d)
+}
+
+// about is the namespace of --netns, or the fullest.
+func (p *planFlags) about(g *globals) (ctnl.NS, error) {
+	if g.netns == "" {
+		return pipeline.Fullest()
+	}
+	ino, err := g.resolveNetNS(g.netns)
+	if err != nil {
+		return ctnl.NS{}, err
+	}
+	all, err := ctnl.ListNetNS()
+	for _, ns := range all {
+		if ns.Inode == ino {
+			return ns, nil
+		}
+	}
+	return ctnl.NS{}, errors.Join(err, fmt.Errorf("network namespace %s has gone", g.netns))
+}
+
+func (p *planFlags) write(g *globals, d *plan.Doc) error {
+	if g.json() {
+		return view.WritePlanJSON(g.stdout, d)
+	}
+	return view.WritePlanText(g.stdout, d, view.PlanOptions{Color: g.color(), Names: g.namesNow().view()})
+}

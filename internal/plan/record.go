@@ -1,0 +1,140 @@
+package plan
+
+import (
+	"cmp"
+	"slices"
+	"sort"
+	"time"
+
+	"github.com/ctsight/ctsight/internal/event"
+)
+
+// The garbage collector's bounds (GC_SCAN_INTERVAL_*, nf_conntrack_core.c).
+const (
+	gcMin   = time.Second
+	gcMax   = 60 * time.Second
+	gcClamp = 300 * time.Second
+	gcPrior = 100 // GC_SCAN_INITIAL_COUNT
+	// onePass is how long a pass through a big table takes at most, so that two
+	// removals further apart are of two.
+	onePass = 500 * time.Millisecond
+)
+
+// Read takes all connections and finds out when the last packet of each came.
+func Read(in Input, k Kernel) *Record {
+	r := &Record{Kernel: k, Conns: slices.Collect(in.All()), Pools: in.Pools()}
+	r.From, r.To = in.Window()
+	slices.SortStableFunc(r.Conns, func(a, b Conn) int { return cmp.Or(cmp.Compare(a.Start, b.Start), cmp.Compare(a.ID, b.ID)) })
+	r.timers = make([]Timer, len(r.Conns))
+	for i := range r.Conns {
+		c := &r.Conns[i]
+		r.cause(c)
+		r.timers[i] = r.timerOf(c)
+		if c.Cause == event.TimeoutGC || c.Cause == event.Timeout {
+			r.scans = append(r.scans, c.End)
+		}
+	}
+	slices.Sort(r.scans)
+	for i := range r.Conns {
+		if r.Conns[i].Silent {
+			r.silent(i)
+		}
+	}
+	r.Lagless = r.lagless()
+	for i := range r.Conns {
+		r.expiry(i)
+	}
+	return r
+}
+
+// silent gives an entry whose end was not told one: the collector's next visit after its
+// timeout.
+func (r *Record) silent(i int) {
+	c := &r.Conns[i]
+	if c.Expires == 0 {
+		c.Expires = c.Start + event.Ktime(r.Kernel.Timeouts[r.timers[i]])
+	}
+	c.End, c.Cause = r.To, event.Timeout
+	if k, _ := slices.BinarySearch(r.scans, c.Expires); k < len(r.scans) {
+		c.End = r.scans[k]
+	}
+}
+
+// cause takes for a timeout what a backend without causes tells the end of, when the
+// entry was old enough.
+func (r *Record) cause(c *Conn) {
+	if c.End == 0 || c.Cause != event.CauseUnknown {
+		return
+	}
+	as := *c
+	as.Cause = event.Timeout
+	if t := r.timerOf(&as); t != NoTimer && (c.Before || r.age(c) >= r.Kernel.Timeouts[t]-onePass) {
+		c.Cause = event.Timeout
+	}
+}
+
+// lagless asks those that no second packet refreshes: SYN_SENT, and most one-way UDP.
+func (r *Record) lagless() bool {
+	const exact = 20 * time.Millisecond
+	same, all := 0, 0
+	for i := range r.Conns {
+		c := &r.Conns[i]
+		if t := r.timers[i]; c.Before || !timedOut(c.Cause) || t != SynSent && (t != UDP || c.Replied) {
+			continue
+		}
+		all++
+		if lag := r.age(c) - r.Kernel.Timeouts[r.timers[i]]; lag >= -exact && lag < exact {
+			same++
+		}
+	}
+	return all > 0 && 2*same > all
+}
+
+// expiry fills in when a timeout ended. Where the kernel did not tell, an entry
+// expired after the collector had come by for the last time and before it was found:
+// at Start plus its timeout if that is in between, else it was refreshed, and the
+// middle is as good as any.
+func (r *Record) expiry(i int) {
+	c, timeout := &r.Conns[i], r.Kernel.Timeouts[r.timers[i]]
+	once := c.Start + event.Ktime(timeout)
+	switch {
+	case r.timers[i] == NoTimer || c.Expires != 0 || c.Refused:
+	case c.End == 0:
+		if c.Expires = once; r.timers[i] == Established || once <= r.To && r.timers[i] != SynSent {
+			c.Expires = r.To + event.Ktime(timeout) // in use until now, for all we know
+		}
+	case evicted(c.Cause):
+		if c.Expires = once; once <= c.End {
+			c.Expires = c.End + event.Ktime(timeout/2)
+		}
+	case !timedOut(c.Cause):
+		c.Expires = c.End + event.Ktime(timeout) // a packet was the end
+	case r.age(c) < timeout-gcMin && !c.Before:
+		r.timers[i] = NoTimer
+		r.Early++
+	case r.Lagless, c.Before && c.End < once:
+		c.Expires = c.End
+	default:
+		before := r.scanBefore(c.End)
+		if once > before {
+			c.Expires = min(once, c.End)
+			break
+		}
+		c.Expires = before + (c.End-before)/2
+	}
+}
+
+// scanBefore is when the collector was last seen before a time.
+func (r *Record) scanBefore(t event.Ktime) event.Ktime {
+	i := sort.Search(len(r.scans), func(i int) bool { return r.scans[i] > t-event.Ktime(onePass) })
+	before := t - event.Ktime(gcMax)
+	if i > 0 {
+		before = max(before, r.scans[i-1])
+	}
+	return before
+}
+
+// touched is when the last packet came.
+func (r *Record) touched(i int) event.Ktime {
+	return r.Conns[i].Expires - event.Ktime(r.Kernel.Timeouts[r.timers[i]])
+}
