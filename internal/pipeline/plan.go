@@ -130,8 +130,11 @@ func planRecording(ctx context.Context, in *capture.Reader, ns event.NetNS, limi
 			return Planned{}, err
 		}
 	}
+	netlink := in.Header.Backend == probe.Netfilter || in.Header.Backend == probe.Netlink
 	for n, c := range r.nets {
-		c.Close(r.to)
+		if c.Close(r.to); netlink {
+			c.Mute()
+		}
 		if best := r.nets[ns]; best == nil || c.Len() > best.Len() || c.Len() == best.Len() && n < ns {
 			ns = n
 		}

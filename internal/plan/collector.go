@@ -231,6 +231,16 @@ func (c *Collector) Ending() {
 	}
 }
 
+// Mute says that entries from before the window do not tell their end, and that the table
+// was not read again.
+func (c *Collector) Mute() {
+	for _, i := range c.live {
+		if x := &c.conns[i]; x.Before {
+			x.Silent, x.Fixed = true, x.Expires != 0
+		}
+	}
+}
+
 // Still takes what was found when it ended.
 func (c *Collector) Still(h *Held) {
 	i, ok := c.live[c.key(&h.Event)]
