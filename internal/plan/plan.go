@@ -79,8 +79,9 @@ type Record struct {
 	Lagless bool
 	// Early is how many timed out sooner than the timeout that they should have had:
 	// the values of Kernel are not those of the time.
-	Early uint64
-	scans []event.Ktime // when the collector was seen at work
+	Early  uint64
+	scans  []event.Ktime // when the collector was seen at work
+	passes []pass        // of it
 }
 
 func (r *Record) span() float64 { return r.To.Sub(r.From).Seconds() }

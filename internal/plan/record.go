@@ -15,8 +15,8 @@ const (
 	gcMax   = 60 * time.Second
 	gcClamp = 300 * time.Second
 	gcPrior = 100 // GC_SCAN_INITIAL_COUNT
-	// onePass is how long a pass through a big table takes at most, so that two
-	// removals further apart are of two.
+	// onePass is how far apart two removals of one pass through the table are at most:
+	// it sleeps for a second at least.
 	onePass = 500 * time.Millisecond
 )
 
@@ -26,15 +26,27 @@ func Read(in Input, k Kernel) *Record {
 	r.From, r.To = in.Window()
 	slices.SortStableFunc(r.Conns, func(a, b Conn) int { return cmp.Or(cmp.Compare(a.Start, b.Start), cmp.Compare(a.ID, b.ID)) })
 	r.timers = make([]Timer, len(r.Conns))
+	var coarse []event.Ktime // ends by a timeout that somebody found
 	for i := range r.Conns {
 		c := &r.Conns[i]
 		r.cause(c)
 		r.timers[i] = r.timerOf(c)
-		if c.Cause == event.TimeoutGC || c.Cause == event.Timeout {
+		switch c.Cause {
+		case event.TimeoutGC:
 			r.scans = append(r.scans, c.End)
+		case event.Timeout:
+			coarse = append(coarse, c.End)
 		}
 	}
+	r.scans = append(r.scans, r.crowds(coarse)...)
 	slices.Sort(r.scans)
+	for _, t := range r.scans {
+		if n := len(r.passes); n > 0 && t-r.passes[n-1].end <= event.Ktime(onePass) {
+			r.passes[n-1].end = t
+			continue
+		}
+		r.passes = append(r.passes, pass{t, t})
+	}
 	for i := range r.Conns {
 		if r.Conns[i].Silent {
 			r.silent(i)
@@ -45,6 +57,24 @@ func Read(in Input, k Kernel) *Record {
 		r.expiry(i)
 	}
 	return r
+}
+
+// crowds are those of the times at which more entries go than on average: where a backend
+// does not tell who found them, the collector finds many at once, and lookups a few all
+// the time.
+func (r *Record) crowds(times []event.Ktime) (out []event.Ktime) {
+	const width = event.Ktime(250 * time.Millisecond)
+	count := map[event.Ktime]int{}
+	for _, t := range times {
+		count[(t-r.From)/width]++
+	}
+	mean := float64(len(times)) / max(1, float64((r.To-r.From)/width))
+	for _, t := range times {
+		if float64(count[(t-r.From)/width]) > mean {
+			out = append(out, t)
+		}
+	}
+	return out
 }
 
 // silent gives an entry whose end was not told one: the collector's next visit after its
@@ -100,7 +130,7 @@ func (r *Record) expiry(i int) {
 	switch {
 	case r.timers[i] == NoTimer || c.Expires != 0 || c.Refused:
 	case c.End == 0:
-		if c.Expires = once; r.timers[i] == Established || once <= r.To && r.timers[i] != SynSent {
+		if c.Expires = once; r.timers[i] == Established || once <= r.lastPass() && r.timers[i] != SynSent {
 			c.Expires = r.To + event.Ktime(timeout) // in use until now, for all we know
 		}
 	case evicted(c.Cause):
@@ -124,14 +154,29 @@ func (r *Record) expiry(i int) {
 	}
 }
 
-// scanBefore is when the collector was last seen before a time.
+// pass is one of the collector through the table, from its first removal to its last.
+type pass struct{ begin, end event.Ktime }
+
+// scanBefore is when the collector ended the pass before the one that removed an entry.
 func (r *Record) scanBefore(t event.Ktime) event.Ktime {
-	i := sort.Search(len(r.scans), func(i int) bool { return r.scans[i] > t-event.Ktime(onePass) })
 	before := t - event.Ktime(gcMax)
+	i := sort.Search(len(r.passes), func(i int) bool { return r.passes[i].begin > t })
+	if i > 0 && t-r.passes[i-1].end <= event.Ktime(onePass) {
+		i--
+	}
 	if i > 0 {
-		before = max(before, r.scans[i-1])
+		before = max(before, r.passes[i-1].end)
 	}
 	return before
+}
+
+// lastPass is when the collector was last in the window: what had expired by then is not
+// there any more.
+func (r *Record) lastPass() event.Ktime {
+	if r.Lagless {
+		return r.To
+	}
+	return r.scanBefore(r.To + event.Ktime(2*onePass))
 }
 
 // touched is when the last packet came.
