@@ -142,7 +142,7 @@ func planRecording(ctx context.Context, in *capture.Reader, ns event.NetNS, limi
 	p := Planned{Collector: r.nets[ns], NetNS: ns, Max: r.max[ns], Timeouts: map[string]int{}}
 	if p.Collector == nil {
 		p.Collector = plan.NewCollector(r.from, false)
-		p.Collector.Close(r.from)
+		p.Close(r.from)
 	}
 	for name, value := range in.Header.Sysctls[ns.String()] {
 		if _, name, ok := strings.Cut(name, "nf_conntrack_"); ok {

@@ -1,0 +1,54 @@
+package pipeline
+
+import (
+	"net/netip"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/ctsight/ctsight/internal/agg"
+	"github.com/ctsight/ctsight/internal/event"
+	"github.com/ctsight/ctsight/internal/plan"
+	"github.com/ctsight/ctsight/internal/record/capture"
+)
+
+// Of a recording a plan takes the namespace that it is told, or that with most
+// connections, with what was in its table, its limit and its timeouts.
+func TestPlanRecording(t *testing.T) {
+	const second, start = event.Ktime(time.Second), 100 * event.Ktime(time.Second)
+	path := filepath.Join(t.TempDir(), "a.ctsight")
+	h := capture.Header{Start: int64(start), Wall: time.Unix(1e9, 0), Mono: int64(start), Backend: "fentry",
+		Sysctls: map[string]map[string]string{"9": {"net.netfilter.nf_conntrack_udp_timeout": "7"}}}
+	f, err := capture.Create(path, h)
+	must(t, err)
+	rec := capture.NewRecorder(f)
+	conn := func(kind event.Kind, at event.Ktime, ns event.NetNS, sport uint16) event.Event {
+		e := event.Event{Kind: kind, Time: at, NetNS: ns, Status: event.Confirmed, Orig: event.Tuple{Src: netip.MustParseAddr("10.0.0.7"), Dst: netip.MustParseAddr("192.0.2.1"), Sport: sport, Dport: 53, Proto: event.ProtoUDP}}
+		if kind == event.Destroy {
+			e.Cause = event.TimeoutGC
+		}
+		return e
+	}
+	rec.Events(capture.Entries, []event.Event{conn(event.New, start, 9, 1), conn(event.New, start, 5, 1)})
+	rec.Events(capture.Events, []event.Event{conn(event.New, start+second, 9, 2), conn(event.New, start+2*second, 9, 3), conn(event.New, start+2*second, 5, 3), conn(event.Destroy, start+4*second, 9, 1)})
+	rec.JSON(capture.Second, start+5*second, secondState{Tables: []agg.TableState{{NetNS: 9, Max: 1234}, {NetNS: 5, Max: 99}}})
+	must(t, rec.Close(nil))
+	for _, tc := range []struct {
+		ns, want event.NetNS
+		conns    int
+		max      uint64
+		limit    time.Duration
+		span     event.Ktime
+	}{{0, 9, 3, 1234, 0, 5 * second}, {5, 5, 2, 99, 0, 5 * second}, {7, 7, 0, 0, 0, 0}, {9, 9, 2, 0, 1500 * time.Millisecond, 3 * second / 2}} {
+		r, done := (&taped{path: path}).open(t)
+		p, err := PlanCapture(t.Context(), Recording(r, done), tc.ns, tc.limit)
+		must(t, err)
+		from, to := p.Window()
+		if p.NetNS != tc.want || p.Len() != tc.conns || p.Max != tc.max || to-from != tc.span {
+			t.Errorf("%d: netns %d, %d connections, limit %d, %v; want %+v", tc.ns, p.NetNS, p.Len(), p.Max, to.Sub(from), tc)
+		}
+		if got := plan.TimeoutsOf(p.Timeouts)[plan.UDP]; tc.want == 9 && got != 7*time.Second {
+			t.Errorf("timeout %v", got)
+		}
+	}
+}
