@@ -130,12 +130,13 @@ const (
 	Changed MarkKind = iota
 	Crossed
 	Gap
+	Gone
 	Suspected
 	Confirmed
 	Over
 )
 
-var markNames = [...]string{"setting", "threshold", "gap", "suspect", "confirmed", "over"}
+var markNames = [...]string{"setting", "threshold", "gap", "netns", "suspect", "confirmed", "over"}
 
 // String returns the word of the time line.
 func (k MarkKind) String() string { return markNames[min(int(k), len(markNames)-1)] }
@@ -214,7 +215,7 @@ func (g *Gatherer) lines(d *Data) {
 }
 
 func (t *table) data(clock event.Clock) TableData {
-	return TableData{NetNS: t.ns, Name: t.name, Limit: t.limit, Counted: t.told, Made: t.made, Columns: slices.Clone(t.all), Most: uint64(t.most),
+	return TableData{NetNS: t.ns, Name: t.name, Limit: t.limit, Counted: t.counts, Made: t.made, Columns: slices.Clone(t.all), Most: uint64(t.most),
 		MostAt: clock.At(t.mostAt), Held: t.held.tree, HeldAt: clock.At(t.held.at), Crossings: slices.Clone(t.crossings)}
 }
 

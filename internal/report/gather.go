@@ -9,6 +9,7 @@ import (
 
 	"github.com/ctsight/ctsight/internal/agg"
 	"github.com/ctsight/ctsight/internal/event"
+	"github.com/ctsight/ctsight/internal/markup"
 	"github.com/ctsight/ctsight/internal/view"
 )
 
@@ -63,7 +64,8 @@ type account struct {
 
 // entry is a live one.
 type entry struct {
-	at    uint32 // of its held
+	since event.Ktime // 0 for one from before
+	at    uint32      // of its held
 	class Class
 }
 
@@ -97,6 +99,9 @@ func (g *Gatherer) Event(e *event.Event) {
 	e.HasLifetime = e.HasLifetime && 0 <= e.Lifetime && e.Lifetime <= maxLife
 	g.told++
 	c := g.cols.last()
+	if e.Kind == event.Destroy {
+		g.leave(e)
+	}
 	g.ledger.Add(e)
 	if g.batch = append(g.batch, *e); len(g.batch) == agg.Batch {
 		g.count()
@@ -123,7 +128,7 @@ func (g *Gatherer) count() {
 func (g *Gatherer) Entry(e *event.Event) {
 	g.advance(e.Time)
 	if t := g.table(e.NetNS); t != nil && g.live.Get(key(e.NetNS, e.Zone, e.Ptr, &e.Orig)) == nil {
-		g.enter(e, t)
+		g.enter(e, t, 0)
 	}
 }
 
@@ -152,9 +157,16 @@ func (g *Gatherer) Sum(x *event.Sum) {
 // State takes what is known once a second: the tables, and the account of the records
 // since the beginning.
 func (g *Gatherer) State(at event.Ktime, tables []agg.TableState, loss agg.Loss) {
+	there := map[event.NetNS]bool{}
 	for i := range tables {
-		if t := &tables[i]; t.Err == "" {
+		t := &tables[i]
+		if there[t.NetNS] = true; t.Err == "" {
 			g.Table(at, Table{NetNS: t.NetNS, Name: t.Name, Entries: t.Entries, Max: t.Max})
+		}
+	}
+	for _, t := range g.order {
+		if t.node == g.node && t.told && !there[t.ns] {
+			g.gone(t, sane(at))
 		}
 	}
 	was := g.account[g.node]
@@ -166,6 +178,24 @@ func (g *Gatherer) State(at event.Ktime, tables []agg.TableState, loss agg.Loss)
 	}
 	g.Loss(Loss{From: was.at, To: at, Lost: loss.Lost - was.lost})
 	g.account[g.node] = account{at, loss.Lost}
+}
+
+// gone ends a table whose namespace is not there any more; not every backend tells the
+// end of its entries.
+func (g *Gatherer) gone(t *table, at event.Ktime) {
+	var rest []uint64
+	for k, x := range g.live.All() {
+		if g.tuples[x.at].table == t {
+			rest = append(rest, k)
+		}
+	}
+	for _, k := range rest {
+		x, _ := g.live.Remove(k)
+		g.release(x)
+	}
+	g.mark(Mark{At: at, Kind: Gone, Text: cmp.Or(view.Name(t.name), "netns "+t.ns.String()) + " is gone, with " + markup.Plural(max(t.kernel, uint64(len(rest))), "entry", "entries"), Table: t.ns})
+	t.told, t.kernel, t.now.Kernel = false, 0, 0
+	t.level = 0
 }
 
 // Status takes what became of a live entry.
@@ -187,6 +217,9 @@ func (g *Gatherer) Status(s Status) {
 // Table takes what the kernel counted, about once a second.
 func (g *Gatherer) Table(at event.Ktime, t Table) {
 	g.advance(at)
+	if g.tables[place{g.node, t.NetNS}] == nil && t.Entries == 0 {
+		return // of most namespaces there is nothing to tell
+	}
 	if x := g.table(t.NetNS); x != nil {
 		x.counted(g, at, t)
 	}
@@ -277,18 +310,18 @@ func (g *Gatherer) insert(e *event.Event, c *Column, n uint64) {
 		return
 	}
 	t.born(e)
-	g.enter(e, t)
+	g.enter(e, t, e.Time)
 }
 
 // enter notes a live entry.
-func (g *Gatherer) enter(e *event.Event, t *table) {
+func (g *Gatherer) enter(e *event.Event, t *table, since event.Ktime) {
 	k := key(e.NetNS, e.Zone, e.Ptr, &e.Orig)
 	for _, old := range [...]uint64{k, key(e.NetNS, e.Zone, 0, &e.Orig)} {
 		if x, ok := g.live.Remove(old); ok { // its end was not told, or it was known without its address
 			g.release(x)
 		}
 	}
-	x := entry{at: g.hold(held{e.Orig, t}), class: classOf(e.Orig.Proto, e.Status)}
+	x := entry{since: since, at: g.hold(held{e.Orig, t}), class: classOf(e.Orig.Proto, e.Status)}
 	if !g.live.Insert(k, x) {
 		g.free = append(g.free, x.at)
 		g.forgot++
@@ -342,15 +375,23 @@ func (g *Gatherer) destroy(e *event.Event, c *Column, n uint64) {
 	if t := g.table(e.NetNS); t != nil {
 		t.died(e)
 	}
+}
+
+// leave takes an entry out of the table, and gives its end a lifetime where it was seen to
+// begin and the capture has none.
+func (g *Gatherer) leave(e *event.Event) {
 	x, ok := g.live.Remove(key(e.NetNS, e.Zone, e.Ptr, &e.Orig))
 	if !ok && e.Ptr != 0 { // one that was there before is known by its tuple
 		x, ok = g.live.Remove(key(e.NetNS, e.Zone, 0, &e.Orig))
 	}
-	if ok {
-		g.release(x)
-	} else {
+	if !ok {
 		g.strangers++
+		return
 	}
+	if !e.HasLifetime && x.since > 0 {
+		e.Lifetime, e.HasLifetime = e.Time.Sub(x.since), true
+	}
+	g.release(x)
 }
 
 // table is that of a namespace, nil for one beyond the bound.

@@ -33,7 +33,7 @@ func (d *doc) timeline() {
 	p := &plot{d, x, lineRow * (len(shown) + 1)}
 	p.begin("timeline", "Findings, thresholds and changes over time", text)
 	for _, m := range x.Marks {
-		if m.Kind <= Gap {
+		if m.Kind <= Gone {
 			at := p.x(x.wall(m.At))
 			p.Put(`<path class="mark{}" d="M{} {}v{}"><title>{}</title></path>`, int(m.Kind), at, headroom, p.h, m.Text)
 		}

@@ -118,7 +118,7 @@ func (p *plot) limits(t *TableData, y svg.Scale) {
 func (d *Data) fans(t *TableData) (out []Crossing) {
 	seen := map[int]bool{}
 	for _, c := range t.Crossings {
-		if !c.Down && c.Percent < 100 && !seen[c.Percent] && c.Outlook.Known && c.Outlook.Full < forecast.Never {
+		if !c.Down && c.Percent < 100 && !seen[c.Percent] && c.Outlook.Known && c.Outlook.Low < forecast.Never {
 			seen[c.Percent] = true
 			out = append(out, c)
 		}
@@ -146,7 +146,14 @@ func (p *plot) fan(c *Crossing, y svg.Scale) {
 	ex, ey := end(c.Outlook.Full)
 	lx, ly := end(c.Outlook.Low)
 	hx, hy := end(c.Outlook.High)
-	p.Put(`<path class="fan" d="M{} {}L{} {}L{} {}z"/><path class="expected" d="M{} {}L{} {}"/>`, x0, y0, lx, ly, hx, hy, x0, y0, ex, ey)
+	p.Put(`<path class="fan" d="M{} {}L{} {}`, x0, y0, lx, ly)
+	if ly == full && c.Outlook.High >= forecast.Never { // at the limit as long as may be
+		p.Put(`L{} {}`, edge, full)
+	}
+	p.Put(`L{} {}z"/>`, hx, hy)
+	if c.Outlook.Full < forecast.Never {
+		p.Put(`<path class="expected" d="M{} {}L{} {}"/>`, x0, y0, ex, ey)
+	}
 }
 
 func (d *Data) occupancySays(t *TableData) string {
@@ -216,8 +223,10 @@ func (d *Data) forecastSays(t *TableData) (text string) {
 		switch {
 		case !c.Outlook.Known:
 			text += " nothing was forecast yet"
+		case c.Outlook.Low >= forecast.Never:
+			text += " the forecast was that it would not fill"
 		case c.Outlook.Full >= forecast.Never:
-			text += " the forecast was that it would not fill for certain"
+			text += " the forecast was that it was not certain to fill, and not before " + view.Span(c.Outlook.Low)
 		default:
 			text += " the forecast was full in " + view.Span(c.Outlook.Full) + band(&c.Outlook)
 		}

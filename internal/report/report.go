@@ -24,7 +24,7 @@ type Options struct {
 const (
 	maxColumns  = 600 // of a picture, each of the same width
 	maxLive     = 1 << 20
-	maxTables   = 16
+	maxTables   = 64
 	maxSources  = 4096 // with a line of their own over time, before the smaller half is summed
 	maxCensus   = 1 << 16
 	maxFindings = 2000

@@ -775,3 +775,40 @@ func FuzzGather(f *testing.F) {
 		markdownOf(t, d, d)
 	})
 }
+
+// A namespace that is not there any more holds nothing, whoever tells the ends of its
+// entries; what lives on elsewhere stays.
+func TestGone(t *testing.T) {
+	p := newPlay(Options{})
+	p.g.State(p.at, []agg.TableState{{NetNS: 4026532000, Name: "a", Entries: 1, Max: 9}, {NetNS: 7, Entries: 0, Max: 9}}, agg.Loss{})
+	p.open(tupleOf(event.ProtoTCP, "10.0.0.1", "10.9.0.1", 1, 80))
+	p.g.Entry(&event.Event{Time: p.at, Kind: event.New, NetNS: 8, Orig: tupleOf(event.ProtoTCP, "10.0.0.1", "10.9.0.1", 1, 80)})
+	p.wait(time.Second)
+	p.g.State(p.at, []agg.TableState{{NetNS: 7, Max: 9}}, agg.Loss{})
+	p.wait(time.Second)
+	p.g.State(p.at, []agg.TableState{{NetNS: 7, Max: 9}}, agg.Loss{})
+	d := p.g.Data()
+	left := map[event.NetNS]uint32{}
+	for _, x := range d.Tables {
+		left[x.NetNS] = x.Columns[len(x.Columns)-1].Total
+	}
+	if !maps.Equal(left, map[event.NetNS]uint32{4026532000: 0, 8: 1}) {
+		t.Errorf("left: %v", left)
+	}
+	if len(d.Marks) != 1 || d.Marks[0].Kind != Gone || d.Marks[0].Text != "a is gone, with 1 entry" || d.Tables[0].Name != "a" || !d.Tables[0].Counted {
+		t.Errorf("%+v", d.Marks)
+	}
+}
+
+// An end without a lifetime gets that between its insert and it.
+func TestLifetime(t *testing.T) {
+	p := newPlay(Options{})
+	e := p.open(tupleOf(event.ProtoUDP, "10.0.0.1", "10.9.0.1", 1, 53))
+	p.wait(3 * time.Second)
+	e.Time, e.Kind, e.Cause = p.at, event.Destroy, event.TimeoutGC
+	p.g.Event(&e)
+	d := p.g.Data()
+	if c := d.Columns[len(d.Columns)-1]; c.Lives[21] != 1 || d.medianLife() != 21 { // 2^21 us = 2.1 s
+		t.Errorf("%v, median %d", c.Lives, d.medianLife())
+	}
+}

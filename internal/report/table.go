@@ -83,6 +83,7 @@ type table struct {
 	limit     uint64
 	kernel    uint64 // as last counted
 	told      bool   // the kernel's count was told
+	counts    bool   // it was at some time
 	now       Hold
 	all       []Hold // by column
 	most      uint32
@@ -163,7 +164,7 @@ const limitName = "nf_conntrack_max"
 
 // counted takes the kernel's own numbers.
 func (t *table) counted(g *Gatherer, at event.Ktime, k Table) {
-	t.told, t.kernel = true, k.Entries
+	t.told, t.counts, t.kernel = true, true, k.Entries
 	if k.Name != "" {
 		t.name = k.Name
 	}
