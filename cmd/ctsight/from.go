@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/spf13/pflag"
@@ -19,11 +20,14 @@ import (
 
 // fromFlag is the flag for a capture in place of this kernel.
 func fromFlag(f *pflag.FlagSet, from *string) {
-	f.StringVar(from, "from", "", "work on this capture (of ctsight record, or .ctr.tsv, plain, gzip or zstd; - is standard input), in its time")
+	f.StringVar(from, "from", "", "work on this capture (of ctsight record, the directory of one with --ring, or .ctr.tsv, plain, gzip or zstd; - is standard input), in its time")
 }
 
 // openCapture opens a capture for a replay: what its first bytes say decides how.
 func openCapture(from string) (pipeline.Capture, error) {
+	if info, err := os.Stat(from); err == nil && info.IsDir() {
+		return openRing(from)
+	}
 	name, in, done := from, io.Reader(os.Stdin), func() {}
 	if from == record.Stdin {
 		name = "stdin"
@@ -55,6 +59,19 @@ func openCapture(from string) (pipeline.Capture, error) {
 		return nil, err
 	}
 	return pipeline.Text(closing{r, done}), nil
+}
+
+// openRing opens what a recorder has left in a directory.
+func openRing(dir string) (pipeline.Capture, error) {
+	paths, err := filepath.Glob(filepath.Join(dir, "*.ctsight")) // by name, which is by time
+	if err != nil {
+		return nil, err
+	}
+	c, _, err := capture.OpenChain(paths)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", dir, err)
+	}
+	return pipeline.Recording(c, c.Close), nil
 }
 
 // closing is lines of a file.

@@ -75,6 +75,12 @@ func TestRecord(t *testing.T) {
 	} else if b, err := ctsight(t, "detect", "--from", files[0]).CombinedOutput(); err != nil || strings.Contains(string(b), "no end") {
 		t.Errorf("what is in the ring: %v, %s", err, b)
 	}
+	if b, err := ctsight(t, "trace", "--from", dir).CombinedOutput(); err != nil {
+		t.Errorf("the directory: %v, %s", err, b)
+	}
+	if b, err := ctsight(t, "trace", "--from", t.TempDir()).CombinedOutput(); err == nil || !strings.Contains(string(b), "no recording is in there") {
+		t.Errorf("an empty directory: %v, %s", err, b)
+	}
 	for _, bad := range [][]string{{"--ring", "1M", "--size", "1M"}, {"--age", "1h"}, {"--ring", "10"}, {"--ring", "x"}} {
 		if b, err := ctsight(t, append([]string{"record", "-o", dir}, bad...)...).CombinedOutput(); err == nil || strings.Count(string(b), "\n") != 1 {
 			t.Errorf("%q: %v, %s", bad, err, b)

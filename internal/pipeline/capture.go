@@ -73,22 +73,23 @@ func (t text) Events(ctx context.Context, fn func(*event.Event) error) error {
 }
 
 // Recording is one of ctsight record; done closes what it is read from.
-func Recording(r *capture.Reader, done func()) Capture { return recording{r, done} }
+func Recording(r capture.Source, done func()) Capture { return recording{r, done} }
 
 type recording struct {
-	r    *capture.Reader
+	r    capture.Source
 	done func()
 }
 
-func (c recording) Clock() event.Clock { return c.r.Header.Clock() }
+func (c recording) Clock() event.Clock { return c.r.About().Clock() }
 
 func (c recording) Origin() Origin {
-	return Origin{Boot: c.r.Header.BootID, Node: c.r.Header.Node, Backend: c.r.Header.Backend}
+	h := c.r.About()
+	return Origin{Boot: h.BootID, Node: h.Node, Backend: h.Backend}
 }
 
 func (c recording) Close() { c.done() }
 
-func (c recording) Lost() (capture.Missing, bool) { return c.r.Lost, c.r.End != nil }
+func (c recording) Lost() (capture.Missing, bool) { return c.r.Missing() }
 
 func (c recording) Replay(ctx context.Context, config ReplayConfig) (Replayed, error) {
 	defer c.done()

@@ -111,8 +111,8 @@ type recorded struct {
 // seedsWithin is how long after its beginning a recording tells what was in the tables.
 const seedsWithin = time.Minute
 
-func planRecording(ctx context.Context, in *capture.Reader, ns event.NetNS, limit time.Duration) (Planned, error) {
-	start := event.Ktime(in.Header.Start)
+func planRecording(ctx context.Context, in capture.Source, ns event.NetNS, limit time.Duration) (Planned, error) {
+	start := event.Ktime(in.About().Start)
 	r := recorded{from: start, to: start, limit: limit, only: ns, nets: map[event.NetNS]*plan.Collector{}, max: map[event.NetNS]uint64{}}
 	for ctx.Err() == nil {
 		x, err := in.Next()
@@ -130,7 +130,7 @@ func planRecording(ctx context.Context, in *capture.Reader, ns event.NetNS, limi
 			return Planned{}, err
 		}
 	}
-	netlink := in.Header.Backend == probe.Netfilter || in.Header.Backend == probe.Netlink
+	netlink := in.About().Backend == probe.Netfilter || in.About().Backend == probe.Netlink
 	for n, c := range r.nets {
 		if c.Close(r.to); netlink {
 			c.Mute()
@@ -144,7 +144,7 @@ func planRecording(ctx context.Context, in *capture.Reader, ns event.NetNS, limi
 		p.Collector = plan.NewCollector(r.from, false)
 		p.Close(r.from)
 	}
-	for name, value := range in.Header.Sysctls[ns.String()] {
+	for name, value := range in.About().Sysctls[ns.String()] {
 		if _, name, ok := strings.Cut(name, "nf_conntrack_"); ok {
 			if v, err := strconv.Atoi(value); err == nil {
 				p.Timeouts[name] = v

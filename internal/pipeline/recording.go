@@ -115,8 +115,8 @@ func badSection(what string, b json.RawMessage, err error) error {
 // ReplayCapture runs an Engine over a recording, as fast as it can: the same steps in the
 // same order as live, and so the same findings. With a filter the engine sees less, and is
 // told of its contacts what was found out of them then.
-func ReplayCapture(ctx context.Context, in *capture.Reader, c ReplayConfig) (Replayed, error) {
-	h := &in.Header
+func ReplayCapture(ctx context.Context, in capture.Source, c ReplayConfig) (Replayed, error) {
+	h := in.About()
 	c.Detect.Clock, c.Detect.Seed = h.Clock(), h.Seed
 	r := captured{c: c, engine: detect.New(c.Detect, event.Ktime(h.Start)), from: event.Ktime(h.Start)}
 	if r.all = r.engine; !c.Filter.All() {

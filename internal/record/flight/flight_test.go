@@ -128,6 +128,24 @@ func TestRing(t *testing.T) {
 	must(t, x.r.Close())
 	all, size := marks(t, x.dir)
 	whole(t, all)
+	paths, err := filepath.Glob(filepath.Join(x.dir, "*"+suffix))
+	must(t, err)
+	c, skipped, err := capture.OpenChain(paths)
+	must(t, err)
+	var chained []uint32
+	for {
+		item, err := c.Next()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		must(t, err)
+		for i := range item.Events {
+			chained = append(chained, item.Events[i].Mark)
+		}
+	}
+	if lost, ended := c.Missing(); !slices.Equal(chained, all) || skipped != 0 || lost != (capture.Missing{}) || !ended {
+		t.Errorf("one behind the other they have %d events, %d alone; %d left out, %+v, %v", len(chained), len(all), skipped, lost, ended)
+	}
 	if size > ringBytes || size < ringBytes/2 || all[len(all)-1] != uint32(x.next) || all[0] == 1 || s.Files < 8 || s.Oldest.IsZero() {
 		t.Errorf("%d bytes in %d files, events %d to %d of %d", size, s.Files, all[0], all[len(all)-1], x.next)
 	}
