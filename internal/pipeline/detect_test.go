@@ -91,7 +91,7 @@ func watchScans(t *testing.T, backend string) {
 	cancel()
 	must(t, <-ran)
 	must(t, w.Finish())
-	rec.sameAs(t, got.all, p.Loss().Delivered)
+	rec.sameAs(t, got.all, map[netip.Addr]int{refusedBy: refused, silentTo: silent})
 	for _, p := range w.Problems() {
 		t.Error(p)
 	}

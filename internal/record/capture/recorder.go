@@ -110,10 +110,13 @@ func (r *Recorder) Events(k Kind, events []event.Event) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	c := r.room()
-	if c == nil {
+	switch {
+	case c == nil && k == Events:
 		r.lost += uint64(len(events))
 		r.stats.Lost += uint64(len(events))
 		return
+	case c == nil:
+		return // who was there before, for the detectors
 	}
 	c.events = append(c.events, events...)
 	if n := len(c.steps); n > 0 && c.steps[n-1].kind == k {
@@ -203,7 +206,7 @@ func (r *Recorder) write() {
 				lost = 0
 			}
 			r.file.put(c)
-			r.note(uint64(len(c.events)), 0)
+			r.note(c.told(), 0)
 			if r.turn != nil && r.file.Err() == nil {
 				r.file = r.turn(r.file)
 			}
@@ -224,8 +227,19 @@ func (c *Writer) gapNow(lost uint64) {
 	_ = c.Gap(c.last, Missing{Events: lost, Why: "it could not be written"}) // an error stays
 }
 
+// told is how many events it has, without entries that were there.
+func (c *chunk) told() (n uint64) {
+	for i := range c.steps {
+		if c.steps[i].kind == Events {
+			n += uint64(c.steps[i].n)
+		}
+	}
+	return n
+}
+
+// count is told and what its sums stand for.
 func (c *chunk) count() (n uint64) {
-	n = uint64(len(c.events))
+	n = c.told()
 	for i := range c.sums {
 		n += c.sums[i].N
 	}
