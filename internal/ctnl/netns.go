@@ -296,24 +296,35 @@ func (n NS) EventsSysctl() (int, error) {
 	return int(v), err
 }
 
+// Sysctls reads what is set of net.netfilter.nf_conntrack_* in the namespace, by the
+// name of the sysctl, the present count left out. What cannot be read is left out too.
+func (n NS) Sysctls() map[string]uint32 {
+	out := map[string]uint32{}
+	_ = n.Do(func() error {
+		files, err := os.ReadDir("/proc/sys/net/netfilter")
+		for _, f := range files {
+			if !strings.HasPrefix(f.Name(), "nf_conntrack_") || f.Name() == "nf_conntrack_count" {
+				continue
+			}
+			if v, err := readSysctl(f.Name()); err == nil {
+				out[f.Name()] = v
+			}
+		}
+		return err
+	})
+	return out
+}
+
 // Timeouts reads the timeouts of entries of the namespace in seconds, by the name
 // of their sysctl after "nf_conntrack_": udp_timeout, tcp_timeout_syn_sent and so
 // on. What cannot be read is left out.
 func (n NS) Timeouts() map[string]int {
 	out := map[string]int{}
-	_ = n.Do(func() error {
-		files, err := os.ReadDir("/proc/sys/net/netfilter")
-		for _, f := range files {
-			name, ok := strings.CutPrefix(f.Name(), "nf_conntrack_")
-			if !ok || !strings.Contains(name, "timeout") {
-				continue
-			}
-			if v, err := readSysctl(f.Name()); err == nil {
-				out[name] = int(v)
-			}
+	for name, v := range n.Sysctls() {
+		if name = strings.TrimPrefix(name, "nf_conntrack_"); strings.Contains(name, "timeout") {
+			out[name] = int(v)
 		}
-		return err
-	})
+	}
 	return out
 }
 

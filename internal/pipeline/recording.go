@@ -8,11 +8,13 @@ import (
 	"io"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/ctsight/ctsight/internal/agg"
+	"github.com/ctsight/ctsight/internal/ctnl"
 	"github.com/ctsight/ctsight/internal/detect"
 	"github.com/ctsight/ctsight/internal/event"
 	"github.com/ctsight/ctsight/internal/record/capture"
@@ -68,6 +70,20 @@ func (w *Watch) CaptureHeader(tool string) capture.Header {
 			h.Hooks = append(h.Hooks, k.Symbol)
 		}
 	}
+	all, _ := ctnl.ListAllNetNS() // or nothing is known of them
+	only := w.p.cfg.Filter.Kernel().NetNS
+	for _, ns := range all {
+		if only != 0 && ns.Inode != only || len(h.Sysctls) >= namespacesTold {
+			continue
+		}
+		set := map[string]string{}
+		for name, v := range ns.Sysctls() {
+			set[name] = strconv.FormatUint(uint64(v), 10)
+		}
+		if h.Sysctls[ns.Inode.String()] = set; ns.Name != "" {
+			h.Names[ns.Inode.String()] = ns.Name
+		}
+	}
 	h.Node, _ = os.Hostname()
 	var u unix.Utsname
 	if unix.Uname(&u) == nil {
@@ -78,6 +94,9 @@ func (w *Watch) CaptureHeader(tool string) capture.Header {
 	}
 	return h
 }
+
+// namespacesTold is of how many namespaces a header has the sysctls: 2 kB each.
+const namespacesTold = 256
 
 // record notes events. The lock is held.
 func (w *Watch) record(events []event.Event) {

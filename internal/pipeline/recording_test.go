@@ -67,6 +67,14 @@ func (x *taped) sameAs(t *testing.T, live []agg.Finding, scanned map[netip.Addr]
 	}
 	r, done := x.open(t)
 	defer done()
+	if h := r.Header; len(h.Sysctls) != 1 || h.Kernel == "" || h.BootID == "" || h.Backend == "" || h.Seed == 0 || len(h.Names) != 1 {
+		t.Errorf("header %+v", h)
+	}
+	for ns, set := range r.Header.Sysctls { // one for each protocol and then some
+		if len(set) < 20 || set["nf_conntrack_max"] == "" || set["nf_conntrack_udp_timeout"] == "" || set["nf_conntrack_count"] != "" {
+			t.Errorf("sysctls of %s: %v", ns, set)
+		}
+	}
 	n, ports := uint64(0), map[netip.AddrPort]bool{}
 	for {
 		item, err := r.Next()
