@@ -109,7 +109,8 @@ func (d *detectFlags) replay(ctx context.Context, out *findingOutput, args []str
 	if err != nil {
 		return err
 	}
-	if err := out.open(d, view.FindingOptions{}); err != nil {
+	o := in.Origin()
+	if err := out.open(d, view.FindingOptions{Names: out.g.namesIn(o), Own: o.Own}); err != nil {
 		in.Close()
 		return err
 	}

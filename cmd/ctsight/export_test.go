@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/ctsight/ctsight/internal/event"
+	"github.com/ctsight/ctsight/internal/pipeline"
 	"github.com/ctsight/ctsight/internal/record/capture"
 )
 
@@ -72,5 +73,21 @@ func TestExport(t *testing.T) {
 		if b, err := ctsight(t, args...).CombinedOutput(); err != nil || !strings.Contains(string(b), "has no end") || !strings.Contains(string(b), "events=600") {
 			t.Errorf("%q of a recording that was cut: %v, %s", args, err, b)
 		}
+	}
+}
+
+// TestNamesIn: a capture of another machine, or of before it was started again, gets no
+// names of this one: there a number is something else.
+func TestNamesIn(t *testing.T) {
+	g := &globals{stderr: t.Output()}
+	other := g.namesIn(pipeline.Origin{Boot: "another", Names: map[event.NetNS]string{5: "its-router"}})
+	if other.NetNS(5) != "its-router" || other.NetNS(6) != "" || other.Symbol != nil || other.Interface != nil || other.KfreeReason != nil {
+		t.Error("what this machine calls it is told of another's")
+	}
+	if text := g.namesIn(pipeline.Origin{}); text.Symbol != nil {
+		t.Error("a capture in text has names of this machine")
+	}
+	if same := g.namesIn(pipeline.Origin{Boot: pipeline.BootID(), Names: map[event.NetNS]string{5: "then"}}); same.NetNS(5) != "then" || same.Symbol == nil {
+		t.Error("of this machine, nothing is known")
 	}
 }

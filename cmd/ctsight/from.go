@@ -12,10 +12,12 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/ctsight/ctsight/internal/detect"
+	"github.com/ctsight/ctsight/internal/event"
 	"github.com/ctsight/ctsight/internal/filter"
 	"github.com/ctsight/ctsight/internal/pipeline"
 	"github.com/ctsight/ctsight/internal/record"
 	"github.com/ctsight/ctsight/internal/record/capture"
+	"github.com/ctsight/ctsight/internal/view"
 )
 
 // fromFlag is the flag for a capture in place of this kernel.
@@ -88,6 +90,23 @@ func (g *globals) captureFilter(args []string) (*filter.Filter, error) {
 		return nil, fmt.Errorf("%w: --netns with --from: a capture in text has no network namespaces", errUsage)
 	}
 	return g.filter(args)
+}
+
+// namesIn are the names of a capture: those it has itself, and where it was made since
+// this machine has started those that things have now. What another machine's are
+// called nobody knows here.
+func (g *globals) namesIn(o pipeline.Origin) (v view.Names) {
+	if o.Boot != "" && o.Boot == pipeline.BootID() {
+		v = g.names().view()
+	}
+	now := v.NetNS
+	v.NetNS = func(ns event.NetNS) string {
+		if name := o.Names[ns]; name != "" || now == nil {
+			return name
+		}
+		return now(ns)
+	}
+	return v
 }
 
 // lacks says what is missing in a capture that was read to its end.

@@ -72,7 +72,8 @@ func (t *traceFlags) run(ctx context.Context, g *globals, args []string) error {
 	if err != nil {
 		return err
 	}
-	out := newLineOutput(g, names, clock, cancel)
+	own, _ := resolveOwn() // 0 is nobody's
+	out := newLineOutput(g, names.view(), own, clock, cancel)
 	err = p.Run(ctx, func(e *event.Event) error {
 		if err := out.write(e); err != nil {
 			return err
@@ -110,7 +111,8 @@ func (t *traceFlags) replay(ctx context.Context, g *globals, args []string) erro
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	out := newLineOutput(g, g.names(), in.Clock(), cancel)
+	o := in.Origin()
+	out := newLineOutput(g, g.namesIn(o), o.Own, in.Clock(), cancel)
 	var first event.Ktime
 	err = in.Events(ctx, func(e *event.Event) error {
 		if first == 0 {
@@ -164,14 +166,10 @@ type lineOutput struct {
 	armed bool
 }
 
-func newLineOutput(g *globals, names *names, clock event.Clock, fail func()) *lineOutput {
+func newLineOutput(g *globals, names view.Names, own event.NetNS, clock event.Clock, fail func()) *lineOutput {
 	buf := bufio.NewWriterSize(g.stdout, 64<<10)
-	own := event.NetNS(0)
-	if ns, err := resolveOwn(); err == nil {
-		own = ns
-	}
 	o := &lineOutput{fail: fail, buf: buf, w: view.NewEventWriter(buf, view.EventOptions{
-		JSON: g.json(), Color: g.color(), Clock: clock, Own: own, Names: names.view(),
+		JSON: g.json(), Color: g.color(), Clock: clock, Own: own, Names: names,
 	})}
 	o.timer = time.AfterFunc(time.Hour, o.flushLate)
 	return o

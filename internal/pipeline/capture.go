@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"strconv"
 
 	"github.com/ctsight/ctsight/internal/agg"
 	"github.com/ctsight/ctsight/internal/event"
@@ -37,6 +38,8 @@ type Origin struct {
 	Boot    string // of the machine, as long as it runs: two captures with one Boot are of one
 	Node    string
 	Backend string
+	Own     event.NetNS // namespace of who recorded, 0 for not known
+	Names   map[event.NetNS]string
 }
 
 type text struct{ Lines }
@@ -84,7 +87,13 @@ func (c recording) Clock() event.Clock { return c.r.About().Clock() }
 
 func (c recording) Origin() Origin {
 	h := c.r.About()
-	return Origin{Boot: h.BootID, Node: h.Node, Backend: h.Backend}
+	o := Origin{Boot: h.BootID, Node: h.Node, Backend: h.Backend, Own: event.NetNS(h.Own), Names: map[event.NetNS]string{}}
+	for number, name := range h.Names {
+		if n, err := strconv.ParseUint(number, 10, 32); err == nil {
+			o.Names[event.NetNS(n)] = name
+		}
+	}
+	return o
 }
 
 func (c recording) Close() { c.done() }

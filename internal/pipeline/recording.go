@@ -84,15 +84,22 @@ func (w *Watch) CaptureHeader(tool string) capture.Header {
 			h.Names[ns.Inode.String()] = ns.Name
 		}
 	}
+	if own, err := ctnl.OpenNS("/proc/self/ns/net"); err == nil {
+		h.Own = uint32(own.Inode)
+	}
 	h.Node, _ = os.Hostname()
 	var u unix.Utsname
 	if unix.Uname(&u) == nil {
 		h.Kernel = unix.ByteSliceToString(u.Release[:])
 	}
-	if b, err := os.ReadFile("/proc/sys/kernel/random/boot_id"); err == nil {
-		h.BootID = strings.TrimSpace(string(b))
-	}
+	h.BootID = BootID()
 	return h
+}
+
+// BootID says which run of this machine it is, "" for not known.
+func BootID() string {
+	b, _ := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	return strings.TrimSpace(string(b))
 }
 
 // namespacesTold is of how many namespaces a header has the sysctls: 2 kB each.

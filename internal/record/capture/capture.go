@@ -27,9 +27,10 @@ type Header struct {
 	Kernel  string    `json:"kernel,omitempty"`  // release
 	BootID  string    `json:"boot_id,omitempty"` // of the times
 	Backend string    `json:"backend,omitempty"`
-	Hooks   []string  `json:"hooks,omitempty"`  // that are attached
-	Filter  string    `json:"filter,omitempty"` // what it lets through is all there is
-	Wall    time.Time `json:"wall"`             // the clock pair: this was Mono
+	Own     uint32    `json:"own_netns,omitempty"` // namespace of who recorded
+	Hooks   []string  `json:"hooks,omitempty"`     // that are attached
+	Filter  string    `json:"filter,omitempty"`    // what it lets through is all there is
+	Wall    time.Time `json:"wall"`                // the clock pair: this was Mono
 	Mono    int64     `json:"mono_ns"`
 	Start   int64     `json:"start_ns"` // everything counts from here on, monotonic
 	Seed    uint64    `json:"seed"`     // of the detectors' tables
