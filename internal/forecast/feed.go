@@ -116,9 +116,10 @@ func (f *Feed) New(t event.Ktime) {
 func (f *Feed) Destroy(e *event.Event) {
 	bin := Bins
 	if e.HasLifetime {
-		bin = Bin(e.Lifetime)
-		t := e.Time - event.Ktime(e.Lifetime)
-		if p := f.recent.at(int64(t / fineSlot)); p != nil && *p > 0 && e.Lifetime < time.Second {
+		life := min(max(0, e.Lifetime), time.Duration(e.Time)) // a capture may say anything
+		bin = Bin(life)
+		t := e.Time - event.Ktime(life)
+		if p := f.recent.at(int64(t / fineSlot)); p != nil && *p > 0 && life < time.Second {
 			*p--
 		}
 		p := f.fine.has(int64(t / fineSlot))
