@@ -72,10 +72,9 @@ func TestFeedAbsurdLifetimes(t *testing.T) {
 	for _, life := range []time.Duration{-1, -time.Hour, -1 << 63, 1<<63 - 1} {
 		var f Feed
 		for i := range event.Ktime(5) {
-			e := event.Event{Time: (i + 1) * 1e9, Kind: event.New, Orig: event.Tuple{Proto: event.ProtoTCP}}
+			e := event.Event{Time: (i + 1) * 1e9, Kind: event.Destroy, HasLifetime: true, Lifetime: life, Cause: event.TimeoutGC, Orig: event.Tuple{Proto: event.ProtoTCP}}
+			f.Destroy(&e) // of one from before, first
 			f.New(e.Time)
-			e.Kind, e.HasLifetime, e.Lifetime, e.Cause = event.Destroy, true, life, event.TimeoutGC
-			f.Destroy(&e)
 		}
 		if s := f.Step(6e9, 0, 10, nil); s.New < 5 {
 			t.Errorf("%v: %d new", life, s.New)
