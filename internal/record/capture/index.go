@@ -30,47 +30,61 @@ func appendIndex(b []byte, all []frameAt) []byte {
 }
 
 func parseIndex(b []byte, size int64) (all []frameAt, ok bool) {
-	u := func() (v uint64) {
-		v, k := binary.Uvarint(b)
-		if ok = ok && k > 0; ok {
-			b = b[k:]
-		}
-		return v
-	}
-	s := func() (v int64) {
-		v, k := binary.Varint(b)
-		if ok = ok && k > 0; ok {
-			b = b[k:]
-		}
-		return v
-	}
-	ok = true
-	n := u()
-	if !ok || n > uint64(len(b)) {
+	c := cursor{b: b}
+	n := c.unsigned()
+	if c.short || n > uint64(len(c.b)) {
 		return nil, false
 	}
 	offset, first := int64(0), event.Ktime(0)
 	for range n {
 		var f frameAt
-		if len(b) == 0 {
-			return nil, false
-		}
-		f.kind, b = frameKind(b[0]), b[1:]
-		step := u()
-		if !ok || step > uint64(size-offset) {
+		f.kind = frameKind(c.byte())
+		step := c.unsigned()
+		if c.short || step > uint64(size-offset) {
 			return nil, false
 		}
 		f.offset = offset + int64(step)
-		f.first = first + event.Ktime(s())
-		f.last = f.first + event.Ktime(s())
-		f.items = uint32(u())
-		if !ok {
+		f.first = first + event.Ktime(c.signed())
+		f.last = f.first + event.Ktime(c.signed())
+		f.items = uint32(c.unsigned())
+		if c.short {
 			return nil, false
 		}
 		offset, first = f.offset, f.first
 		all = append(all, f)
 	}
-	return all, len(b) == 0
+	return all, len(c.b) == 0
+}
+
+// cursor reads numbers one behind the other; what is behind the end is 0.
+type cursor struct {
+	b     []byte
+	short bool // it ended too early
+}
+
+func (c *cursor) byte() (v byte) {
+	if c.short = c.short || len(c.b) == 0; !c.short {
+		v, c.b = c.b[0], c.b[1:]
+	}
+	return v
+}
+
+func (c *cursor) unsigned() uint64 {
+	v, k := binary.Uvarint(c.b)
+	c.skip(k)
+	return v
+}
+
+func (c *cursor) signed() int64 {
+	v, k := binary.Varint(c.b)
+	c.skip(k)
+	return v
+}
+
+func (c *cursor) skip(k int) {
+	if c.short = c.short || k <= 0; !c.short {
+		c.b = c.b[k:]
+	}
 }
 
 // scanIndex finds the frames of a file by their headers.

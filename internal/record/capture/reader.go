@@ -47,9 +47,14 @@ type Reader struct {
 
 const readSize = 1 << 16
 
+// newDecoder unpacks into the room that it is given, and takes no more.
+func newDecoder() (*zstd.Decoder, error) {
+	return zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(maxRaw), zstd.WithDecodeAllCapLimit(true))
+}
+
 // NewReader begins to read.
 func NewReader(src io.Reader) (*Reader, error) {
-	dec, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(maxRaw), zstd.WithDecodeAllCapLimit(true))
+	dec, err := newDecoder()
 	if err != nil {
 		return nil, err
 	}
@@ -293,29 +298,11 @@ func (r *Reader) section() error {
 }
 
 func (r *Reader) readSum(b []byte) ([]event.Sum, error) {
-	ok := true
-	u := func() uint64 {
-		v, k := binary.Uvarint(b)
-		if ok = ok && k > 0; ok {
-			b = b[k:]
-		}
-		return v
-	}
-	s := func() int64 {
-		v, k := binary.Varint(b)
-		if ok = ok && k > 0; ok {
-			b = b[k:]
-		}
-		return v
-	}
+	c := cursor{b: b}
 	x := &r.sum[0]
-	*x = event.Sum{NetNS: event.NetNS(u()), Zone: uint16(u())}
-	if !ok || len(b) < 3 {
-		return nil, errShort
-	}
-	x.Kind, x.Reason, x.Cause, b = event.Kind(b[0]), event.Reason(b[1]), event.Cause(b[2]), b[3:]
-	x.N, x.Evicted, x.From, x.Last = u(), u(), event.Ktime(s()), event.Ktime(s())
-	if x.Src, _ = netip.AddrFromSlice(b); !ok || !x.Src.IsValid() && len(b) > 0 {
+	*x = event.Sum{NetNS: event.NetNS(c.unsigned()), Zone: uint16(c.unsigned()), Kind: event.Kind(c.byte()), Reason: event.Reason(c.byte()), Cause: event.Cause(c.byte()),
+		N: c.unsigned(), Evicted: c.unsigned(), From: event.Ktime(c.signed()), Last: event.Ktime(c.signed())}
+	if x.Src, _ = netip.AddrFromSlice(c.b); c.short || !x.Src.IsValid() && len(c.b) > 0 {
 		return nil, errShort
 	}
 	return r.sum[:], nil
@@ -375,7 +362,7 @@ func index(f io.ReaderAt, size int64) ([]frameAt, error) {
 	if string(end[8:]) == indexMagic && at > 0 && at < size-trailerSize-frameSize {
 		r := Reader{in: bufio.NewReaderSize(io.NewSectionReader(f, at, size-trailerSize-at), readSize)}
 		var err error
-		if r.dec, err = zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(maxRaw), zstd.WithDecodeAllCapLimit(true)); err != nil {
+		if r.dec, err = newDecoder(); err != nil {
 			return nil, err
 		}
 		if x, b, err := r.frame(); err == nil && x.kind == frameIndex {
