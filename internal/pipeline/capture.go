@@ -107,20 +107,31 @@ func (c recording) Replay(ctx context.Context, config ReplayConfig) (Replayed, e
 
 func (c recording) Events(ctx context.Context, fn func(*event.Event) error) error {
 	defer c.done()
-	for ctx.Err() == nil {
-		x, err := c.r.Next()
-		if errors.Is(err, io.EOF) {
-			return nil
-		} else if err != nil {
-			return err
-		}
+	return eachItem(ctx, c.r, func(x *capture.Item) error {
 		if x.Kind != capture.Events {
-			continue
+			return nil
 		}
 		for i := range x.Events {
 			if err := fn(&x.Events[i]); err != nil {
 				return err
 			}
+		}
+		return nil
+	})
+}
+
+// eachItem calls fn for the items of a recording until it returns an error or ctx ends.
+func eachItem(ctx context.Context, in capture.Source, fn func(*capture.Item) error) error {
+	for ctx.Err() == nil {
+		x, err := in.Next()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err == nil {
+			err = fn(x)
+		}
+		if err != nil {
+			return err
 		}
 	}
 	return nil

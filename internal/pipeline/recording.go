@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"slices"
 	"strconv"
@@ -29,6 +28,14 @@ type secondState struct {
 	Pools  []agg.PoolState  `json:"pools,omitempty"`
 	Loss   agg.Loss         `json:"loss"`
 	End    bool             `json:"end,omitempty"` // of the recording: what is open is told
+}
+
+// secondOf is the state that an item has.
+func secondOf(x *capture.Item) (s secondState, err error) {
+	if err = json.Unmarshal(x.JSON, &s); err != nil {
+		err = badSection("a state", x.JSON, err)
+	}
+	return s, err
 }
 
 // lookStep is a step of looking at contacts (capture.Looks): first those are taken that
@@ -149,22 +156,11 @@ func ReplayCapture(ctx context.Context, in capture.Source, c ReplayConfig) (Repl
 		r.all = detect.New(detect.Config{Clock: h.Clock(), Seed: h.Seed}, event.Ktime(h.Start))
 		r.known = map[contact]detect.Seen{}
 	}
-	for ctx.Err() == nil {
-		x, err := in.Next()
-		if errors.Is(err, io.EOF) {
-			break
-		}
-		if err == nil {
-			err = r.take(x)
-		}
-		if errors.Is(err, errEnough) {
-			break
-		}
-		if err != nil {
-			return r.done(), err
-		}
+	err := eachItem(ctx, in, r.take)
+	if errors.Is(err, errEnough) {
+		err = nil
 	}
-	return r.done(), nil
+	return r.done(), err
 }
 
 var errEnough = errors.New("enough")
@@ -298,9 +294,9 @@ func (r *captured) look(x *capture.Item) error {
 }
 
 func (r *captured) second(x *capture.Item) error {
-	var s secondState
-	if err := json.Unmarshal(x.JSON, &s); err != nil {
-		return badSection("a state", x.JSON, err)
+	s, err := secondOf(x)
+	if err != nil {
+		return err
 	}
 	state := detect.State{Tables: s.Tables, Pools: s.Pools, Loss: s.Loss}
 	r.c.each(Told{At: x.At, State: &Second{s.Tables, s.Loss}})
