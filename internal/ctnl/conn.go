@@ -216,7 +216,7 @@ func (c *Conn) recv(ctx context.Context, deadline time.Time) ([]byte, error) {
 func (c *Conn) Dump(ctx context.Context, fn func(*Entry) error) error {
 	// ctnetlink never sets NLM_F_DUMP_INTR (seen in 5.10 to 7.3), so look at
 	// the size of the table, which all namespaces share, before and after.
-	buckets, berr := readSysctl("nf_conntrack_buckets")
+	buckets, berr := ReadSysctl("nf_conntrack_buckets")
 	var e Entry
 	var bad int
 	var first error
@@ -242,7 +242,7 @@ func (c *Conn) Dump(ctx context.Context, fn func(*Entry) error) error {
 	case bad > 0:
 		return fmt.Errorf("dump: %d entries left out: %w", bad, first)
 	case berr == nil:
-		if n, err := readSysctl("nf_conntrack_buckets"); err == nil && n != buckets {
+		if n, err := ReadSysctl("nf_conntrack_buckets"); err == nil && n != buckets {
 			return fmt.Errorf("dump: %w", ErrDumpInterrupted)
 		}
 	}

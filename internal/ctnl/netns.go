@@ -306,7 +306,7 @@ func (n NS) Sysctls() map[string]uint32 {
 			if !strings.HasPrefix(f.Name(), "nf_conntrack_") || f.Name() == "nf_conntrack_count" {
 				continue
 			}
-			if v, err := readSysctl(f.Name()); err == nil {
+			if v, err := ReadSysctl(f.Name()); err == nil {
 				out[f.Name()] = v
 			}
 		}
@@ -331,13 +331,15 @@ func (n NS) Timeouts() map[string]int {
 // sysctl reads one number of net.netfilter as it is inside the namespace.
 func (n NS) sysctl(name string) (v uint32, err error) {
 	err = n.Do(func() error {
-		v, err = readSysctl(name)
+		v, err = ReadSysctl(name)
 		return err
 	})
 	return v, err
 }
 
-func readSysctl(name string) (uint32, error) {
+// ReadSysctl reads one number of net.netfilter as it is in the namespace of the calling
+// thread.
+func ReadSysctl(name string) (uint32, error) {
 	b, err := os.ReadFile("/proc/sys/net/netfilter/" + name)
 	if err != nil {
 		return 0, err

@@ -229,8 +229,8 @@ func (c *Conn) askFill() (f Fill, full bool, err error) {
 // fill reads Fill from the sysctl files inside the namespace.
 func (n NS) fill() (f Fill, err error) {
 	err = n.Do(func() error {
-		if f.Count, err = readSysctl("nf_conntrack_count"); err == nil {
-			f.Max, err = readSysctl("nf_conntrack_max")
+		if f.Count, err = ReadSysctl("nf_conntrack_count"); err == nil {
+			f.Max, err = ReadSysctl("nf_conntrack_max")
 		}
 		if errors.Is(err, os.ErrNotExist) {
 			return ErrNotLoaded

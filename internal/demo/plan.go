@@ -75,15 +75,11 @@ func makePlan(c *ctnl.Conn, ask int) (plan, error) {
 			return plan{}, err
 		}
 	}
-	b, err := os.ReadFile("/proc/sys/net/netfilter/nf_conntrack_buckets")
+	buckets, err := ctnl.ReadSysctl("nf_conntrack_buckets")
 	if err != nil {
 		return plan{}, err
 	}
-	buckets, err := strconv.Atoi(strings.TrimSpace(string(b)))
-	if err != nil {
-		return plan{}, fmt.Errorf("nf_conntrack_buckets: %w", err)
-	}
-	return newPlan(int(f.Max), buckets, ask, freeMemory()), nil
+	return newPlan(int(f.Max), int(buckets), ask, freeMemory()), nil
 }
 
 // harmless checks that no other namespace comes near a limit.

@@ -2,11 +2,9 @@ package pipeline
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"strconv"
 	"strings"
 	"time"
@@ -114,21 +112,11 @@ const seedsWithin = time.Minute
 func planRecording(ctx context.Context, in capture.Source, ns event.NetNS, limit time.Duration) (Planned, error) {
 	start := event.Ktime(in.About().Start)
 	r := recorded{from: start, to: start, limit: limit, only: ns, nets: map[event.NetNS]*plan.Collector{}, max: map[event.NetNS]uint64{}}
-	for ctx.Err() == nil {
-		x, err := in.Next()
-		if errors.Is(err, io.EOF) {
-			break
-		}
-		if err == nil {
-			err = r.take(x)
-		}
-		if errors.Is(err, errEnough) {
-			r.to = start + event.Ktime(limit)
-			break
-		}
-		if err != nil {
-			return Planned{}, err
-		}
+	switch err := eachItem(ctx, in, r.take); {
+	case errors.Is(err, errEnough):
+		r.to = start + event.Ktime(limit)
+	case err != nil:
+		return Planned{}, err
 	}
 	netlink := in.About().Backend == probe.Netfilter || in.About().Backend == probe.Netlink
 	for n, c := range r.nets {
@@ -198,9 +186,9 @@ func (r *recorded) of(e *event.Event) *plan.Collector {
 }
 
 func (r *recorded) second(x *capture.Item) error {
-	var s secondState
-	if err := json.Unmarshal(x.JSON, &s); err != nil {
-		return badSection("the state of a second", x.JSON, err)
+	s, err := secondOf(x)
+	if err != nil {
+		return err
 	}
 	for i := range s.Tables {
 		r.max[s.Tables[i].NetNS] = s.Tables[i].Max
@@ -333,15 +321,8 @@ func PlanKernel(ns ctnl.NS) (plan.Kernel, error) {
 // buckets is the size of the hash table, which all namespaces share; 0 where it is not
 // shown.
 func buckets() uint64 {
-	b, err := os.ReadFile("/proc/sys/net/netfilter/nf_conntrack_buckets")
-	if err != nil {
-		return 0
-	}
-	n, err := strconv.ParseUint(strings.TrimSpace(string(b)), 10, 32)
-	if err != nil {
-		return 0
-	}
-	return n
+	n, _ := ctnl.ReadSysctl("nf_conntrack_buckets")
+	return uint64(n)
 }
 
 // EntryMemory is what entries cost on this kernel.

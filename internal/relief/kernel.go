@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"strconv"
-	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -51,22 +50,11 @@ func (k Proc) Read(p Place, sysctl string) (v uint64, writable bool, err error) 
 			return err
 		}
 		writable = st.Mode().Perm()&0o200 != 0
-		v, err = read(sysctl)
+		n, err := ctnl.ReadSysctl(sysctl)
+		v = uint64(n)
 		return err
 	})
 	return v, writable, err
-}
-
-func read(sysctl string) (uint64, error) {
-	b, err := os.ReadFile(sysctls + sysctl)
-	if err != nil {
-		return 0, err
-	}
-	v, err := strconv.ParseUint(strings.TrimSpace(string(b)), 10, 32)
-	if err != nil {
-		return 0, fmt.Errorf("%s: %w", sysctl, err)
-	}
-	return v, nil
 }
 
 // Write implements Kernel.
@@ -92,8 +80,8 @@ func (k Proc) Fullest() (most uint64, err error) {
 	}
 	for i, ns := range all {
 		err := ns.Do(func() error {
-			n, err := read(prefix + "count")
-			most = max(most, n)
+			n, err := ctnl.ReadSysctl(prefix + "count")
+			most = max(most, uint64(n))
 			return err
 		})
 		if err != nil && i == 0 { // others may be gone
