@@ -26,9 +26,17 @@ type near struct {
 	made    uint32
 }
 
+// near returns the source of a place where it was found ahead of time and is still it.
+func (d *Engine) near(p *place) *subject {
+	if p.near.epoch == d.subjects.epoch {
+		return p.near.subject
+	}
+	return nil
+}
+
 // subjectAt returns the source of a place, nil if there is none.
 func (d *Engine) subjectAt(p *place) *subject {
-	if s := p.near.subject; s != nil && p.near.epoch == d.subjects.epoch {
+	if s := d.near(p); s != nil {
 		return s
 	}
 	return d.subjects.find(p.src)

@@ -274,12 +274,12 @@ func (n *scan) begin(d *Engine, s *subject, j *judgement) bool {
 	}
 	f := s.first
 	if f != nil && j.now-f.at > event.Ktime(retention) {
-		*f = once{}
+		s.forgive()
 	}
 	switch {
 	case !j.o.failure():
 		if f != nil && f.hash == j.place.endpoint && j.judged {
-			*f = once{}
+			s.forgive()
 		}
 		s.hasPast().serve(&j.Orig)
 		return false

@@ -131,7 +131,7 @@ func weaker(a, b *subject) bool {
 
 // source returns the source of a contact.
 func (d *Engine) source(ns event.NetNS, zone uint16, a netip.Addr, p *place) *subject {
-	if s := p.near.subject; s != nil && p.near.epoch == d.subjects.epoch {
+	if s := d.near(p); s != nil {
 		return s
 	}
 	s, fresh := d.subjects.get(p.src, d.gone)
