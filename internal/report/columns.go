@@ -104,8 +104,8 @@ type peak struct {
 
 const peakSlot = event.Ktime(2 * time.Millisecond)
 
-// add returns how many there were in the 10 ms that end with t.
-func (p *peak) add(t event.Ktime, n uint64) uint64 {
+// add counts one, and returns how many there were in the 10 ms that end with t.
+func (p *peak) add(t event.Ktime) uint64 {
 	i := int64(t / peakSlot)
 	if i-p.at >= int64(len(p.slot)) {
 		*p = peak{at: i}
@@ -116,7 +116,7 @@ func (p *peak) add(t event.Ktime, n uint64) uint64 {
 		p.sum -= *x
 		*x = 0
 	}
-	p.slot[p.at%int64(len(p.slot))] += n
-	p.sum += n
+	p.slot[p.at%int64(len(p.slot))]++
+	p.sum++
 	return p.sum
 }

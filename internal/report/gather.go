@@ -94,7 +94,6 @@ func (g *Gatherer) From(n int, node Node) {
 // comes as sums.
 func (g *Gatherer) Event(e *event.Event) {
 	g.advance(e.Time)
-	const n = 1
 	e.Time, e.Sample = g.last, 0 // what is told late happens now
 	e.HasLifetime = e.HasLifetime && 0 <= e.Lifetime && e.Lifetime <= maxLife
 	g.told++
@@ -108,12 +107,12 @@ func (g *Gatherer) Event(e *event.Event) {
 	}
 	switch e.Kind {
 	case event.New:
-		g.insert(e, c, n)
+		g.insert(e, c)
 	case event.Destroy:
-		g.destroy(e, c, n)
+		g.destroy(e, c)
 	case event.Drop:
 		if !e.Reason.IsRuleset() {
-			c.Dropped += n
+			c.Dropped++
 		}
 	}
 }
@@ -297,10 +296,10 @@ func (g *Gatherer) halve() {
 	g.cols.halve()
 }
 
-func (g *Gatherer) insert(e *event.Event, c *Column, n uint64) {
-	c.New += n
-	c.Peak = max(c.Peak, g.peak.add(e.Time, n))
-	g.sources.add(e.NetNS, e.Orig.Src, g.cols.now(), n)
+func (g *Gatherer) insert(e *event.Event, c *Column) {
+	c.New++
+	c.Peak = max(c.Peak, g.peak.add(e.Time))
+	g.sources.add(e.NetNS, e.Orig.Src, g.cols.now(), 1)
 	g.recent.add(e)
 	for _, s := range g.scanners {
 		s.take(e)
@@ -364,13 +363,13 @@ func (g *Gatherer) release(x entry) {
 	g.free = append(g.free, x.at)
 }
 
-func (g *Gatherer) destroy(e *event.Event, c *Column, n uint64) {
-	c.Destroyed += n
+func (g *Gatherer) destroy(e *event.Event, c *Column) {
+	c.Destroyed++
 	if e.Cause == event.EarlyDrop || e.Cause == event.EarlyDropGC {
-		c.Evicted += n
+		c.Evicted++
 	}
 	if e.HasLifetime {
-		c.Lives[lifeBucket(e.Lifetime)] += uint32(n)
+		c.Lives[lifeBucket(e.Lifetime)]++
 	}
 	if t := g.table(e.NetNS); t != nil {
 		t.died(e)
