@@ -76,14 +76,12 @@ func (x *exportFlags) run(ctx context.Context, g *globals, args []string) (err e
 			in.Close()
 			return err
 		}
-		done := false
 		defer func() {
-			if err = errors.Join(err, f.Close()); err != nil || !done {
+			if err = errors.Join(err, f.Close()); err != nil {
 				_ = os.Remove(x.out) // half a file is none
 			}
 		}()
 		to = f
-		defer func() { done = err == nil && ctx.Err() == nil }()
 	}
 	buf := bufio.NewWriterSize(to, 1<<16)
 	w := x.writer(buf, in.Clock())
