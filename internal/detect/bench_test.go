@@ -6,10 +6,9 @@ import (
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/ctsight/ctsight/internal/agg"
 	"github.com/ctsight/ctsight/internal/event"
+	"github.com/ctsight/ctsight/internal/lab/cputime"
 )
 
 // BenchmarkEngine is what an event costs, insert or destroy, at 50,000 connections a
@@ -53,13 +52,6 @@ func benchEngine(b *testing.B, source func() int) {
 	batchOf := make([]event.Event, 0, 2*atOnce)
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	cpu := func() time.Duration { // of this thread: other work on the machine does not count
-		var t unix.Timespec
-		if err := unix.ClockGettime(unix.CLOCK_THREAD_CPUTIME_ID, &t); err != nil {
-			b.Fatal(err)
-		}
-		return time.Duration(t.Nano())
-	}
 	tick := event.Ktime(0)
 	run := func(from, to int) {
 		for i := from; i < to; i++ {
@@ -76,9 +68,9 @@ func benchEngine(b *testing.B, source func() int) {
 			if len(batchOf) < atOnce {
 				continue
 			}
-			begin := cpu()
+			begin := cputime.Thread()
 			census.AddAll(batchOf)
-			mid := cpu()
+			mid := cputime.Thread()
 			engine.AddAll(batchOf)
 			if next := now / event.Ktime(100*time.Millisecond); next != tick {
 				for looks = engine.Due(now, looks); len(looks) > 0; looks = engine.Due(now, looks) {
@@ -90,7 +82,7 @@ func benchEngine(b *testing.B, source func() int) {
 				tick = next
 			}
 			took[0] += mid - begin
-			took[1] += cpu() - mid
+			took[1] += cputime.Thread() - mid
 			batchOf = batchOf[:0]
 		}
 	}

@@ -2,9 +2,10 @@ package feed
 
 import (
 	"net/netip"
-	"syscall"
 	"testing"
 	"time"
+
+	"github.com/ctsight/ctsight/internal/lab/cputime"
 )
 
 // R19: fifty thousand addresses in less than 100 ms. What is told is the time of this
@@ -18,9 +19,9 @@ func BenchmarkFiftyThousand(b *testing.B) {
 	}
 	var spent time.Duration
 	for b.Loop() {
-		before := cpu(b)
+		before := cputime.Process()
 		l.sync(table, r, now)
-		spent += cpu(b) - before
+		spent += cputime.Process() - before
 		b.StopTimer()
 		if err := table.Remove(); err != nil {
 			b.Fatal(err)
@@ -28,13 +29,4 @@ func BenchmarkFiftyThousand(b *testing.B) {
 		b.StartTimer()
 	}
 	b.ReportMetric(float64(spent.Milliseconds())/float64(b.N), "cpu-ms/op")
-}
-
-func cpu(tb testing.TB) time.Duration {
-	tb.Helper()
-	var u syscall.Rusage
-	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
-		tb.Fatal(err)
-	}
-	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }

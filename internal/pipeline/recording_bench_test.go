@@ -9,11 +9,10 @@ import (
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/ctsight/ctsight/internal/agg"
 	"github.com/ctsight/ctsight/internal/detect"
 	"github.com/ctsight/ctsight/internal/event"
+	"github.com/ctsight/ctsight/internal/lab/cputime"
 	"github.com/ctsight/ctsight/internal/record/capture"
 )
 
@@ -63,7 +62,7 @@ func BenchmarkReplayCapture(b *testing.B) {
 		return err
 	}}} {
 		b.Run(tc.name, func(b *testing.B) {
-			begin := cpuOf(b)
+			begin := cputime.Process()
 			for b.Loop() {
 				in, err := capture.NewReader(bytes.NewReader(out.Bytes()))
 				if err == nil {
@@ -73,17 +72,7 @@ func BenchmarkReplayCapture(b *testing.B) {
 					b.Fatal(err)
 				}
 			}
-			b.ReportMetric(float64((cpuOf(b)-begin).Nanoseconds())/float64(b.N)/float64(n), "cpu-ns/event")
+			b.ReportMetric(float64((cputime.Process()-begin).Nanoseconds())/float64(b.N)/float64(n), "cpu-ns/event")
 		})
 	}
-}
-
-// cpuOf is the CPU time of the process, all threads.
-func cpuOf(t testing.TB) time.Duration {
-	t.Helper()
-	var x unix.Timespec
-	if err := unix.ClockGettime(unix.CLOCK_PROCESS_CPUTIME_ID, &x); err != nil {
-		t.Fatal(err)
-	}
-	return time.Duration(x.Nano())
 }

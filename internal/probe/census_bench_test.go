@@ -14,6 +14,7 @@ import (
 	"github.com/ctsight/ctsight/internal/abi"
 	"github.com/ctsight/ctsight/internal/agg"
 	"github.com/ctsight/ctsight/internal/event"
+	"github.com/ctsight/ctsight/internal/lab/cputime"
 )
 
 // BenchmarkReader is all that one core does for a connection, insert and
@@ -52,11 +53,11 @@ func benchReader(b *testing.B, dims []agg.Dim, source func() uint64) {
 	read := func() (took time.Duration) {
 		for t.write(ws[0]) {
 		}
-		began := cpuTime(b)
+		began := cputime.Thread()
 		if _, err := d.pass(math.MaxInt64 - 1); err != nil {
 			b.Fatal(err)
 		}
-		return cpuTime(b) - began
+		return cputime.Thread() - began
 	}
 	for t.i < 4*liveEntries { // until all tables are as large as they get
 		read()
@@ -69,14 +70,6 @@ func benchReader(b *testing.B, dims []agg.Dim, source func() uint64) {
 	n := float64(t.i - first)
 	b.ReportMetric(float64(took.Nanoseconds())/n, "ns/op")
 	b.ReportMetric(2*n/took.Seconds()/1e6, "Mevents/s")
-}
-
-func cpuTime(b *testing.B) time.Duration {
-	var ts unix.Timespec
-	if err := unix.ClockGettime(unix.CLOCK_THREAD_CPUTIME_ID, &ts); err != nil {
-		b.Fatal(err)
-	}
-	return time.Duration(ts.Nano())
 }
 
 const liveEntries = 200_000

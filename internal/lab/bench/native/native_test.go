@@ -26,6 +26,7 @@ import (
 
 	"github.com/ctsight/ctsight/internal/ctnl"
 	"github.com/ctsight/ctsight/internal/event"
+	"github.com/ctsight/ctsight/internal/lab/cputime"
 	"github.com/ctsight/ctsight/internal/netlab"
 	"github.com/ctsight/ctsight/internal/pipeline"
 	"github.com/ctsight/ctsight/internal/probe"
@@ -192,17 +193,9 @@ func onThread(fn func() error) error {
 	return <-done
 }
 
-// used is the CPU time of this thread: packets go from the sender through the
-// router in softirqs on top of its system calls, and a flush is one call.
-func used() time.Duration {
-	var ts unix.Timespec
-	if err := unix.ClockGettime(unix.CLOCK_THREAD_CPUTIME_ID, &ts); err != nil {
-		return 0
-	}
-	return time.Duration(ts.Nano())
-}
-
-// measure makes connections from one CPU, removes them, and notes what each took.
+// measure makes connections from one CPU, removes them, and notes what each took of this
+// thread: packets go from the sender through the router in softirqs on top of its system
+// calls, and a flush is one call.
 func (t *tap) measure(ctx context.Context, r *netlab.Router) error {
 	closeTap, err := t.open(r.R, &t.told)
 	if err != nil {
@@ -215,15 +208,15 @@ func (t *tap) measure(ctx context.Context, r *netlab.Router) error {
 		return err
 	}
 	defer c.Close()
-	begin := used()
+	begin := cputime.Thread()
 	_, err = r.SendFlows(ctx, f, netlab.SendOptions{})
-	t.insert = append(t.insert, (used()-begin)/visit)
+	t.insert = append(t.insert, (cputime.Thread()-begin)/visit)
 	if err != nil {
 		return err
 	}
-	begin = used()
+	begin = cputime.Thread()
 	err = c.Flush()
-	t.destroy = append(t.destroy, (used()-begin)/visit)
+	t.destroy = append(t.destroy, (cputime.Thread()-begin)/visit)
 	if err != nil {
 		return err
 	}
