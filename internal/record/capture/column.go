@@ -3,8 +3,6 @@ package capture
 import (
 	"encoding/binary"
 	"errors"
-	"math/bits"
-	"slices"
 
 	"github.com/ctsight/ctsight/internal/event"
 )
@@ -40,7 +38,6 @@ type column struct {
 	id   uint8
 	form form
 	of   group
-	get  func(*batchWriter, *event.Event) uint64
 	set  func(*batchReader, *event.Event, uint64)
 }
 
@@ -63,24 +60,13 @@ func (c *column) own() bool {
 	return c.id == colNetNS || c.id == colZone || c.id >= 10 && c.id < 30 || c.id == colPtr
 }
 
-// has says of which groups an event has something.
-func has(e *event.Event, plain bool) (g group) {
-	if !plain && !e.Reply.IsZero() {
-		g |= ofReply
+// addr says whether its values are numbers of addresses.
+func (c *column) addr() bool {
+	switch c.id {
+	case 11, 12, 21, 22, 41, 42:
+		return true
 	}
-	if e.Lifetime != 0 || e.Timeout != 0 || e.TCPState != 0 || e.Cause != 0 {
-		g |= ofEnd
-	}
-	if !e.By.IsZero() {
-		g |= ofBy
-	}
-	if e.Task != (event.Task{}) {
-		g |= ofTask
-	}
-	if e.Reason != 0 || e.KfreeReason != 0 || e.Location != 0 || e.TCPFlags != 0 {
-		g |= ofDrop
-	}
-	return g
+	return false
 }
 
 // Flags of an event.
@@ -97,90 +83,57 @@ const (
 // columns are all that there are. What a number means never changes; a new field gets
 // a new one, which older readers leave out.
 var columns = []column{
-	{colRef, formPlain, ofRef, func(w *batchWriter, _ *event.Event) uint64 { return uint64(w.refs[w.at]) }, func(_ *batchReader, _ *event.Event, _ uint64) {}},
-	{1, formDelta, ofAll, func(_ *batchWriter, e *event.Event) uint64 { return uint64(e.Time) }, func(_ *batchReader, e *event.Event, v uint64) { e.Time = event.Ktime(v) }},
-	{2, formPlain, ofAll, func(_ *batchWriter, e *event.Event) uint64 { return uint64(e.Kind) }, func(_ *batchReader, e *event.Event, v uint64) { e.Kind = event.Kind(v) }},
-	{3, formPlain, ofAll, func(_ *batchWriter, e *event.Event) uint64 { return uint64(e.CPU) }, func(_ *batchReader, e *event.Event, v uint64) { e.CPU = uint16(v) }},
-	{colNetNS, formPlain, ofAll, func(_ *batchWriter, e *event.Event) uint64 { return uint64(e.NetNS) }, func(_ *batchReader, e *event.Event, v uint64) { e.NetNS = event.NetNS(v) }},
-	{colZone, formPlain, ofAll, func(_ *batchWriter, e *event.Event) uint64 { return uint64(e.Zone) }, func(_ *batchReader, e *event.Event, v uint64) { e.Zone = uint16(v) }},
-	{6, formPlain, ofAll, func(_ *batchWriter, e *event.Event) uint64 { return uint64(e.Mark) }, func(_ *batchReader, e *event.Event, v uint64) { e.Mark = uint32(v) }},
-	{7, formPlain, ofDrop, func(_ *batchWriter, e *event.Event) uint64 { return uint64(e.Reason) }, func(_ *batchReader, e *event.Event, v uint64) { e.Reason = event.Reason(v) }},
-	{8, formPlain, ofEnd, func(_ *batchWriter, e *event.Event) uint64 { return uint64(e.Cause) }, func(_ *batchReader, e *event.Event, v uint64) { e.Cause = event.Cause(v) }},
-	{colFlags, formPlain, ofAll, func(w *batchWriter, e *event.Event) uint64 { return w.flags(e) }, func(r *batchReader, e *event.Event, v uint64) { r.flags(e, v) }},
+	{colRef, formPlain, ofRef, func(_ *batchReader, _ *event.Event, _ uint64) {}},
+	{1, formDelta, ofAll, func(_ *batchReader, e *event.Event, v uint64) { e.Time = event.Ktime(v) }},
+	{2, formPlain, ofAll, func(_ *batchReader, e *event.Event, v uint64) { e.Kind = event.Kind(v) }},
+	{3, formPlain, ofAll, func(_ *batchReader, e *event.Event, v uint64) { e.CPU = uint16(v) }},
+	{colNetNS, formPlain, ofAll, func(_ *batchReader, e *event.Event, v uint64) { e.NetNS = event.NetNS(v) }},
+	{colZone, formPlain, ofAll, func(_ *batchReader, e *event.Event, v uint64) { e.Zone = uint16(v) }},
+	{6, formPlain, ofAll, func(_ *batchReader, e *event.Event, v uint64) { e.Mark = uint32(v) }},
+	{7, formPlain, ofDrop, func(_ *batchReader, e *event.Event, v uint64) { e.Reason = event.Reason(v) }},
+	{8, formPlain, ofEnd, func(_ *batchReader, e *event.Event, v uint64) { e.Cause = event.Cause(v) }},
+	{colFlags, formPlain, ofAll, func(r *batchReader, e *event.Event, v uint64) { r.flags(e, v) }},
 
-	{10, formPlain, ofAll, func(_ *batchWriter, e *event.Event) uint64 { return uint64(e.Orig.Proto) }, func(_ *batchReader, e *event.Event, v uint64) { e.Orig.Proto = uint8(v) }},
-	{11, formPlain, ofAll, func(w *batchWriter, e *event.Event) uint64 { return w.addr(e.Orig.Src) }, func(r *batchReader, e *event.Event, v uint64) { e.Orig.Src = r.addr(v) }},
-	{12, formPlain, ofAll, func(w *batchWriter, e *event.Event) uint64 { return w.addr(e.Orig.Dst) }, func(r *batchReader, e *event.Event, v uint64) { e.Orig.Dst = r.addr(v) }},
-	{13, formPlain, ofAll, func(_ *batchWriter, e *event.Event) uint64 { return uint64(e.Orig.Sport) }, func(_ *batchReader, e *event.Event, v uint64) { e.Orig.Sport = uint16(v) }},
-	{14, formPlain, ofAll, func(_ *batchWriter, e *event.Event) uint64 { return uint64(e.Orig.Dport) }, func(_ *batchReader, e *event.Event, v uint64) { e.Orig.Dport = uint16(v) }},
+	{10, formPlain, ofAll, func(_ *batchReader, e *event.Event, v uint64) { e.Orig.Proto = uint8(v) }},
+	{11, formPlain, ofAll, func(r *batchReader, e *event.Event, v uint64) { e.Orig.Src = r.addr(v) }},
+	{12, formPlain, ofAll, func(r *batchReader, e *event.Event, v uint64) { e.Orig.Dst = r.addr(v) }},
+	{13, formPlain, ofAll, func(_ *batchReader, e *event.Event, v uint64) { e.Orig.Sport = uint16(v) }},
+	{14, formPlain, ofAll, func(_ *batchReader, e *event.Event, v uint64) { e.Orig.Dport = uint16(v) }},
 
-	{20, formPlain, ofReply, func(w *batchWriter, e *event.Event) uint64 { return uint64(w.reply(e).Proto) }, func(_ *batchReader, e *event.Event, v uint64) { e.Reply.Proto = uint8(v) }},
-	{21, formPlain, ofReply, func(w *batchWriter, e *event.Event) uint64 { return w.addr(w.reply(e).Src) }, func(r *batchReader, e *event.Event, v uint64) { e.Reply.Src = r.addr(v) }},
-	{22, formPlain, ofReply, func(w *batchWriter, e *event.Event) uint64 { return w.addr(w.reply(e).Dst) }, func(r *batchReader, e *event.Event, v uint64) { e.Reply.Dst = r.addr(v) }},
-	{23, formPlain, ofReply, func(w *batchWriter, e *event.Event) uint64 { return uint64(w.reply(e).Sport) }, func(_ *batchReader, e *event.Event, v uint64) { e.Reply.Sport = uint16(v) }},
-	{24, formPlain, ofReply, func(w *batchWriter, e *event.Event) uint64 { return uint64(w.reply(e).Dport) }, func(_ *batchReader, e *event.Event, v uint64) { e.Reply.Dport = uint16(v) }},
+	{20, formPlain, ofReply, func(_ *batchReader, e *event.Event, v uint64) { e.Reply.Proto = uint8(v) }},
+	{21, formPlain, ofReply, func(r *batchReader, e *event.Event, v uint64) { e.Reply.Src = r.addr(v) }},
+	{22, formPlain, ofReply, func(r *batchReader, e *event.Event, v uint64) { e.Reply.Dst = r.addr(v) }},
+	{23, formPlain, ofReply, func(_ *batchReader, e *event.Event, v uint64) { e.Reply.Sport = uint16(v) }},
+	{24, formPlain, ofReply, func(_ *batchReader, e *event.Event, v uint64) { e.Reply.Dport = uint16(v) }},
 
-	{30, formPlain, ofAll, func(_ *batchWriter, e *event.Event) uint64 { return uint64(e.Status) }, func(_ *batchReader, e *event.Event, v uint64) { e.Status = event.Status(v) }},
-	{31, formPlain, ofEnd, func(_ *batchWriter, e *event.Event) uint64 { return uint64(e.TCPState) }, func(_ *batchReader, e *event.Event, v uint64) { e.TCPState = event.TCPState(v) }},
-	{32, formPlain, ofEnd, func(w *batchWriter, e *event.Event) uint64 { return w.lifetime(e) }, func(_ *batchReader, e *event.Event, v uint64) { e.Lifetime = durationOf(v) }},
-	{33, formPlain, ofEnd, func(_ *batchWriter, e *event.Event) uint64 { return zigzag(uint64(e.Timeout)) }, func(_ *batchReader, e *event.Event, v uint64) { e.Timeout = durationOf(v) }},
-	{colPtr, formPlain, ofAll, func(_ *batchWriter, e *event.Event) uint64 { return e.Ptr }, func(_ *batchReader, e *event.Event, v uint64) { e.Ptr = v }},
+	{30, formPlain, ofAll, func(_ *batchReader, e *event.Event, v uint64) { e.Status = event.Status(v) }},
+	{31, formPlain, ofEnd, func(_ *batchReader, e *event.Event, v uint64) { e.TCPState = event.TCPState(v) }},
+	{32, formPlain, ofEnd, func(_ *batchReader, e *event.Event, v uint64) { e.Lifetime = durationOf(v) }},
+	{33, formPlain, ofEnd, func(_ *batchReader, e *event.Event, v uint64) { e.Timeout = durationOf(v) }},
+	{colPtr, formPlain, ofAll, func(_ *batchReader, e *event.Event, v uint64) { e.Ptr = v }},
 
-	{40, formPlain, ofBy, func(_ *batchWriter, e *event.Event) uint64 { return uint64(e.By.Proto) }, func(_ *batchReader, e *event.Event, v uint64) { e.By.Proto = uint8(v) }},
-	{41, formPlain, ofBy, func(w *batchWriter, e *event.Event) uint64 { return w.addr(e.By.Src) }, func(r *batchReader, e *event.Event, v uint64) { e.By.Src = r.addr(v) }},
-	{42, formPlain, ofBy, func(w *batchWriter, e *event.Event) uint64 { return w.addr(e.By.Dst) }, func(r *batchReader, e *event.Event, v uint64) { e.By.Dst = r.addr(v) }},
-	{43, formPlain, ofBy, func(_ *batchWriter, e *event.Event) uint64 { return uint64(e.By.Sport) }, func(_ *batchReader, e *event.Event, v uint64) { e.By.Sport = uint16(v) }},
-	{44, formPlain, ofBy, func(_ *batchWriter, e *event.Event) uint64 { return uint64(e.By.Dport) }, func(_ *batchReader, e *event.Event, v uint64) { e.By.Dport = uint16(v) }},
+	{40, formPlain, ofBy, func(_ *batchReader, e *event.Event, v uint64) { e.By.Proto = uint8(v) }},
+	{41, formPlain, ofBy, func(r *batchReader, e *event.Event, v uint64) { e.By.Src = r.addr(v) }},
+	{42, formPlain, ofBy, func(r *batchReader, e *event.Event, v uint64) { e.By.Dst = r.addr(v) }},
+	{43, formPlain, ofBy, func(_ *batchReader, e *event.Event, v uint64) { e.By.Sport = uint16(v) }},
+	{44, formPlain, ofBy, func(_ *batchReader, e *event.Event, v uint64) { e.By.Dport = uint16(v) }},
 
-	{50, formPlain, ofTask, func(_ *batchWriter, e *event.Event) uint64 { return uint64(e.Task.PID) }, func(_ *batchReader, e *event.Event, v uint64) { e.Task.PID = uint32(v) }},
-	{51, formPlain, ofTask, func(w *batchWriter, e *event.Event) uint64 { return w.name(e.Task.Comm) }, func(r *batchReader, e *event.Event, v uint64) { e.Task.Comm = r.name(v) }},
-	{52, formPlain, ofTask, func(_ *batchWriter, e *event.Event) uint64 { return e.Task.Cgroup }, func(_ *batchReader, e *event.Event, v uint64) { e.Task.Cgroup = v }},
-	{53, formPlain, ofAll, func(_ *batchWriter, e *event.Event) uint64 { return uint64(e.IIf) }, func(_ *batchReader, e *event.Event, v uint64) { e.IIf = uint32(v) }},
-	{54, formPlain, ofAll, func(_ *batchWriter, e *event.Event) uint64 { return uint64(e.OIf) }, func(_ *batchReader, e *event.Event, v uint64) { e.OIf = uint32(v) }},
-	{55, formPlain, ofAll, func(_ *batchWriter, e *event.Event) uint64 { return uint64(e.Hook) }, func(_ *batchReader, e *event.Event, v uint64) { e.Hook = event.Hook(v) }},
-	{56, formPlain, ofDrop, func(_ *batchWriter, e *event.Event) uint64 { return uint64(e.TCPFlags) }, func(_ *batchReader, e *event.Event, v uint64) { e.TCPFlags = event.TCPFlags(v) }},
-	{57, formPlain, ofDrop, func(_ *batchWriter, e *event.Event) uint64 { return uint64(e.KfreeReason) }, func(_ *batchReader, e *event.Event, v uint64) { e.KfreeReason = uint32(v) }},
-	{58, formPlain, ofDrop, func(_ *batchWriter, e *event.Event) uint64 { return e.Location }, func(_ *batchReader, e *event.Event, v uint64) { e.Location = v }},
-	{59, formPlain, ofAll, func(_ *batchWriter, e *event.Event) uint64 { return uint64(e.Sample) }, func(_ *batchReader, e *event.Event, v uint64) { e.Sample = uint32(v) }},
+	{50, formPlain, ofTask, func(_ *batchReader, e *event.Event, v uint64) { e.Task.PID = uint32(v) }},
+	{51, formPlain, ofTask, func(r *batchReader, e *event.Event, v uint64) { e.Task.Comm = r.name(v) }},
+	{52, formPlain, ofTask, func(_ *batchReader, e *event.Event, v uint64) { e.Task.Cgroup = v }},
+	{53, formPlain, ofAll, func(_ *batchReader, e *event.Event, v uint64) { e.IIf = uint32(v) }},
+	{54, formPlain, ofAll, func(_ *batchReader, e *event.Event, v uint64) { e.OIf = uint32(v) }},
+	{55, formPlain, ofAll, func(_ *batchReader, e *event.Event, v uint64) { e.Hook = event.Hook(v) }},
+	{56, formPlain, ofDrop, func(_ *batchReader, e *event.Event, v uint64) { e.TCPFlags = event.TCPFlags(v) }},
+	{57, formPlain, ofDrop, func(_ *batchReader, e *event.Event, v uint64) { e.KfreeReason = uint32(v) }},
+	{58, formPlain, ofDrop, func(_ *batchReader, e *event.Event, v uint64) { e.Location = v }},
+	{59, formPlain, ofAll, func(_ *batchReader, e *event.Event, v uint64) { e.Sample = uint32(v) }},
 }
 
 // zigzag makes small numbers of those around 0.
 func zigzag(v uint64) uint64 { return v<<1 ^ uint64(int64(v)>>63) }
 
 func unzigzag(v uint64) uint64 { return v>>1 ^ -(v & 1) }
-
-// appendColumn stores the numbers of a column; they are changed.
-func appendColumn(b []byte, id uint8, f form, v []uint64) []byte {
-	least, most := v[0], v[0]
-	for _, x := range v {
-		least, most = min(least, x), max(most, x)
-	}
-	if least == most {
-		if most == 0 {
-			return b
-		}
-		return binary.AppendUvarint(append(b, id, byte(formConst)), most)
-	}
-	if f == formDelta {
-		before := uint64(0)
-		most = 0
-		for i, x := range v {
-			v[i] = zigzag(x - before)
-			before, most = x, max(most, v[i])
-		}
-	}
-	width := (bits.Len64(most) + 7) / 8
-	b = append(b, id, byte(f), byte(width))
-	at := len(b)
-	b = slices.Grow(b, width*len(v))[:at+width*len(v)]
-	for k := range width {
-		plane := b[at+k*len(v):][:len(v)]
-		for i, x := range v {
-			plane[i] = byte(x >> (8 * k))
-		}
-	}
-	return b
-}
 
 var errShort = errors.New("it ends too early")
 
