@@ -25,9 +25,11 @@ TEST_NEEDS := python3
 BROWSER_PACKAGES := chromium fonts-dejavu-core
 # Who reads our Parquet: a package for node.
 DUCKDB := @duckdb/node-api@1.5.6-r.1
+# What internal/report/uplot has a copy of: the same as a package for node.
+UPLOT := uplot@1.6.32
 export PATH := $(CURDIR)/$(BIN)/debian:$(PATH)
 
-.PHONY: help demo build generate test test-vm bench eval lint fmt package image clean deps-lab deps-bench deps-generate deps-test deps-browser deps-package deps-duckdb
+.PHONY: help demo build generate test test-vm bench eval lint fmt package image clean deps-lab deps-bench deps-generate deps-test deps-browser deps-package deps-duckdb deps-uplot
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -46,7 +48,7 @@ $(BIN)/labvm: $(GO_SOURCES)
 generate: deps-generate ## compile bpf/ into internal/abi (clang 14); the result is committed
 	go generate ./gen.go
 
-test: build package deps-lab deps-generate deps-test deps-browser deps-package deps-duckdb ## everything: vet, unit tests, generated code, all kernels
+test: build package deps-lab deps-generate deps-test deps-browser deps-package deps-duckdb deps-uplot ## everything: vet, unit tests, generated code, all kernels
 	@./.ci/gotest ./...
 	@$(BIN)/labvm test -again -kernel $(KERNELS) -- '-test.skip=^(TestLockdown|TestDeb|TestRPM)$$'
 	@for mode in integrity confidentiality; do \
@@ -102,3 +104,7 @@ deps-browser:
 deps-duckdb:
 	@command -v npm >/dev/null || ./.ci/deps nodejs npm
 	@[ -d $(BIN)/duckdb/node_modules/@duckdb ] || npm install --prefix $(BIN)/duckdb --silent --no-audit --no-fund --ignore-scripts $(DUCKDB) >/dev/null || echo "could not install $(DUCKDB): the tests with DuckDB are skipped" >&2
+
+deps-uplot:
+	@command -v npm >/dev/null || ./.ci/deps nodejs npm
+	@[ -d $(BIN)/uplot/node_modules/uplot ] || npm install --prefix $(BIN)/uplot --silent --no-audit --no-fund --ignore-scripts $(UPLOT) >/dev/null || echo "could not install $(UPLOT): our copy is not compared with it" >&2

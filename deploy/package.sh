@@ -47,6 +47,8 @@ printf 'ctsight: %s\n' 'statically-linked-binary [usr/bin/ctsight]' 'maintainer-
 			printf '\n== %s %s\n\n' "$path" "$version"
 			cat "$dir"/LICEN[CS]E* "$dir"/NOTICE* "$dir"/COPYING* 2>/dev/null || :
 		done
+	printf '\n== uPlot\n\n'
+	cat internal/report/uplot/LICENSE
 } | gzip -n9 >"$stage/licences.gz"
 
 for kind in deb rpm; do

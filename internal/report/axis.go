@@ -51,24 +51,35 @@ func (d *doc) open(id markup.Text, h int, title, desc string) {
 // begin opens a drawing over time with its grid of times.
 func (p *plot) begin(id markup.Text, title, desc string) {
 	p.open(id, headroom+p.h+footroom, title, desc)
-	p.Put(`<path class="grid" d="`)
+	p.Put(`<path class="grid ticks" d="`)
 	p.ticks(func(x float64, _ string) { p.Put(`M{} {}v{}`, x, headroom, p.h) })
 	p.Put(`"/>`)
 }
 
+// inside has fn draw what lies at its time, which the script may show a part of: as a
+// picture in the picture, which is as large as that has room for.
+func (p *plot) inside(fn func()) {
+	p.Put(`<svg class="in" x="{}" width="{}" height="{}" viewBox="{} 0 {} {}" preserveAspectRatio="none">`, leftRoom, plotW, headroom+p.h+footroom, leftRoom, plotW, headroom+p.h+footroom)
+	fn()
+	p.Put(`</svg>`)
+}
+
 // finish adds the ribbon and the times.
 func (p *plot) finish() {
-	p.ribbon()
+	p.Put(`<text class="end" x="{}" y="{}">loss</text>`, leftRoom-8, headroom+p.h+ribbonAt+ribbonH)
+	p.inside(p.ribbon)
+	p.Put(`<g class="ticks">`)
 	p.ticks(func(x float64, text string) {
 		p.Put(`<text class="mid" x="{}" y="{}">{}</text>`, x, headroom+p.h+footroom-5, text)
 	})
+	// What is under the pointer the script knows by this.
+	p.Put(`</g><rect class="over" x="{}" y="{}" width="{}" height="{}"/>`, leftRoom, headroom, plotW, p.h)
 	p.Put(`<text class="end" x="{}" y="{}">UTC</text></svg></div>`, leftRoom-8, headroom+p.h+footroom-5)
 }
 
 // ribbon says of each column whether records of ours are missing in it.
 func (p *plot) ribbon() {
 	y := headroom + p.h + ribbonAt
-	p.Put(`<text class="end" x="{}" y="{}">loss</text>`, leftRoom-8, y+ribbonH)
 	if !p.d.LossTold {
 		p.Put(`<path class="unknown" d="M{} {}h{}"/><title>Whether records are missing is not known from this capture.</title>`, leftRoom, float64(y)+ribbonH/2., plotW)
 		return

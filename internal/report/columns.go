@@ -2,6 +2,7 @@ package report
 
 import (
 	"math/bits"
+	"slices"
 	"time"
 
 	"github.com/ctsight/ctsight/internal/event"
@@ -29,8 +30,8 @@ func (c *Column) plus(o *Column) {
 	}
 }
 
-// columns are the time axis. Columns are numbered from the beginning of time, so that
-// those of twice the width are the pairs of those before.
+// columns are the time axis, in the fine columns of a zoom. Columns are numbered from the
+// beginning of time, so that those of twice the width are the pairs of those before.
 type columns struct {
 	width event.Ktime
 	base  int64 // number of the first
@@ -40,16 +41,21 @@ type columns struct {
 func (c *columns) begin(at event.Ktime) {
 	c.width = narrowest
 	c.base = int64(at / c.width)
-	c.all = append(make([]Column, 0, maxColumns), Column{})
+	c.all = append(make([]Column, 0, maxColumns<<fineBits), Column{})
 }
 
 func (c *columns) last() *Column { return &c.all[len(c.all)-1] }
 
-// now is the number of the last column.
-func (c *columns) now() int64 { return c.base + int64(len(c.all)) - 1 }
+// now is the number of the last column of the pictures.
+func (c *columns) now() int64 { return (c.base + int64(len(c.all)) - 1) >> fineBits }
+
+// first is the number of the first one.
+func (c *columns) first() int64 { return c.base >> fineBits }
 
 // fits says whether there is a column for a time, or room for one.
-func (c *columns) fits(at event.Ktime) bool { return int64(at/c.width)-c.base < maxColumns }
+func (c *columns) fits(at event.Ktime) bool {
+	return int64(at/c.width)>>fineBits-c.first() < maxColumns
+}
 
 // extend appends columns up to a time.
 func (c *columns) extend(at event.Ktime) {
@@ -77,6 +83,16 @@ func pairs[T any](all []T, base int64, plus func(a, b *T)) []T {
 		}
 	}
 	return out
+}
+
+// coarse are the columns of the pictures: what is in fine ones, of which the first has
+// the number base.
+func coarse[T any](fine []T, base int64, plus func(a, b *T)) []T {
+	all := slices.Clone(fine)
+	for i := range fineBits {
+		all = pairs(all, base>>i, plus)
+	}
+	return all
 }
 
 // lose notes what is missing of the records. It is in the column in which that was told.

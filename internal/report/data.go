@@ -19,6 +19,8 @@ type Data struct {
 	Start       time.Time // of the first column
 	Width       time.Duration
 	Columns     []Column
+	Fine        []Column    // narrower by fineBits powers of two, from Lead after Start on
+	Lead        int         // in fine columns
 	Tables      []TableData // the one that matters most first
 
 	base      event.Ktime // Start as the capture's clock has it
@@ -51,6 +53,7 @@ type TableData struct {
 	Counted   bool   // the kernel's own count is there
 	Made      uint64
 	Columns   []Hold
+	Fine      []Hold // as Data.Fine
 	Most      uint64 // entries that were seen to begin
 	MostAt    time.Time
 	Held      *Holder
@@ -166,15 +169,17 @@ func (g *Gatherer) Data() *Data {
 	g.count()
 	clock := g.o.Clock
 	d.First, d.Last = clock.At(g.first), clock.At(g.last)
-	d.base = event.Ktime(g.cols.base) * g.cols.width
-	d.Start, d.Width, d.Columns = clock.At(event.Ktime(g.cols.base)*g.cols.width), time.Duration(g.cols.width), slices.Clone(g.cols.all)
+	width := g.cols.width << fineBits
+	d.base = event.Ktime(g.cols.first()) * width
+	d.Start, d.Width, d.Columns = clock.At(d.base), time.Duration(width), coarse(g.cols.all, g.cols.base, (*Column).plus)
+	d.Fine, d.Lead = slices.Clone(g.cols.all), int(g.cols.base-g.cols.first()<<fineBits)
 	d.Lifetimes = g.census.Lifetimes()
 	top := g.census.Top(agg.BySrc, agg.ColNew, sourceRows, g.last, nil)
 	d.Busiest, d.Sources, d.More = top.Rows, top.Tracked, top.Folded > 0
 	d.Targets = g.census.Top(agg.ByDst, agg.ColNew, sourceRows, g.last, nil).Rows
 	g.lines(d)
 	for _, t := range g.order {
-		x := t.data(clock)
+		x := t.data(clock, g.cols.base)
 		if len(g.nodes) > 1 && t.node < len(g.nodes) {
 			x.Name = g.nodes[t.node].Name + "/" + cmp.Or(x.Name, x.NetNS.String())
 		}
@@ -206,7 +211,7 @@ func (g *Gatherer) lines(d *Data) {
 		s := g.sources.all[k]
 		l := Line{NetNS: k.netns, Name: view.AddrText(k.src), Total: s.total, New: make([]uint64, len(d.Columns))}
 		for _, p := range s.points {
-			i := p.col - g.cols.base
+			i := p.col - g.cols.first()
 			l.New[i] += p.n
 			d.Others[i] -= min(d.Others[i], p.n)
 		}
@@ -214,8 +219,8 @@ func (g *Gatherer) lines(d *Data) {
 	}
 }
 
-func (t *table) data(clock event.Clock) TableData {
-	return TableData{NetNS: t.ns, Name: t.name, Limit: t.limit, Counted: t.counts, Made: t.made, Columns: slices.Clone(t.all), Most: uint64(t.most),
+func (t *table) data(clock event.Clock, base int64) TableData {
+	return TableData{NetNS: t.ns, Name: t.name, Limit: t.limit, Counted: t.counts, Made: t.made, Columns: coarse(t.all, base, (*Hold).plus), Fine: slices.Clone(t.all), Most: uint64(t.most),
 		MostAt: clock.At(t.mostAt), Held: t.held.tree, HeldAt: clock.At(t.held.at), Crossings: slices.Clone(t.crossings)}
 }
 

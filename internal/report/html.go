@@ -10,6 +10,7 @@ import (
 
 	"github.com/ctsight/ctsight/internal/agg"
 	"github.com/ctsight/ctsight/internal/markup"
+	"github.com/ctsight/ctsight/internal/report/uplot"
 	"github.com/ctsight/ctsight/internal/view"
 )
 
@@ -22,13 +23,14 @@ var script string
 // doc is a document that is being written.
 type doc struct {
 	*markup.Writer
-	data *Data
+	data      *Data
+	drawnFans []fanSeries // of the picture of the table
 }
 
 // WriteHTML writes the report as one file that asks for nothing else. before, if not
 // nil, is the capture to compare with.
 func WriteHTML(w io.Writer, d, before *Data) error {
-	x := &doc{&markup.Writer{}, d}
+	x := &doc{Writer: &markup.Writer{}, data: d}
 	x.top()
 	x.summary()
 	if before != nil {
@@ -63,12 +65,12 @@ func hash(s string) string {
 }
 
 func (d *doc) top() {
-	style := markup.Base + ownStyle
+	style := markup.Base + uplot.Style + ownStyle
 	d.Put(`<!DOCTYPE html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src {}; script-src {}; base-uri 'none'; form-action 'none'">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src {}; script-src {} {}; base-uri 'none'; form-action 'none'">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
 <title>ctsight report: {}</title>
@@ -78,16 +80,22 @@ func (d *doc) top() {
 <a class="skip" href="#main">Skip to the pictures</a>
 <header><h1>ctsight report</h1><p class="soft">{}</p></header>
 <main id="main" tabindex="-1">
-`, markup.Text(hash(style)), markup.Text(hash(script)), view.Text(d.data.Name), markup.Text(style), view.Text(d.data.Name))
+`, markup.Text(hash(style)), markup.Text(hash(uplot.Script)), markup.Text(hash(script)), view.Text(d.data.Name), markup.Text(style), view.Text(d.data.Name))
 }
 
 func (d *doc) bottom() {
+	if d.data.Told > 0 {
+		d.series()
+	}
 	d.Put(`</main>
 <footer><p class="soft">Written by ctsight from the capture alone: the same capture gives the same bytes. Times are UTC. What each picture shows: docs/report.md; what the words mean: <code>ctsight help reasons</code>.</p></footer>
+<!-- uPlot {}
+{}-->
+<script>{}</script>
 <script>{}</script>
 </body>
 </html>
-`, markup.Text(script))
+`, uplot.Version, markup.Text(uplot.License), markup.Text(uplot.Script), markup.Text(script))
 }
 
 // begin opens a section with its figure, whose caption follows.
@@ -209,10 +217,4 @@ func (d *Data) all(backends ...string) bool {
 		}
 	}
 	return slices.ContainsFunc(d.Nodes, func(n Node) bool { return n.Backend != "" })
-}
-
-// timeAttrs let the script say what is under the pointer.
-func (p *plot) timeAttrs() {
-	p.Put(`<rect class="over" x="{}" y="{}" width="{}" height="{}" data-from="{}" data-step="{}" data-n="{}"/>`, leftRoom, headroom, plotW, p.h,
-		digits(uint64(max(0, p.d.Start.UnixMicro()))), digits(uint64(p.d.Width.Microseconds())), len(p.d.Columns))
 }

@@ -30,29 +30,17 @@ func (d *doc) timeline() {
 	}
 	shown := x.shown()
 	d.Put(`<p class="legend"><span><svg width="22" height="12" aria-hidden="true"><rect class="sure" y="2" width="22" height="8"/></svg> confirmed</span> <span><svg width="22" height="12" aria-hidden="true"><rect class="maybe" y="2" width="22" height="8"/></svg> suspect or cleared</span> <span><svg width="22" height="12" aria-hidden="true"><path class="mark1" d="M11 0v12"/></svg> threshold</span> <span><svg width="22" height="12" aria-hidden="true"><path class="mark0" d="M11 0v12"/></svg> setting changed</span> <span><svg width="22" height="12" aria-hidden="true"><path class="mark2" d="M11 0v12"/></svg> records missing</span></p>`)
-	p := &plot{d, x, lineRow * (len(shown) + 1)}
+	p := &plot{doc: d, d: x, h: lineRow * (len(shown) + 1)}
 	p.begin("timeline", "Findings, thresholds and changes over time", text)
-	for _, m := range x.Marks {
-		if m.Kind <= Gone {
-			at := p.x(x.wall(m.At))
-			p.Put(`<path class="mark{}" d="M{} {}v{}"><title>{}</title></path>`, int(m.Kind), at, headroom, p.h, m.Text)
-		}
-	}
+	p.inside(func() { p.bars(shown) })
 	for i, f := range shown {
-		y := headroom + float64(lineRow*(i+1))
-		x0, x1 := p.x(f.First), p.x(f.Last)
-		class := markup.Text("maybe")
-		if f.State == agg.Confirmed {
-			class = "sure"
-		}
-		p.Put(`<rect class="{}" x="{}" y="{}" width="{}" height="8"><title>{}</title></rect>`, class, x0, y+10, max(3, x1-x0), view.Text(f.Why))
-		class, at := "ink", x0
+		x0, x1 := p.x(f.First), max(p.x(f.Last), p.x(f.First)+3)
+		class, at := markup.Text("ink at"), x0
 		if x0 > chartW*.7 {
-			class, at = "ink end", max(x1, x0+3)
+			class, at = "ink at end", x1
 		}
-		p.Put(`<text class="{}" x="{}" y="{}">{}</text>`, class, at, y+7, findingName(f))
+		p.Put(`<text class="{}" x="{}" data-from="{}" data-to="{}" y="{}">{}</text>`, class, at, x0, x1, headroom+float64(lineRow*(i+1))+7, findingName(f))
 	}
-	p.timeAttrs()
 	p.finish()
 	d.Put(`<details id="timeline-n" open><summary id="timeline-s">Every mark</summary>`)
 	d.List("timeline", "Every mark", "at", "what", "")
@@ -63,6 +51,24 @@ func (d *doc) timeline() {
 		d.Row("", "", markup.Prose("and "+count(uint64(n))+" more"))
 	}
 	d.Put(markup.EndNumbers + endFigure)
+}
+
+// bars draws the marks, and each finding from its first to its last evidence.
+func (p *plot) bars(shown []*agg.Finding) {
+	for _, m := range p.d.Marks {
+		if m.Kind <= Gone {
+			at := p.x(p.d.wall(m.At))
+			p.Put(`<path class="mark{}" d="M{} {}v{}"><title>{}</title></path>`, int(m.Kind), at, headroom, p.h, m.Text)
+		}
+	}
+	for i, f := range shown {
+		x0, x1 := p.x(f.First), p.x(f.Last)
+		class := markup.Text("maybe")
+		if f.State == agg.Confirmed {
+			class = "sure"
+		}
+		p.Put(`<rect class="{}" x="{}" y="{}" width="{}" height="8"><title>{}</title></rect>`, class, x0, headroom+float64(lineRow*(i+1))+10, max(3, x1-x0), view.Text(f.Why))
+	}
 }
 
 // shown are the findings with a bar: the confirmed ones before the others.

@@ -45,14 +45,17 @@ func (d *doc) sources() {
 	}
 	l := svg.NewLadder(most)
 	d.legend("h", &l, "new connections in each "+view.Span(x.Width))
-	p := &plot{d, x, rowH * len(rows)}
+	p := &plot{doc: d, d: x, h: rowH * len(rows)}
 	p.begin("sources", "New connections of each source over time", text)
 	for i, r := range rows {
 		y := headroom + float64(i*rowH)
 		p.Put(`<text class="name" x="{}" y="{}">{}</text><text class="end" x="{}" y="{}">{}</text>`, leftRoom, y+nameRoom-4, r.Name, chartW-right, y+nameRoom-4, x.lineSays(&r))
-		p.cells("h", y+nameRoom, cellH, func(i int) int { return l.Level(float64(r.New[i])) })
 	}
-	p.timeAttrs()
+	p.inside(func() {
+		for i, r := range rows {
+			p.cells("h", headroom+float64(i*rowH)+nameRoom, cellH, func(i int) int { return l.Level(float64(r.New[i])) })
+		}
+	})
 	p.finish()
 	d.Numbers("sources", "source", "#new", "#most in a column", "at", "netns")
 	for i := range rows {
@@ -199,7 +202,7 @@ func (d *doc) lifetimes() {
 	d.legend("h", &l, "entries that ended in each "+view.Span(x.Width))
 	low, high = max(0, low-1), min(LifeBuckets-1, high+1)
 	rows := high - low + 1
-	p := &plot{d, x, rows * lifeH}
+	p := &plot{doc: d, d: x, h: rows * lifeH}
 	p.begin("lifetimes", "Lifetimes of entries by when they ended", text)
 	p.Put(`<text x="{}" y="{}">lived, logarithmic</text><path class="grid" d="`, leftRoom, headroom-6)
 	yOf := func(b int) float64 { return headroom + float64((high-b)*lifeH) }
@@ -211,10 +214,11 @@ func (d *doc) lifetimes() {
 	for b := low; b <= high; b += every {
 		p.Put(`<text class="end" x="{}" y="{}" dy=".32em">{}</text>`, leftRoom-8, yOf(b)+lifeH, view.Span(time.Microsecond<<b))
 	}
-	for b := low; b <= high; b++ {
-		p.cells("h", yOf(b), lifeH, func(i int) int { return l.Level(float64(x.Columns[i].Lives[b])) })
-	}
-	p.timeAttrs()
+	p.inside(func() {
+		for b := low; b <= high; b++ {
+			p.cells("h", yOf(b), lifeH, func(i int) int { return l.Level(float64(x.Columns[i].Lives[b])) })
+		}
+	})
 	p.finish()
 	d.Numbers("lifetimes", "lived", "#answered", "#never answered", "#all")
 	answered, silent := x.lives()
@@ -319,10 +323,9 @@ func (d *doc) scanners() {
 		text := x.scannerSays(s, what)
 		d.say(text)
 		d.Put(`<p class="legend"><span><svg width="22" height="12" aria-hidden="true"><path class="dots" d="M6 6h0M14 6h0"/></svg> a connection, left scale</span> <span><svg width="22" height="12" aria-hidden="true"><path class="count" d="M2 9h9v-6h9"/></svg> different {} so far, right scale</span></p>`, what)
-		p := &plot{d, x, 200}
+		p := &plot{doc: d, d: x, h: 200}
 		p.begin(id, "Where "+s.Who+" went over time", text)
 		p.spread(s)
-		p.timeAttrs()
 		p.finish()
 		d.scanNumbers(id, s, what)
 		d.Put(endFigure)
@@ -336,7 +339,13 @@ func (p *plot) spread(s *Scanner) {
 		y := p.y(n.at)
 		p.Put(`<path class="grid" d="M{} {}h{}"/><text class="end" x="{}" y="{}" dy=".32em">{}</text>`, leftRoom, y, plotW, leftRoom-8, y, n.text)
 	}
-	p.Put(`<text x="{}" y="{}">{}</text><path class="dots" d="`, leftRoom, headroom-6, map[bool]string{true: "hosts in order of their addresses", false: "destination port"}[s.ByDst])
+	p.Put(`<text x="{}" y="{}">{}</text>`, leftRoom, headroom-6, map[bool]string{true: "hosts in order of their addresses", false: "destination port"}[s.ByDst])
+	p.inside(func() { p.dots(s, at) })
+	p.Put(`<text class="end ink" x="{}" y="{}">{}</text>`, chartW-right, headroom-6, count(s.Distinct)+" different")
+}
+
+func (p *plot) dots(s *Scanner, at func(*Dot) float64) {
+	p.Put(`<path class="dots" d="`)
 	for i := range s.Dots {
 		p.Put(`M{} {}h0`, p.x(p.d.wall(s.Dots[i].At)), p.y(at(&s.Dots[i])))
 	}
@@ -355,7 +364,7 @@ func (p *plot) spread(s *Scanner) {
 		}
 		last = x
 	}
-	p.Put(`H{}"/><text class="end ink" x="{}" y="{}">{}</text>`, chartW-right, chartW-right, headroom-6, count(s.Distinct)+" different")
+	p.Put(`H{}"/>`, chartW-right)
 }
 
 // height is a name on the axis of a spread.

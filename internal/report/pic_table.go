@@ -2,6 +2,7 @@ package report
 
 import (
 	"fmt"
+	"math"
 	"strconv"
 	"time"
 
@@ -43,13 +44,13 @@ func (d *doc) occupancy() {
 	}
 	d.Put(`</p>`)
 	most := t.Highest()
-	_, limit := t.fullest()
-	limits := limit > 0 && limit <= 3*most
+	limits := t.showsLimit()
 	if limits {
+		_, limit := t.fullest()
 		most = max(most, limit)
 	}
 	y := svg.Linear(max(1, most))
-	p := &plot{d, x, 220}
+	p := &plot{doc: d, d: x, h: 220}
 	p.begin("occupancy", "Entries in the table over time by state and protocol", text)
 	p.scale(y, "entries, the most in each column")
 	sums := make([]uint64, len(t.Columns))
@@ -68,10 +69,9 @@ func (d *doc) occupancy() {
 	if limits {
 		p.limits(t, y)
 		for _, f := range x.fans(t) {
-			p.fan(&f, y)
+			p.fan(&f, y, float64(y.Ticks[len(y.Ticks)-1]))
 		}
 	}
-	p.timeAttrs()
 	p.finish()
 	d.occupancyNumbers(t)
 	d.tablesList()
@@ -85,6 +85,12 @@ func (t *TableData) has(c Class) bool {
 		}
 	}
 	return false
+}
+
+// showsLimit says whether the picture has room for its limit.
+func (t *TableData) showsLimit() bool {
+	_, limit := t.fullest()
+	return limit > 0 && limit <= 3*t.Highest()
 }
 
 // limits draws the limit and the three marks below it.
@@ -107,7 +113,11 @@ func (p *plot) limits(t *TableData, y svg.Scale) {
 				if pct == 100 {
 					text = "limit " + count(t.Columns[i].Max)
 				}
-				p.Put(`<text x="{}" y="{}">{}</text>`, p.col(i)+3, p.y(at(i))-3, text)
+				x := p.col(i) + 3
+				if pct == 95 { // beside the limit's, which is close above
+					x += 87
+				}
+				p.Put(`<text x="{}" y="{}">{}</text>`, x, p.y(at(i))-3, text)
 				break
 			}
 		}
@@ -127,7 +137,7 @@ func (d *Data) fans(t *TableData) (out []Crossing) {
 }
 
 // fan draws a forecast from when it stood to when it had the table full.
-func (p *plot) fan(c *Crossing, y svg.Scale) {
+func (p *plot) fan(c *Crossing, y svg.Scale, top float64) {
 	from := p.d.wall(c.At)
 	x0, y0 := p.x(from), p.y(y.At(float64(c.Entries)))
 	full := p.y(y.At(float64(c.Limit)))
@@ -146,14 +156,37 @@ func (p *plot) fan(c *Crossing, y svg.Scale) {
 	ex, ey := end(c.Outlook.Full)
 	lx, ly := end(c.Outlook.Low)
 	hx, hy := end(c.Outlook.High)
-	p.Put(`<path class="fan" d="M{} {}L{} {}`, x0, y0, lx, ly)
+	band := [][2]float64{{x0, y0}, {lx, ly}}
 	if ly == full && c.Outlook.High >= forecast.Never { // at the limit as long as may be
-		p.Put(`L{} {}`, edge, full)
+		band = append(band, [2]float64{edge, full})
 	}
-	p.Put(`L{} {}z"/>`, hx, hy)
+	band = append(band, [2]float64{hx, hy})
+	p.polyline("fan", band, "z")
+	f := fanSeries{Band: p.points(band, top)}
 	if c.Outlook.Full < forecast.Never {
-		p.Put(`<path class="expected" d="M{} {}L{} {}"/>`, x0, y0, ex, ey)
+		line := [][2]float64{{x0, y0}, {ex, ey}}
+		p.polyline("expected", line, "")
+		f.Expected = p.points(line, top)
 	}
+	p.drawnFans = append(p.drawnFans, f)
+}
+
+func (p *plot) polyline(class markup.Text, points [][2]float64, end markup.Text) {
+	p.Put(`<path class="{}" d="M{} {}`, class, points[0][0], points[0][1])
+	for _, q := range points[1:] {
+		p.Put(`L{} {}`, q[0], q[1])
+	}
+	p.Put(`{}"/>`, end)
+}
+
+// points are times in seconds and entries of places in the picture.
+func (p *plot) points(of [][2]float64, top float64) [][2]float64 {
+	out := make([][2]float64, len(of))
+	for i, q := range of {
+		after := time.Duration((q[0] - leftRoom) / plotW * float64(p.length()))
+		out[i] = [2]float64{float64(p.d.Start.Add(after).UnixMilli()) / 1000, math.Round((1 - (q[1]-headroom)/float64(p.h)) * top)}
+	}
+	return out
 }
 
 func (d *Data) occupancySays(t *TableData) string {
@@ -321,7 +354,7 @@ func (d *doc) rates() {
 		}
 		return max(.02, y.At(thousand*r)) // what is not nothing can be seen
 	}
-	p := &plot{d, x, 180}
+	p := &plot{doc: d, d: x, h: 180}
 	p.begin("rates", "New connections per second over time", text)
 	p.unit("per second, logarithmic")
 	for _, n := range y.Ticks {
@@ -332,7 +365,6 @@ func (d *doc) rates() {
 	if x.lostPackets() > 0 {
 		p.line("lostline", func(i int) float64 { return at(x.perSecond(x.Columns[i].Dropped)) })
 	}
-	p.timeAttrs()
 	p.finish()
 	d.Numbers("rates", "from", "#new", "#new/s", "#most in 10 ms", "#destroyed", "#evicted", "#packets lost", "#records lost")
 	for i := range x.Columns {

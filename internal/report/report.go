@@ -23,6 +23,7 @@ type Options struct {
 // Bounds of what a Gatherer holds.
 const (
 	maxColumns  = 600 // of a picture, each of the same width
+	fineBits    = 3   // in each of them are so many powers of two of those that a zoom shows
 	maxLive     = 1 << 20
 	maxTables   = 64
 	maxSources  = 4096 // with a line of their own over time, before the smaller half is summed
@@ -36,9 +37,9 @@ const (
 	maxTime     = 7_258_118_400_000_000_000 // 1 January 2200, as in captures
 )
 
-// narrowest is the width of the columns of a short capture; each time that it outgrows
-// maxColumns their width doubles, so that they always begin at round times.
-const narrowest = event.Ktime(time.Second / 64)
+// narrowest is the width of the fine columns of a short capture; each time that it
+// outgrows maxColumns their width doubles, so that they always begin at round times.
+const narrowest = event.Ktime(time.Second/64) >> fineBits
 
 // Status is what became of an entry that is in the table.
 type Status struct {

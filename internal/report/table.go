@@ -66,7 +66,7 @@ const (
 
 // plus adds the column after it.
 func (h *Hold) plus(o *Hold) {
-	if o.Total > h.Total {
+	if o.Total >= h.Total { // of equals the last, which knows more of its entries
 		h.By, h.Total = o.By, o.Total
 	}
 	h.Kernel, h.Full = max(h.Kernel, o.Kernel), o.Full

@@ -294,7 +294,7 @@ func (p *Page) Wait(expression string) {
 // Key presses a key: a letter, " ", "Tab", "Enter".
 func (p *Page) Key(key string) {
 	p.b.t.Helper()
-	code := map[string]int{"Tab": 9, "Enter": 13, " ": 32}[key]
+	code := map[string]int{"Tab": 9, "Enter": 13, " ": 32, "Escape": 27, "ArrowLeft": 37, "ArrowRight": 39}[key]
 	text := key
 	if len(key) > 1 {
 		text = map[string]string{"Enter": "\r"}[key]
@@ -308,6 +308,46 @@ func (p *Page) Key(key string) {
 			params["text"] = text
 		}
 		p.call("Input.dispatchKeyEvent", params)
+	}
+}
+
+// Mouse moves or presses the left button, where the window has it: mouseMoved,
+// mousePressed, mouseReleased.
+func (p *Page) Mouse(kind string, x, y float64) {
+	p.b.t.Helper()
+	p.mouse(kind, x, y, 1)
+}
+
+func (p *Page) mouse(kind string, x, y float64, clicks int) {
+	p.b.t.Helper()
+	params := map[string]any{"type": kind, "x": x, "y": y, "clickCount": clicks}
+	switch kind {
+	case "mousePressed":
+		params["button"], params["buttons"] = "left", 1
+	case "mouseReleased":
+		params["button"] = "left"
+	}
+	p.call("Input.dispatchMouseEvent", params)
+}
+
+// Drag presses the button at one place and lets it go at another.
+func (p *Page) Drag(from, to, y float64) {
+	p.b.t.Helper()
+	p.Mouse("mouseMoved", from, y)
+	p.Mouse("mousePressed", from, y)
+	for i := range 4 {
+		p.call("Input.dispatchMouseEvent", map[string]any{"type": "mouseMoved", "x": from + (to-from)*float64(i+1)/4, "y": y, "button": "left", "buttons": 1})
+	}
+	p.Mouse("mouseReleased", to, y)
+}
+
+// DoubleClick clicks twice.
+func (p *Page) DoubleClick(x, y float64) {
+	p.b.t.Helper()
+	p.Mouse("mouseMoved", x, y)
+	for clicks := range 2 {
+		p.mouse("mousePressed", x, y, clicks+1)
+		p.mouse("mouseReleased", x, y, clicks+1)
 	}
 }
 
