@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"slices"
 
 	"github.com/klauspost/compress/zstd"
 
@@ -42,7 +43,7 @@ type frameAt struct {
 // NewWriter begins a file.
 func NewWriter(w io.Writer, h Header) (*Writer, error) {
 	h.Major, h.Minor = Major, Minor
-	enc, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(1), zstd.WithEncoderCRC(false), zstd.WithWindowSize(cutAt))
+	enc, err := newEncoder()
 	if err != nil {
 		return nil, err
 	}
@@ -57,6 +58,10 @@ func NewWriter(w io.Writer, h Header) (*Writer, error) {
 	c.fresh(frameHeader)
 	c.body = append(c.body, b...)
 	return c, c.cut()
+}
+
+func newEncoder() (*zstd.Encoder, error) {
+	return zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(1), zstd.WithEncoderCRC(false), zstd.WithWindowSize(cutAt))
 }
 
 // Size is how many bytes are in the file.
@@ -90,22 +95,34 @@ func (c *Writer) add(k Kind, events []event.Event) error {
 	return c.err
 }
 
+// whole adds events that are a section, or several, of their own; they are not copied.
+func (c *Writer) whole(k Kind, events []event.Event) {
+	c.section()
+	for part := range slices.Chunk(events, maxBatch) {
+		c.store(k, part)
+	}
+}
+
 // section ends that of the events that wait.
 func (c *Writer) section() {
 	if len(c.wait) == 0 {
 		return
 	}
-	for i := range c.wait {
-		c.when(c.wait[i].Time)
-	}
-	c.frame.items += uint32(len(c.wait))
-	if c.kind == Events {
-		c.end.Events += uint64(len(c.wait))
-	}
-	at := c.begin(c.kind)
-	c.body = c.batch.append(c.body, c.wait)
-	c.done(at)
+	c.store(c.kind, c.wait)
 	c.wait = c.wait[:0]
+}
+
+// store makes a section of events.
+func (c *Writer) store(k Kind, events []event.Event) {
+	c.frame.items += uint32(len(events))
+	if k == Events {
+		c.end.Events += uint64(len(events))
+	}
+	at := c.begin(k)
+	c.body = c.batch.append(c.body, events)
+	c.when(c.batch.first)
+	c.when(c.batch.last)
+	c.done(at)
 }
 
 // begin begins a section: its kind, and four bytes for its length.
