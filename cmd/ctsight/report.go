@@ -1,16 +1,19 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/ctsight/ctsight/internal/event"
 	"github.com/ctsight/ctsight/internal/pipeline"
 	"github.com/ctsight/ctsight/internal/record"
 	"github.com/ctsight/ctsight/internal/report"
@@ -186,7 +189,24 @@ func tellReport(to *report.Gatherer, t *pipeline.Told) {
 		to.State(t.At, t.State.Tables, t.State.Loss)
 	case t.Found != nil:
 		to.Found(t.Found)
+	case t.Mark != nil && t.Mark.Sysctl != nil:
+		tellChange(to, t.At, t.Mark.Sysctl)
 	case t.Missing > 0:
 		to.Loss(report.Loss{From: t.At, To: t.At, Lost: t.Missing})
 	}
+}
+
+// tellChange gives a change of a sysctl to a report. Of the limit the tables tell, at the
+// second in which it was another.
+func tellChange(to *report.Gatherer, at event.Ktime, m *pipeline.SysctlMark) {
+	name := m.Name
+	switch {
+	case name == "nf_conntrack_max":
+		return
+	case m.Namespaces == 1 && len(m.Where) == 1:
+		name += " of netns " + cmp.Or(m.Where[0].Name, m.Where[0].NetNS.String())
+	case m.Namespaces > 1:
+		name += fmt.Sprintf(" of %d network namespaces", m.Namespaces)
+	}
+	to.Change(report.Change{Time: at, Name: name, From: strconv.FormatUint(uint64(m.From), 10), To: strconv.FormatUint(uint64(m.To), 10)})
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"encoding/json"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -109,6 +110,10 @@ func recording(t *testing.T, node string, start time.Duration) string {
 	}
 	must(t, w.Sum(&event.Sum{NetNS: 4026531840, Src: netip.MustParseAddr("10.0.0.8"), Kind: event.Drop, Reason: event.TableFull, N: 4, From: at, Last: at}))
 	must(t, w.Gap(at, capture.Missing{Events: 7, Why: "a full disk"}))
+	for _, m := range []string{`{"sysctl":{"name":"nf_conntrack_udp_timeout","from":30,"to":7,"where":[{"netns":4026531840,"netns_name":"edge"}],"namespaces":1}}`,
+		`{"sysctl":{"name":"nf_conntrack_max","from":50,"to":60,"where":[{"netns":4026531840}],"namespaces":1}}`, `{"finding":{"id":"1","class":"scan"}}`, `{"later":1}`} {
+		must(t, w.JSON(capture.Mark, at, json.RawMessage(m)))
+	}
 	must(t, w.Close(nil))
 	return file(t, node+".ctsight", b.String())
 }
@@ -120,10 +125,13 @@ func TestReportOfRecording(t *testing.T) {
 		t.Fatalf("%+v", r)
 	}
 	for _, want := range []string{"edge held 51 entries at most; it was fullest with 50 of 50 (100.0 %)", "24 packets were lost: 24 of them (100.0 %) for table\\_full", "edge full: 50 of 50", "16 records of events are missing",
-		"4 more events came as sums", "| 10.0.0.8 | 0 | 0.0 % | 0 | 4 | 0 |", "| platform | Were entries evicted? | no | none |"} {
+		"4 more events came as sums", "nf\\_conntrack\\_udp\\_timeout of netns edge: 30 → 7", "| 10.0.0.8 | 0 | 0.0 % | 0 | 4 | 0 |", "| platform | Were entries evicted? | no | none |"} {
 		if !strings.Contains(r.stdout, want) {
 			t.Errorf("does not say %q", want)
 		}
+	}
+	if strings.Contains(r.stdout, "50 → 60") {
+		t.Error("of the limit the tables tell")
 	}
 	if strings.Contains(r.stdout, "not seen to begin") {
 		t.Error("the entry from before is taken for a stranger")

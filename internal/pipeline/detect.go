@@ -56,7 +56,8 @@ const (
 func (w *Watch) Detect(c Detection) {
 	d := &detector{cfg: c, due: make([]detect.Look, 0, contactBatch), seen: make([]detect.Seen, contactBatch)}
 	d.seed = rand.Uint64()
-	d.engine = detect.New(detect.Config{Clock: w.clock, Seed: d.seed, Allow: c.Allow, Tell: d.tell}, w.start)
+	d.engine = detect.New(detect.Config{Clock: w.clock, Seed: d.seed, Allow: c.Allow,
+		Tell: func(f *agg.Finding) { d.tell(f); w.markFinding(f) }}, w.start)
 	switch p := w.p.Source.(type) {
 	case peeker:
 		d.looks = peeks{p}
@@ -182,6 +183,7 @@ func (w *Watch) detect() {
 	s.Pools, _ = w.poolStates(tables, ahead)
 	d.engine.Tick(at, s)
 	w.recordSecond(at, s, false)
+	w.markLevels(at, s.Tables)
 	d.over = d.engine.Overflow()
 	if d.news {
 		d.news = false

@@ -62,7 +62,7 @@ func unpackLook(v uint64) detect.Seen {
 
 // Record has the watch record what it makes use of; after Detect and before Run. The
 // recorder is not closed.
-func (w *Watch) Record(r *capture.Recorder) { w.rec = r }
+func (w *Watch) Record(r *capture.Recorder) { w.rec, w.levels = r, levels{} }
 
 // CaptureHeader is that of a recording of this watch; after Detect.
 func (w *Watch) CaptureHeader(tool string) capture.Header {
@@ -210,6 +210,12 @@ func (r *captured) take(x *capture.Item) error {
 		return r.look(x)
 	case capture.Second:
 		return r.second(x)
+	case capture.Mark:
+		m, err := markOf(x)
+		if err != nil {
+			return err
+		}
+		r.c.each(Told{At: x.At, Mark: &m})
 	case capture.Gap:
 		r.c.each(Told{At: x.At, Missing: max(1, x.Lost.Events)})
 	}

@@ -65,6 +65,7 @@ func (x *taped) sameAs(t *testing.T, live []agg.Finding, scanned map[netip.Addr]
 			t.Errorf("finding %d of the replay:\n%s\nlive:\n%s", i, got[i], asJSON(t, &live[i]))
 		}
 	}
+	marksFindings(t, x.path, live)
 	r, done := x.open(t)
 	defer done()
 	if h := r.Header; len(h.Sysctls) != 1 || h.Kernel == "" || h.BootID == "" || h.Backend == "" || h.Seed == 0 || len(h.Names) != 1 {

@@ -16,6 +16,7 @@ type Told struct {
 	Seen  *Standing    // was found out of a live entry
 	Sum   *event.Sum   // happened, and was not told one by one
 	State *Second      // once a second
+	Mark  *Mark        // was noted by who recorded
 	// Found is a finding that was told (of ReplayTogether only).
 	Found *agg.Finding
 	// Missing is how many events are not in the capture, and should be here.
@@ -48,7 +49,7 @@ func (c *ReplayConfig) each(t Told) {
 // entries in a room of their own.
 func (t *Told) on(clock event.Clock, room uint64) Told {
 	late := event.Ktime(clock.At(0).UnixNano())
-	out := Told{At: t.At + late, Found: t.Found, Missing: t.Missing}
+	out := Told{At: t.At + late, Found: t.Found, Mark: t.Mark, Missing: t.Missing}
 	for _, x := range [...]struct{ from, to **event.Event }{{&t.Event, &out.Event}, {&t.Entry, &out.Entry}} {
 		if *x.from != nil {
 			e := **x.from

@@ -37,6 +37,7 @@ type Watch struct {
 	keeps    *journal          // what serve wants besides; nil elsewhere
 	detector *detector         // nil where nobody wants findings
 	rec      *capture.Recorder // nil where nothing is recorded
+	levels   levels            // of tables, for who records
 	batch    []event.Event     // not in the census yet
 	feeds    map[event.NetNS]*forecast.Feed
 	recent   struct { // the feed of the last event
@@ -132,6 +133,9 @@ func (w *Watch) Run(ctx context.Context, each func(*event.Event) error) error {
 	wg.Go(func() { w.look(ctx) })
 	if w.detector != nil {
 		wg.Go(func() { w.contacts(ctx) })
+	}
+	if w.rec != nil {
+		wg.Go(func() { w.mindSysctls(ctx) })
 	}
 	if b, ok := w.p.Source.(batcher); ok && each == nil {
 		return b.RunBatches(ctx, agg.Batch, func(events []event.Event) error {
