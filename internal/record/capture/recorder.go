@@ -19,6 +19,8 @@ type Recorder struct {
 	done chan struct{}
 	turn func(*File) *File
 
+	stuck func(error)
+
 	mu    sync.Mutex
 	ended bool
 	free  []*chunk // the last one used is the next: it is still in the cache
@@ -70,6 +72,10 @@ func NewRecorder(f *File) *Recorder {
 // with the file, and what it returns is written to from then on. Before anything is
 // recorded.
 func (r *Recorder) Turn(fn func(*File) *File) { r.turn = fn }
+
+// Stuck has a function called before it is tried again to write what could not be
+// written, by the goroutine that writes: with the error. Before anything is recorded.
+func (r *Recorder) Stuck(fn func(error)) { r.stuck = fn }
 
 // room returns a chunk with room for another step; nil for none. The lock is held.
 func (r *Recorder) room() *chunk {
@@ -194,6 +200,9 @@ func (r *Recorder) write() {
 	for c := range r.full {
 		if r.file.Err() != nil && time.Since(retry) >= retryEvery {
 			retry = time.Now()
+			if r.stuck != nil {
+				r.stuck(r.file.Err())
+			}
 			r.file.Retry()
 		}
 		if r.file.Err() != nil {
@@ -208,13 +217,23 @@ func (r *Recorder) write() {
 			r.file.put(c)
 			r.note(c, c.told(), 0)
 			if r.turn != nil && r.file.Err() == nil {
-				r.file = r.turn(r.file)
+				was := r.file
+				if r.file = r.turn(was); r.file != was {
+					r.turned()
+				}
 			}
 		}
 	}
 	if lost > 0 && r.file.Retry() == nil {
 		r.file.W.gapNow(lost)
 	}
+}
+
+// turned notes that another file is written to.
+func (r *Recorder) turned() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.stats.Bytes = r.file.W.Size()
 }
 
 // gapNow notes what came while nothing could be written.
@@ -269,14 +288,19 @@ type sink interface {
 
 // Create makes a file; one that is there is refused.
 func Create(path string, h Header) (*File, error) {
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o640)
-	if errors.Is(err, os.ErrExist) {
-		return nil, &os.PathError{Op: "record to", Path: path, Err: errors.New("it is there already: choose another name, or move it away")}
-	}
+	f, err := create(path)
 	if err != nil {
 		return nil, err
 	}
 	return newFile(f, h)
+}
+
+func create(path string) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o640)
+	if errors.Is(err, os.ErrExist) {
+		return nil, &os.PathError{Op: "record to", Path: path, Err: errors.New("it is there already: choose another name, or move it away")}
+	}
+	return f, err
 }
 
 func newFile(f sink, h Header) (*File, error) {

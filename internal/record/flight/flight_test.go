@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -28,11 +29,13 @@ type flying struct {
 	t    *testing.T
 	r    *Ring
 	dir  string
-	now  time.Time
+	secs atomic.Int64 // the time
 	rnd  *rand.Rand
 	next uint64 // number of the event, in its mark
 	base uint64 // of an earlier process
 }
+
+func (x *flying) now() time.Time { return time.Unix(x.secs.Load(), 0) }
 
 const (
 	ringBytes = 2 << 20
@@ -41,8 +44,9 @@ const (
 
 func fly(t *testing.T, dir string, c Config) *flying {
 	t.Helper()
-	x := &flying{t: t, dir: dir, now: time.Unix(1700000000, 0), rnd: rand.New(rand.NewPCG(1, 2))}
-	c.Dir, c.Now, c.Header = dir, func() time.Time { return x.now }, func() capture.Header { return capture.Header{Tool: "test"} }
+	x := &flying{t: t, dir: dir, rnd: rand.New(rand.NewPCG(1, 2))}
+	x.secs.Store(1700000000)
+	c.Dir, c.Now, c.Header = dir, x.now, func() capture.Header { return capture.Header{Tool: "test"} }
 	var err error
 	x.r, err = Open(c)
 	must(t, err)
@@ -68,7 +72,7 @@ func (x *flying) seconds(n int) {
 			}
 			time.Sleep(time.Millisecond)
 		}
-		x.now = x.now.Add(time.Second)
+		x.secs.Add(1)
 	}
 }
 
@@ -146,8 +150,8 @@ func TestRing(t *testing.T) {
 	if lost, ended := c.Missing(); !slices.Equal(chained, all) || skipped != 0 || lost != (capture.Missing{}) || !ended {
 		t.Errorf("one behind the other they have %d events, %d alone; %d left out, %+v, %v", len(chained), len(all), skipped, lost, ended)
 	}
-	if size > ringBytes || size < ringBytes/2 || all[len(all)-1] != uint32(x.next) || all[0] == 1 || s.Files < 8 || s.Oldest.IsZero() {
-		t.Errorf("%d bytes in %d files, events %d to %d of %d", size, s.Files, all[0], all[len(all)-1], x.next)
+	if size > ringBytes || size < ringBytes/2 || all[len(all)-1] != uint32(x.next) || all[0] == 1 || s.Segments < 8 || s.Oldest.IsZero() {
+		t.Errorf("%d bytes in %d files, events %d to %d of %d", size, s.Segments, all[0], all[len(all)-1], x.next)
 	}
 }
 
@@ -156,8 +160,8 @@ func TestRing(t *testing.T) {
 func TestKeep(t *testing.T) {
 	x := fly(t, t.TempDir(), Config{Bytes: ringBytes, Kept: ringBytes / 2})
 	x.seconds(20)
-	at, number := x.now, x.next
-	dir, err := x.r.Keep("9e6517915acc", at.Add(-5*time.Second), at.Add(5*time.Second))
+	at, number := x.now(), x.next
+	dir, err := x.r.Keep("9e6517915acc", at.Add(-5*time.Second), at.Add(5*time.Second), "scan 9e6517915acc")
 	must(t, err)
 	x.seconds(300)
 	kept, _ := marks(t, dir)
@@ -166,7 +170,7 @@ func TestKeep(t *testing.T) {
 		t.Fatalf("around event %d are kept %d to %d", number, kept[0], kept[len(kept)-1])
 	}
 	for i := range 20 {
-		_, err := x.r.Keep(fmt.Sprint("later", i), x.now, x.now.Add(3*time.Second))
+		_, err := x.r.Keep(fmt.Sprint("later", i), x.now(), x.now().Add(3*time.Second), "later")
 		must(t, err)
 		x.seconds(10)
 	}
@@ -184,7 +188,7 @@ func TestKeep(t *testing.T) {
 		t.Error("a directory without a name")
 	}
 	for _, bad := range []string{"", "..", "a/b"} {
-		if _, err := x.r.Keep(bad, at, at); err == nil {
+		if _, err := x.r.Keep(bad, at, at, ""); err == nil {
 			t.Errorf("%q was kept", bad)
 		}
 	}
@@ -213,8 +217,9 @@ func TestAgain(t *testing.T) {
 	must(t, os.WriteFile(filepath.Join(x.dir, "README"), []byte("not ours"), 0o600))
 	must(t, x.r.Close())
 	y := fly(t, x.dir, Config{Bytes: ringBytes})
-	y.now, y.next, y.base = x.now, x.next, x.next
-	if s := y.r.Stats(); s.Files < 3 || s.InRing < ringBytes/8 {
+	y.next, y.base = x.next, x.next
+	y.secs.Store(x.secs.Load())
+	if s := y.r.Stats(); s.Segments < 3 || s.InRing < ringBytes/8 {
 		t.Errorf("of the earlier one is left %+v", s)
 	}
 	y.seconds(300)
