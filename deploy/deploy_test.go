@@ -73,6 +73,26 @@ func TestUnitCapabilities(t *testing.T) {
 	}
 }
 
+// docs/relief.md says that neither the unit nor a pod writes sysctls, and that a pod does
+// not see the journal unless it is mounted.
+func TestSysctlsReadOnly(t *testing.T) {
+	dir := config.Default().Relief.Dir
+	unit := read(t, "systemd/ctsight.service")
+	for _, line := range []string{"ReadOnlyPaths=/proc/sys /sys\n", "User=ctsight\n", "ProtectSystem=strict\n"} {
+		if !strings.Contains(unit, "\n"+line) {
+			t.Errorf("the unit has no %s", line)
+		}
+	}
+	if strings.Contains(unit, "ReadWritePaths=") {
+		t.Error("the unit writes something that docs/relief.md knows nothing of")
+	}
+	for _, file := range []string{"kubernetes/daemonset.yaml", "helm/ctsight/templates/daemonset.yaml"} {
+		if s := read(t, file); strings.Contains(s, dir) || strings.Contains(s, "privileged: true") || strings.Contains(s, "/proc") && strings.Contains(s, "procMount") {
+			t.Errorf("%s mounts the journal or may write sysctls", file)
+		}
+	}
+}
+
 // exposure is the score of the unit, times ten: 0 is best, 100 worst. Of it 2.6 are
 // what the job takes: capabilities, the host's network, processes and /proc.
 const exposure = "34"

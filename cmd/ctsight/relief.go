@@ -17,6 +17,7 @@ import (
 	"github.com/ctsight/ctsight/internal/agg"
 	"github.com/ctsight/ctsight/internal/config"
 	"github.com/ctsight/ctsight/internal/ctnl"
+	"github.com/ctsight/ctsight/internal/event"
 	"github.com/ctsight/ctsight/internal/pipeline"
 	"github.com/ctsight/ctsight/internal/relief"
 	"github.com/ctsight/ctsight/internal/view"
@@ -82,16 +83,27 @@ func (r *reliefFlags) newList(g *globals) *cobra.Command {
 
 func (r *reliefFlags) newRevert(g *globals) *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "revert [ID...]",
+		Use:   "revert [ID|SYSCTL...]",
 		Short: "take changes back now, also where the table has more entries than fit then",
+		Example: `  ctsight relief revert 3f9c12ab
+  ctsight relief revert udp_timeout --netns router
+  ctsight relief revert --all`,
 		RunE: func(_ *cobra.Command, args []string) error {
 			if r.all == (len(args) > 0) {
-				return fmt.Errorf("%w: relief revert: the ids (ctsight relief list), or --all", errUsage)
+				return fmt.Errorf("%w: relief revert: the ids (ctsight relief list) or sysctls, or --all", errUsage)
 			}
 			if r.all {
 				args = nil
 			}
-			return asUsage(r.close(g, func(b *relief.Book) ([]*relief.Change, error) { return b.Revert(args) }))
+			in := event.NetNS(0)
+			if g.netns != "" {
+				ns, err := g.oneNetNS()
+				if err != nil {
+					return err
+				}
+				in = ns.Inode
+			}
+			return asUsage(r.close(g, func(b *relief.Book) ([]*relief.Change, error) { return b.Revert(args, in) }))
 		},
 	}
 	cmd.Flags().BoolVar(&r.all, "all", false, "all that are open")

@@ -6,14 +6,18 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/ctsight/ctsight/internal/agg"
+	"github.com/ctsight/ctsight/internal/event"
 	"github.com/ctsight/ctsight/internal/lab"
 	"github.com/ctsight/ctsight/internal/lab/trace"
 	"github.com/ctsight/ctsight/internal/netlab"
 	"github.com/ctsight/ctsight/internal/relief"
+	"github.com/ctsight/ctsight/internal/triage"
 )
 
 // reliefLab is a namespace whose timeouts may be changed, and a journal of its own.
@@ -110,6 +114,35 @@ func TestRelief(t *testing.T) {
 	if r := l.run("expire"); r.code != exitDone || r.stdout != "no changes\n" {
 		t.Errorf("%+v", r)
 	}
+}
+
+// What triage proposes for a namespace is typed as it stands, and so is what takes it back.
+func TestReliefOfTriage(t *testing.T) {
+	l := newReliefLab(t)
+	found := l.value("udp_timeout")
+	d := &triage.Doc{Focus: agg.TableState{NetNS: l.ns.Inode(), Entries: 900, Max: 1000, Level: agg.LevelAction}, Enter: triage.EnterName("x"), Held: &agg.Holdings{}, Timeouts: map[string]int{"udp_timeout": 30}}
+	for range 900 {
+		d.Held.Add(&event.Tuple{Proto: event.ProtoUDP}, 0, 0, time.Second)
+	}
+	d.Judge()
+	i := slices.IndexFunc(d.Actions, func(a triage.Action) bool { return strings.Contains(a.Command, "udp_timeout") })
+	if i < 0 {
+		t.Fatalf("%+v", d.Actions)
+	}
+	typed := func(command string) result {
+		args, ok := strings.CutPrefix(command, "ctsight relief ")
+		if !ok {
+			t.Fatal(command)
+		}
+		return l.run(strings.Fields(args)...)
+	}
+	if r := typed(d.Actions[i].Command); r.code != exitDone || l.value("udp_timeout") != "10" {
+		t.Errorf("%+v, %s", r, l.value("udp_timeout"))
+	}
+	if r := typed(d.Actions[i].Undo); r.code != exitDone || l.value("udp_timeout") != found {
+		t.Errorf("%+v, %s", r, l.value("udp_timeout"))
+	}
+	oneError(t, typed(d.Actions[i].Undo), exitUsage, "no change \"nf_conntrack_udp_timeout\" that is open")
 }
 
 // A set that is killed at any moment leaves nothing that the next command does not put

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/ctsight/ctsight/internal/event"
 )
 
 // Host is what tells this boot from another, and the time.
@@ -71,17 +73,21 @@ func (b *Book) Expire() ([]*Change, error) {
 	})
 }
 
-// Revert takes changes back now, all that are open without ids. It returns what was
-// closed.
-func (b *Book) Revert(ids []string) ([]*Change, error) {
-	left := slices.Clone(ids)
+// Revert takes changes back now: by their ids, those of a sysctl that are open by its
+// name, and all that are open where nothing is named. Those of a namespace, 0 for any. It
+// returns what was closed.
+func (b *Book) Revert(named []string, in event.NetNS) ([]*Change, error) {
+	left := slices.Clone(named)
 	closed, err := b.each(func(c *Change) error {
-		if ids != nil && !slices.Contains(ids, c.ID) {
+		byID, bySysctl := slices.Contains(named, c.ID), slices.ContainsFunc(named, c.of)
+		if named != nil && !byID && !bySysctl || in != 0 && in != c.NetNS && !global(c.Sysctl) {
 			return nil
 		}
-		left = slices.DeleteFunc(left, func(id string) bool { return id == c.ID })
+		if byID || c.Open() {
+			left = slices.DeleteFunc(left, func(name string) bool { return name == c.ID || c.of(name) })
+		}
 		if !c.Open() {
-			if ids == nil {
+			if !byID {
 				return nil
 			}
 			return fmt.Errorf("%s is %s already, since %s", c.ID, strings.ReplaceAll(string(c.State), "_", " "), c.Closed.Format(time.RFC3339))
@@ -89,9 +95,15 @@ func (b *Book) Revert(ids []string) ([]*Change, error) {
 		return b.end(c, true)
 	})
 	if len(left) > 0 {
-		err = errors.Join(err, usage("no change %q: see ctsight relief list", left[0]))
+		err = errors.Join(err, usage("no change %q that is open: see ctsight relief list", left[0]))
 	}
 	return closed, err
+}
+
+// of says whether a change is of a sysctl, however that is written.
+func (c *Change) of(sysctl string) bool {
+	name, err := Canonical(sysctl)
+	return err == nil && name == c.Sysctl
 }
 
 // each lets visit look at every change once it is settled, and saves what is different

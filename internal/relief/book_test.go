@@ -5,6 +5,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/ctsight/ctsight/internal/event"
 )
 
 // A change is in the journal and armed before the kernel is told, and comes back when
@@ -124,7 +126,7 @@ func TestNoRoom(t *testing.T) {
 			t.Errorf("%+v", c.Notes)
 		}
 		if byHand {
-			closed, err := w.book().Revert([]string{id})
+			closed, err := w.book().Revert([]string{id}, 0)
 			if err != nil || len(closed) != 1 || !strings.Contains(closed[0].last(), "114 % of that: new connections are lost") {
 				t.Errorf("%v %v", err, closed)
 			}
@@ -137,6 +139,30 @@ func TestNoRoom(t *testing.T) {
 		if w.values[limitName] != 262144 || w.open(t) != 0 {
 			t.Errorf("by hand %v: %d", byHand, w.values[limitName])
 		}
+	}
+}
+
+// What is open of a sysctl is taken back by its name, of one namespace where that is said;
+// what is one for all namespaces is of any.
+func TestRevertByName(t *testing.T) {
+	w := newWorld()
+	w.mustSet(t, Ask{udp, 10})
+	w.mustSet(t, Ask{limitName, 524288})
+	for _, c := range []struct {
+		name   string
+		in     event.NetNS
+		closed int
+	}{{"icmp_timeout", 0, 0}, {"udp_timeout", 7, 0}, {"net.netfilter.nf_conntrack_udp_timeout", place.NetNS, 1}, {udp, 0, 0}, {"max", 7, 1}} {
+		closed, err := w.book().Revert([]string{c.name}, c.in)
+		if len(closed) != c.closed || (err == nil) != (c.closed == 1) {
+			t.Errorf("%s in %d: %d closed, %v", c.name, c.in, len(closed), err)
+		}
+		if err != nil && !errors.Is(err, ErrUsage) {
+			t.Error(err)
+		}
+	}
+	if w.values[udp] != 30 || w.values[limitName] != 262144 || w.open(t) != 0 {
+		t.Errorf("%v", w.values)
 	}
 }
 
@@ -229,7 +255,7 @@ func TestHostileJournal(t *testing.T) {
 			}
 			_, err := w.book().Expire()
 			check("expire", err)
-			_, err = w.book().Revert(nil)
+			_, err = w.book().Revert(nil, 0)
 			check("revert", err)
 			_, err = w.book().Set(request(Ask{udp, 10}))
 			check("set", err)

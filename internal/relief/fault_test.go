@@ -28,7 +28,7 @@ var acts = []struct {
 		_, err := w.book().Set(request(Ask{limitName, 524288}, Ask{udp, 10}))
 		return err
 	},
-		func(w *world) error { _, err := w.book().Revert(nil); return err }},
+		func(w *world) error { _, err := w.book().Revert(nil, 0); return err }},
 	{"expire", func(w *world) error {
 		_, err := w.book().Set(request(Ask{limitName, 524288}, Ask{udp, 10}))
 		return err

@@ -154,7 +154,7 @@ func (d *Doc) guard(to *agg.TopRow) Action {
 		if dst.Addr().Is6() {
 			mss = 1440
 		}
-		const loose = "net.netfilter.nf_conntrack_tcp_loose"
+		const loose = "net.netfilter.nf_conntrack_tcp_loose" // for as long as the rules: with them it goes back, not by a clock
 		return Action{
 			What: fmt.Sprintf("let a SYN proxy answer for %s: only who completes the handshake gets an entry", endpoint(k)),
 			Command: d.Enter + "sysctl -w " + loose + "=0 && " + d.Enter + fmt.Sprintf("nft 'table %s { chain pre { %s %s %s notrack; }; "+
@@ -264,6 +264,31 @@ var steps = []struct {
 		"connections that are silent for longer break behind NAT or a stateful firewall"},
 }
 
+// reliefFor is how long a change of a sysctl holds: nobody has to remember to take it
+// back.
+const (
+	reliefFor = "2h"
+	byItself  = "it goes back by itself after " + reliefFor + "; a ticket says more than triage"
+)
+
+// onHost sets a sysctl that is one for all namespaces for a while, or takes that back.
+func onHost(verb, sysctl string) string {
+	c := "ctsight relief " + verb + " " + sysctl
+	if verb == "set" {
+		c += " --for " + reliefFor + " --reason triage --yes"
+	}
+	return c
+}
+
+// relief does so with one of the namespace.
+func (d *Doc) relief(verb, sysctl string) string {
+	c := onHost(verb, sysctl)
+	if d.Enter != "" {
+		c += fmt.Sprintf(" --netns %d", d.Focus.NetNS)
+	}
+	return c
+}
+
 // timeouts proposes shorter ones for what makes a fifth of the table. An entry
 // has the timeout of its last packet; those that are idle now keep the old one.
 func (d *Doc) timeouts() (out []Action) {
@@ -284,9 +309,9 @@ func (d *Doc) timeouts() (out []Action) {
 		}
 		a := Action{
 			What:    fmt.Sprintf("let %s end after %s, now %s: %d (%s)", s.what, seconds(float64(s.to)), seconds(float64(now)), n, percent(share(n, d.Held.N))),
-			Command: d.Enter + fmt.Sprintf("sysctl -w net.netfilter.nf_conntrack_%s=%d", s.sysctl, s.to),
-			Caution: fmt.Sprintf("entries that get no more packets keep their %s; %s", seconds(float64(now)), s.costs),
-			Undo:    d.Enter + fmt.Sprintf("sysctl -w net.netfilter.nf_conntrack_%s=%d", s.sysctl, now),
+			Command: d.relief("set", fmt.Sprintf("nf_conntrack_%s=%d", s.sysctl, s.to)),
+			Caution: fmt.Sprintf("entries that get no more packets keep their %s; %s; %s", seconds(float64(now)), s.costs, byItself),
+			Undo:    d.relief("revert", "nf_conntrack_"+s.sysctl),
 		}
 		if s.ends {
 			a.What += fmt.Sprintf("; at the same rate about %.0f in their place", float64(n)*float64(s.to)/float64(now))
@@ -310,9 +335,9 @@ func (d *Doc) raise() []Action {
 	to := 2 * t.Max
 	a := Action{
 		What:    fmt.Sprintf("make room: %d entries instead of %d", to, t.Max),
-		Command: fmt.Sprintf("sysctl -w net.netfilter.nf_conntrack_max=%d", to),
-		Caution: "one limit for all namespaces, written in the initial one (if here is another: from the host)",
-		Undo:    fmt.Sprintf("sysctl -w net.netfilter.nf_conntrack_max=%d", t.Max),
+		Command: onHost("set", fmt.Sprintf("nf_conntrack_max=%d", to)),
+		Caution: "one limit for all namespaces, written in the initial one (if here is another: from the host); " + byItself,
+		Undo:    onHost("revert", "nf_conntrack_max"),
 	}
 	if d.Memory.Object > 0 {
 		a.What += fmt.Sprintf(", up to %s more kernel memory", mib(float64(d.Memory.Object+Extensions)*float64(t.Max)))
@@ -321,8 +346,8 @@ func (d *Doc) raise() []Action {
 		a.What += fmt.Sprintf("; at %.0f new/s that lasts for %s at least", r, seconds(float64(t.Max)/r))
 	}
 	if b := d.Memory.Buckets; b > 0 && to > 4*b {
-		a.Caution += fmt.Sprintf(". Chains grow to %.0f entries: when it is quiet also sysctl -w net.netfilter.nf_conntrack_buckets=%d, which stops all traffic while it moves the entries",
-			2*float64(to)/float64(b), to/2)
+		a.Caution += fmt.Sprintf(". Chains grow to %.0f entries: when it is quiet also %s, which stops all traffic while it moves the entries, then and when it goes back",
+			2*float64(to)/float64(b), onHost("set", fmt.Sprintf("nf_conntrack_buckets=%d", to/2)))
 	}
 	return []Action{a}
 }

@@ -108,8 +108,8 @@ func withLoss(d *Doc) *Doc {
 }
 
 const (
-	raise = "sysctl -w net.netfilter.nf_conntrack_max=20000"
-	udp10 = "sysctl -w net.netfilter.nf_conntrack_udp_timeout=10"
+	raise = "ctsight relief set nf_conntrack_max=20000 --for 2h --reason triage --yes"
+	udp10 = "ctsight relief set nf_conntrack_udp_timeout=10 --for 2h --reason triage --yes"
 )
 
 func limit(from string, n int) string {
@@ -152,7 +152,7 @@ var incidents = map[string]struct {
 		commands: []string{"ctsight drops --netns 4026531840", limit("ip saddr 10.0.0.7", 100), "conntrack -D -s 10.0.0.7 >/dev/null", udp10, raise}},
 	"in a namespace, IPv6": {d: func() *Doc { d := udpFlood("2001:db8::7"); d.Enter = EnterName("it's"); return d }(), verdict: Anomalous,
 		commands: []string{`ip netns exec 'it'\''s' ` + limit("ip6 saddr 2001:db8::7", 10), `ip netns exec 'it'\''s' conntrack -D -s 2001:db8::7 >/dev/null`,
-			`ip netns exec 'it'\''s' ` + udp10, raise}},
+			udp10 + " --netns 4026531840", raise}},
 	"a prefix does the same": {d: udpFlood("10.0.0.7").prefix("10.0.0.0/24", 4900, 9100), verdict: Anomalous, never: []string{"conntrack -D -s 10.0.0.0/24"}, // one source of four brings nearly all
 		commands: []string{limit("ip saddr 10.0.0.7", 10), "conntrack -D -s 10.0.0.7 >/dev/null", udp10, raise}},
 	"many of a prefix": {d: doc(9700, 15_000, held(sort{9000, event.ProtoUDP, 0, 0, 15}, sort{700, event.ProtoTCP, event.TCPEstablished, answered, 400_000})).
@@ -161,7 +161,7 @@ var incidents = map[string]struct {
 		commands: []string{limit("ip saddr 10.0.0.0/24", 28), "conntrack -D -s 10.0.0.0/24 >/dev/null", udp10, raise}},
 	"one /64 takes a new address each time": {d: doc(9700, 5000, held(sort{9700, event.ProtoTCP, event.TCPSynSent, 0, 110})).
 		source("2001:db8::1", 1, 1).source("2001:db8::2", 1, 1).source("2001:db8::3", 1, 1).prefix("2001:db8::/64", 5000, 9700).target(event.ProtoTCP, "2001:db8:1::1", 443, 5000, 9700, 5000),
-		verdict: Anomalous, commands: []string{limit("ip6 saddr 2001:db8::/64", 10), "conntrack -D -s 2001:db8::/64 >/dev/null", "sysctl -w net.netfilter.nf_conntrack_tcp_timeout_syn_sent=20", raise}},
+		verdict: Anomalous, commands: []string{limit("ip6 saddr 2001:db8::/64", 10), "conntrack -D -s 2001:db8::/64 >/dev/null", "ctsight relief set nf_conntrack_tcp_timeout_syn_sent=20 --for 2h --reason triage --yes", raise}},
 	"scan": {d: func() *Doc {
 		d := ordinary()
 		for _, rows := range [][]agg.TopRow{d.Arrivals.Rows, d.Holders.Rows} {
@@ -172,14 +172,14 @@ var incidents = map[string]struct {
 	}(), verdict: Anomalous, says: []string{"10.0.0.2 looks like a scan: 998 ports and 1 hosts, 990 of its 1000 first contacts failed"}},
 	"forged, answered by SYN-ACK": {d: forgedSYN(held(sort{9000, event.ProtoTCP, event.TCPSynRecv, event.SeenReply, 55}, sort{600, event.ProtoUDP, 0, event.SeenReply, 9}), "192.0.2.1"),
 		verdict: Anomalous, says: []string{"forged sources: about 4600 sources for 4900 connections to tcp 192.0.2.1:443, 93.8 % of the table came to nothing", "Block no address"},
-		commands: []string{proxy("ip daddr 192.0.2.1", 1460), "conntrack -D -p 6 -d 192.0.2.1 --dport 443 --state SYN_RECV >/dev/null", "sysctl -w net.netfilter.nf_conntrack_tcp_timeout_syn_recv=20", raise}},
+		commands: []string{proxy("ip daddr 192.0.2.1", 1460), "conntrack -D -p 6 -d 192.0.2.1 --dport 443 --state SYN_RECV >/dev/null", "ctsight relief set nf_conntrack_tcp_timeout_syn_recv=20 --for 2h --reason triage --yes", raise}},
 	"forged, IPv6": {d: forgedSYN(held(sort{9600, event.ProtoTCP, event.TCPSynSent, 0, 100}), "2001:db8::1"), verdict: Anomalous,
 		commands: []string{proxy("ip6 daddr 2001:db8::1", 1440), "conntrack -D -p 6 -d 2001:db8::1 --dport 443 --state SYN_SENT >/dev/null",
-			"sysctl -w net.netfilter.nf_conntrack_tcp_timeout_syn_sent=20", raise}},
+			"ctsight relief set nf_conntrack_tcp_timeout_syn_sent=20 --for 2h --reason triage --yes", raise}},
 	"forged, behind NAT": {d: forgedSYN(held(sort{9600, event.ProtoTCP, event.TCPSynSent, event.DstNAT, 100}), "192.0.2.1"), verdict: Anomalous,
 		says: []string{"yes: 9600 entries (100.0 %) are translated", "to 41/s, before conntrack: at most half of the table"},
 		commands: []string{"nft 'table inet ctsight_guard { chain pre { type filter hook prerouting priority raw; ip daddr 192.0.2.1 tcp dport 443 " + syn + " limit rate over 41/second drop; }; }'",
-			"conntrack -D -p 6 -d 192.0.2.1 --dport 443 --state SYN_SENT >/dev/null", "sysctl -w net.netfilter.nf_conntrack_tcp_timeout_syn_sent=20", raise}},
+			"conntrack -D -p 6 -d 192.0.2.1 --dport 443 --state SYN_SENT >/dev/null", "ctsight relief set nf_conntrack_tcp_timeout_syn_sent=20 --for 2h --reason triage --yes", raise}},
 	"forged UDP": {d: func() *Doc {
 		d := forgedSYN(held(sort{9600, event.ProtoUDP, 0, 0, 20}), "192.0.2.1")
 		d.Targets.Rows[0].Proto, d.Targets.Rows[0].Dport = event.ProtoUDP, 53
@@ -190,10 +190,10 @@ var incidents = map[string]struct {
 	"leak": {d: leaking(), verdict: Suspicious, says: []string{"10.0.0.1 holds 88.9 % of the table by established connections and opens 12.0 % of the new ones", "idle for 5h on average", "now 5.0 days"},
 		never: []string{"conntrack -D", "nft"},
 		commands: []string{"ctsight top --once --by edge --sort live --netns 4026531840 'src 10.0.0.1'",
-			"sysctl -w net.netfilter.nf_conntrack_tcp_timeout_established=86400", raise}},
+			"ctsight relief set nf_conntrack_tcp_timeout_established=86400 --for 2h --reason triage --yes", raise}},
 	"leak, full": {d: withLoss(leaking()), verdict: Suspicious, says: []string{"it is full", "412 packets to table_full, 31 entries to early_drop in 5s"}, never: []string{"ruleset", "early_drop_gc"},
 		commands: []string{"ctsight drops --netns 4026531840", "ctsight top --once --by edge --sort live --netns 4026531840 'src 10.0.0.1'", "conntrack -D -p tcp --state ESTABLISHED -s 10.0.0.1 >/dev/null",
-			"sysctl -w net.netfilter.nf_conntrack_tcp_timeout_established=86400", raise}},
+			"ctsight relief set nf_conntrack_tcp_timeout_established=86400 --for 2h --reason triage --yes", raise}},
 	"all ports of NAT taken": {d: func() *Doc {
 		d := doc(3000, 500, held(sort{3000, event.ProtoTCP, event.TCPEstablished, answered | event.SrcNAT, 400_000})).source("10.0.0.1", 100, 700)
 		d.Drops = []agg.ReasonCount{{Reason: event.NATExhausted, Count: 7}}
@@ -201,7 +201,7 @@ var incidents = map[string]struct {
 		return d
 	}(), verdict: Ordinary, says: []string{"yes: 3000 entries (100.0 %) are translated; 203.0.113.9 has no free port towards tcp 192.0.2.1:443: 7 packets lost", "7 packets to nat_exhausted in 5s; for nat_exhausted: add addresses or ports to the pool",
 		"a second address beside 203.0.113.9"},
-		commands: []string{"ctsight drops --netns 4026531840", snat("ip daddr 192.0.2.1 tcp dport 443", "ip"), "sysctl -w net.netfilter.nf_conntrack_tcp_timeout_established=86400"}},
+		commands: []string{"ctsight drops --netns 4026531840", snat("ip daddr 192.0.2.1 tcp dport 443", "ip"), "ctsight relief set nf_conntrack_tcp_timeout_established=86400 --for 2h --reason triage --yes"}},
 	"all ids of NAT taken, IPv6": {d: func() *Doc {
 		d := doc(3000, 500, nil)
 		d.Held, d.HeldErr, d.Drops = nil, "no walk", []agg.ReasonCount{{Reason: event.NATExhausted, Count: 7}}
@@ -238,7 +238,7 @@ func TestJudge(t *testing.T) {
 				if i < len(x.commands) && a.Command != x.commands[i] {
 					t.Errorf("command %d:\n got %s\nwant %s", i, a.Command, x.commands[i])
 				}
-				if strings.Contains(a.Command, "-w") || strings.Contains(a.Command, "nft") || strings.Contains(a.Command, "-D") {
+				if strings.Contains(a.Command, "-w") || strings.Contains(a.Command, "relief") || strings.Contains(a.Command, "nft") || strings.Contains(a.Command, "-D") {
 					if (a.Undo == "") != strings.Contains(a.Caution, "no undo") {
 						t.Errorf("no way back from %s", a.Command)
 					}
