@@ -101,11 +101,7 @@ func (d *detectFlags) run(ctx context.Context, g *globals, args []string) error 
 
 // replay finds in a capture.
 func (d *detectFlags) replay(ctx context.Context, out *findingOutput, args []string) error {
-	flt, err := out.g.captureFilter(args)
-	if err != nil {
-		return err
-	}
-	in, err := openCapture(d.from)
+	in, err := out.g.openPart(d.from, args)
 	if err != nil {
 		return err
 	}
@@ -114,7 +110,7 @@ func (d *detectFlags) replay(ctx context.Context, out *findingOutput, args []str
 		in.Close()
 		return err
 	}
-	r, err := in.Replay(ctx, pipeline.ReplayConfig{Filter: flt, For: d.limit, Detect: detect.Config{Tell: out.tell}})
+	r, err := in.Replay(ctx, pipeline.ReplayConfig{For: d.limit, Detect: detect.Config{Tell: out.tell}})
 	if broken := out.close(); broken != nil {
 		return broken
 	}

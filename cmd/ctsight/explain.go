@@ -55,12 +55,8 @@ func (x *explainFlags) run(ctx context.Context, g *globals, args []string) error
 		return err
 	}
 	id := args[0]
-	flt, err := g.captureFilter(args[1:])
-	if err != nil {
-		return err
-	}
-	open := func() (pipeline.Capture, error) { return openCapture(x.from) }
-	e, err := pipeline.Explain(ctx, open, id, x.steps, pipeline.ReplayConfig{Filter: flt})
+	open := func() (pipeline.Capture, error) { return g.openPart(x.from, args[1:]) }
+	e, err := pipeline.Explain(ctx, open, id, x.steps, pipeline.ReplayConfig{})
 	switch {
 	case errors.Is(err, pipeline.ErrNoFinding):
 		return fmt.Errorf("%s has no finding %q; this lists them: ctsight detect --from %[1]s", x.from, id)

@@ -58,11 +58,7 @@ func (x *exportFlags) run(ctx context.Context, g *globals, args []string) (err e
 	if err := errors.Join(x.check(args), g.check()); err != nil {
 		return err
 	}
-	flt, err := g.captureFilter(args[1:])
-	if err != nil {
-		return err
-	}
-	in, err := openCapture(args[0])
+	in, err := g.openPart(args[0], args[1:])
 	if err != nil {
 		return err
 	}
@@ -87,7 +83,7 @@ func (x *exportFlags) run(ctx context.Context, g *globals, args []string) (err e
 	w := x.writer(buf, in.Clock())
 	n := uint64(0)
 	err = in.Events(ctx, func(e *event.Event) error {
-		if !flt.Match(e) {
+		if !in.filter.Match(e) {
 			return nil
 		}
 		n++

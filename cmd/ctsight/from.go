@@ -13,7 +13,6 @@ import (
 
 	"github.com/ctsight/ctsight/internal/detect"
 	"github.com/ctsight/ctsight/internal/event"
-	"github.com/ctsight/ctsight/internal/filter"
 	"github.com/ctsight/ctsight/internal/pipeline"
 	"github.com/ctsight/ctsight/internal/record"
 	"github.com/ctsight/ctsight/internal/record/capture"
@@ -83,14 +82,6 @@ type closing struct {
 }
 
 func (c closing) Close() { c.Reader.Close(); c.done() }
-
-// captureFilter parses the arguments for a capture, which has no namespaces.
-func (g *globals) captureFilter(args []string) (*filter.Filter, error) {
-	if g.netns != "" {
-		return nil, fmt.Errorf("%w: --netns with --from: a capture in text has no network namespaces", errUsage)
-	}
-	return g.filter(args)
-}
 
 // namesIn are the names of a capture: those it has itself, and where it was made since
 // this machine has started those that things have now. What another machine's are

@@ -119,7 +119,7 @@ func TestUsageErrors(t *testing.T) {
 		{[]string{"detect", "--feed-format", "xml"}, "eve"},
 		{[]string{"detect", "--from", "x", "--invalid"}, "no packets"},
 		{[]string{"detect", "--from", "x", "--feed-nft"}, "not now"},
-		{[]string{"detect", "--from", "x", "--netns", "1"}, "no network namespaces"},
+		{[]string{"detect", "--from", os.DevNull, "--netns", "1"}, "no network namespaces"},
 		{[]string{"detect", "--from", "x", "dport 99999"}, "column 7"},
 		{[]string{"report"}, "which capture"},
 		{[]string{"report", "-", "-"}, "read once"},

@@ -5,14 +5,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strconv"
 	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
 	"github.com/ctsight/ctsight/internal/ctnl"
-	"github.com/ctsight/ctsight/internal/event"
 	"github.com/ctsight/ctsight/internal/filter"
 	"github.com/ctsight/ctsight/internal/pipeline"
 	"github.com/ctsight/ctsight/internal/plan"
@@ -118,27 +116,22 @@ func (p *planFlags) run(ctx context.Context, g *globals, f *pflag.FlagSet, args 
 // not the one that it was made on.
 func (p *planFlags) capture(ctx context.Context, g *globals, w plan.WhatIf) error {
 	var were []plan.Change
-	var ns uint64
 	var err error
 	if p.recordedTimeouts != "" {
 		if were, err = plan.ParseChanges(p.recordedTimeouts); err != nil {
 			return fmt.Errorf("%w: --recorded-timeout %w", errUsage, err)
 		}
 	}
-	if g.netns != "" {
-		if ns, err = strconv.ParseUint(g.netns, 10, 32); err != nil {
-			return fmt.Errorf("%w: --netns %q: of a recording, its number", errUsage, g.netns)
-		}
-	}
 	in, err := openCapture(p.from)
 	if err != nil {
 		return err
 	}
-	clock, backend := in.Clock(), in.Origin().Backend
-	c, err := pipeline.PlanCapture(ctx, in, event.NetNS(ns), p.limit)
-	if errors.Is(err, pipeline.ErrNoNetNS) {
-		return fmt.Errorf("%w: --netns with --from: %w", errUsage, err)
+	ns, err := g.captureNetNS(in)
+	if err != nil {
+		return err
 	}
+	clock, backend := in.Clock(), in.Origin().Backend
+	c, err := pipeline.PlanCapture(ctx, in, ns, p.limit)
 	if err != nil {
 		return err
 	}

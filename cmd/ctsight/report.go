@@ -125,11 +125,7 @@ func (r *reportFlags) run(ctx context.Context, g *globals, args []string) error 
 
 // gather reads captures as one.
 func (r *reportFlags) gather(ctx context.Context, g *globals, files []string) (*report.Data, error) {
-	flt, err := g.captureFilter(strings.Fields(r.where))
-	if err != nil {
-		return nil, err
-	}
-	all, err := openAll(files)
+	all, err := g.openAll(files, strings.Fields(r.where))
 	if err != nil {
 		return nil, err
 	}
@@ -144,7 +140,7 @@ func (r *reportFlags) gather(ctx context.Context, g *globals, files []string) (*
 	for _, c := range all {
 		nodes = append(nodes, report.Node{Name: c.Origin().Node, Backend: c.Origin().Backend})
 	}
-	read, err := pipeline.ReplayTogether(ctx, all, pipeline.ReplayConfig{Filter: flt, For: r.limit}, func(node int, t *pipeline.Told) {
+	read, err := pipeline.ReplayTogether(ctx, all, pipeline.ReplayConfig{For: r.limit}, func(node int, t *pipeline.Told) {
 		to.From(node, nodes[node])
 		tellReport(to, t)
 	})
@@ -159,9 +155,9 @@ func (r *reportFlags) gather(ctx context.Context, g *globals, files []string) (*
 }
 
 // openAll opens captures, all or none.
-func openAll(files []string) (all []pipeline.Capture, err error) {
+func (g *globals) openAll(files, filter []string) (all []pipeline.Capture, err error) {
 	for _, f := range files {
-		in, err := openCapture(f)
+		in, err := g.openPart(f, filter)
 		if err != nil {
 			for _, c := range all {
 				c.Close()

@@ -141,6 +141,58 @@ func TestReportOfRecording(t *testing.T) {
 	}
 }
 
+// Of a recording --netns takes one namespace, by the name that the recording has for it or
+// by its number: events, sums, tables. Other machines' names are not asked, and text has
+// none.
+func TestNetNSOfRecording(t *testing.T) {
+	var b bytes.Buffer
+	const mono, edge, other = 5_000_000_000_000, 4026531840, 4026532222
+	w, err := capture.NewWriter(&b, capture.Header{Tool: "test", Node: "gw", BootID: "boot of gw", Backend: "fentry", Wall: time.Date(2026, 11, 22, 19, 38, 0, 0, time.UTC), Mono: mono, Start: mono, Seed: 1,
+		Names: map[string]string{"4026532222": "lab"}})
+	must(t, err)
+	at := event.Ktime(mono)
+	for i := range 30 {
+		ns := event.NetNS(edge)
+		if i%3 == 0 {
+			ns = other
+		}
+		at += event.Ktime(10 * time.Millisecond)
+		must(t, w.Events([]event.Event{{Time: at, Kind: event.New, NetNS: ns, Ptr: 0xffff888000000000 + uint64(i),
+			Orig: event.Tuple{Proto: event.ProtoUDP, Src: netip.MustParseAddr("10.0.0.7"), Dst: netip.MustParseAddr("10.9.0.1"), Sport: uint16(1000 + i), Dport: 53}}}))
+	}
+	for n, ns := range []event.NetNS{edge, other} {
+		must(t, w.Sum(&event.Sum{NetNS: ns, Src: netip.MustParseAddr("10.0.0.8"), Kind: event.New, N: uint64(100 * (n + 1)), From: at, Last: at}))
+	}
+	must(t, w.JSON(capture.Second, at, map[string]any{"tables": []map[string]any{{"NetNS": edge, "Entries": 20, "Max": 50}, {"NetNS": other, "Name": "lab", "Entries": 10, "Max": 11}}, "loss": map[string]any{}}))
+	must(t, w.Close(nil))
+	from := file(t, "two.ctsight", b.String())
+	for netns, want := range map[string][]string{"lab": {"lab held 10 entries at most", "210 connections in "}, "4026532222": {"lab held 10 entries at most", "210 connections in "},
+		"4026531840": {"20 of 50 (40.0 %)", "120 connections in "}} {
+		r := runCmd(t, ctsight(t, "report", from, "--netns", netns, "--format", "md", "-o", "-", "--log.level", "error"))
+		if r.code != exitDone || r.stderr != "" {
+			t.Fatalf("%s: %+v", netns, r)
+		}
+		for _, w := range want {
+			if !strings.Contains(r.stdout, w) {
+				t.Errorf("%s: does not say %q: %s", netns, w, r.stdout)
+			}
+		}
+	}
+	for _, args := range [][]string{{"trace", "--from", from, "--netns", "lab"}, {"trace", "--from", from, "netns lab"}, {"export", from, "--to", "jsonl", "-o", "-", "--netns", "lab"}} {
+		r := runCmd(t, ctsight(t, append(args, "--log.level", "error")...))
+		if n := strings.Count(r.stdout, "\n"); r.code != exitDone || n != 10 {
+			t.Errorf("%q: code %d, %d lines of %s %s", args, r.code, n, r.stdout, r.stderr)
+		}
+	}
+	for _, args := range [][]string{{"report", from, "-o", "-"}, {"detect", "--from", from}, {"plan", from}, {"trace", "--from", from}} {
+		oneError(t, runCmd(t, ctsight(t, append(args, "--netns", "none")...)), exitUsage, "no network namespace of the recording", "one of lab")
+	}
+	oneError(t, runCmd(t, ctsight(t, "report", file(t, "x", scanCapture()), "-o", "-", "--netns", "4026532222")), exitUsage, "in text has no network namespaces")
+	if r := runCmd(t, ctsight(t, "plan", from, "--netns", "lab", "-o", "json")); r.code != exitDone || !strings.Contains(r.stdout, `"netns":4026532222`) {
+		t.Errorf("plan: %+v", r)
+	}
+}
+
 // Recordings of two nodes, and two of one: tables are by node, entries too.
 func TestReportOfNodes(t *testing.T) {
 	r := runCmd(t, ctsight(t, "report", recording(t, "gw1", 0), recording(t, "gw2", 5*time.Millisecond), "-o", "-", "--log.level", "error"))

@@ -101,11 +101,7 @@ func (t *traceFlags) replay(ctx context.Context, g *globals, args []string) erro
 	if t.invalid {
 		return fmt.Errorf("%w: --invalid with --from: what is in a capture is in it", errUsage)
 	}
-	flt, err := g.captureFilter(args)
-	if err != nil {
-		return err
-	}
-	in, err := openCapture(t.from)
+	in, err := g.openPart(t.from, args)
 	if err != nil {
 		return err
 	}
@@ -121,7 +117,7 @@ func (t *traceFlags) replay(ctx context.Context, g *globals, args []string) erro
 		if t.limit > 0 && e.Time.Sub(first) >= t.limit {
 			return errEnough
 		}
-		if !flt.Match(e) {
+		if !in.filter.Match(e) {
 			return nil
 		}
 		if err := out.write(e); err != nil {

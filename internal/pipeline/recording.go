@@ -202,9 +202,13 @@ func (r *captured) take(x *capture.Item) error {
 	case capture.Sums:
 		for i := range x.Sums {
 			r.all.AddSum(&x.Sums[i]) // of a filter that programs know nothing of, nothing is summed
-			if r.known == nil {
-				r.c.each(Told{At: x.Sums[i].Last, Sum: &x.Sums[i]})
+			if !r.c.takes(&x.Sums[i]) {
+				continue
 			}
+			if r.known != nil {
+				r.engine.AddSum(&x.Sums[i])
+			}
+			r.c.each(Told{At: x.Sums[i].Last, Sum: &x.Sums[i]})
 		}
 	case capture.Looks:
 		return r.look(x)

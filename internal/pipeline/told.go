@@ -6,6 +6,7 @@ import (
 
 	"github.com/ctsight/ctsight/internal/agg"
 	"github.com/ctsight/ctsight/internal/event"
+	"github.com/ctsight/ctsight/internal/filter"
 )
 
 // Told is one step of what a replay reads. One of its parts is set.
@@ -43,6 +44,20 @@ func (c *ReplayConfig) each(t Told) {
 	if c.Each != nil {
 		c.Each(&t)
 	}
+}
+
+// takes says whether a sum is what the filter lets through. A sum has no more of its
+// events than namespace, zone, source and what happened: where the filter asks for more,
+// nobody knows which of them it would be.
+func (c *ReplayConfig) takes(s *event.Sum) bool {
+	if c.Filter.All() {
+		return true
+	}
+	k, all := c.Filter.Kernel(), filter.AnyKernel()
+	if !k.Exact || k.Proto != all.Proto || k.Dst != all.Dst || k.SportMin != all.SportMin || k.SportMax != all.SportMax || k.DportMin != all.DportMin || k.DportMax != all.DportMax {
+		return false
+	}
+	return k.Match(&event.Event{Kind: s.Kind, NetNS: s.NetNS, Zone: s.Zone, Reason: s.Reason, Cause: s.Cause, Orig: event.Tuple{Src: s.Src}})
 }
 
 // on copies a step, with its times in nanoseconds since 1970 and its addresses of
