@@ -29,7 +29,7 @@ func (l *unmade) Write(b []byte) (n int, err error) {
 	return l.f.Write(b)
 }
 
-// Truncate implements sink, as those that follow: of no file there is nothing to do.
+// Truncate implements Disk, as those that follow: of no file there is nothing to do.
 func (l *unmade) Truncate(n int64) error {
 	if l.f == nil {
 		return nil

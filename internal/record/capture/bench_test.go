@@ -61,8 +61,8 @@ func BenchmarkWrite(b *testing.B) {
 
 // record has a Recorder store events, as many at a time as a reader of rings hands over,
 // and never more than it has room for.
-func record(t testing.TB, d sink, events []event.Event) {
-	f, err := newFile(d, Header{})
+func record(t testing.TB, d Disk, events []event.Event) {
+	f, err := NewFile(d, Header{})
 	must(t, err)
 	r := NewRecorder(f)
 	given := 0

@@ -274,11 +274,11 @@ func (r *Recorder) note(c *chunk, events, lost uint64) {
 // File is a Writer with its file. After an error it may be tried again.
 type File struct {
 	W *Writer
-	f sink
+	f Disk
 }
 
-// sink is what a File needs of one.
-type sink interface {
+// Disk is what a File needs of one; an *os.File is.
+type Disk interface {
 	Write([]byte) (int, error)
 	Truncate(int64) error
 	Seek(int64, int) (int64, error)
@@ -292,7 +292,7 @@ func Create(path string, h Header) (*File, error) {
 	if err != nil {
 		return nil, err
 	}
-	return newFile(f, h)
+	return NewFile(f, h)
 }
 
 func create(path string) (*os.File, error) {
@@ -303,7 +303,8 @@ func create(path string) (*os.File, error) {
 	return f, err
 }
 
-func newFile(f sink, h Header) (*File, error) {
+// NewFile begins a file that is open; where it fails it closes it.
+func NewFile(f Disk, h Header) (*File, error) {
 	w, err := NewWriter(f, h)
 	if err != nil {
 		return nil, errors.Join(err, f.Close())

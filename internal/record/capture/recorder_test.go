@@ -23,7 +23,8 @@ type disk struct {
 	data   []byte
 	at     int64
 	room   atomic.Int64
-	slow   atomic.Bool
+	slow   atomic.Bool  // stuck
+	each   atomic.Int64 // ns that a write takes
 	closed bool
 }
 
@@ -31,6 +32,7 @@ func (d *disk) Write(b []byte) (int, error) {
 	for d.slow.Load() {
 		time.Sleep(time.Millisecond)
 	}
+	time.Sleep(time.Duration(d.each.Load()))
 	n := int(min(int64(len(b)), max(0, d.room.Load()-d.at)))
 	d.data = append(d.data[:d.at], b[:n]...)
 	d.at += int64(n)
@@ -84,7 +86,7 @@ func account(t *testing.T, b []byte) (events []event.Event, lost uint64, whys []
 func TestDiskFull(t *testing.T) {
 	d := &disk{}
 	d.room.Store(100_000)
-	f, err := newFile(d, Header{})
+	f, err := NewFile(d, Header{})
 	must(t, err)
 	r := NewRecorder(f)
 	rnd, at := rand.New(rand.NewPCG(1, 1)), event.Ktime(5)
@@ -130,7 +132,7 @@ func TestDiskFull(t *testing.T) {
 func TestSlowDisk(t *testing.T) {
 	d := &disk{}
 	d.room.Store(1 << 40)
-	f, err := newFile(d, Header{})
+	f, err := NewFile(d, Header{})
 	must(t, err)
 	d.slow.Store(true)
 	r := NewRecorder(f)
