@@ -14,6 +14,7 @@ import (
 
 	"github.com/ctsight/ctsight/internal/event"
 	"github.com/ctsight/ctsight/internal/record"
+	"github.com/ctsight/ctsight/internal/record/capture"
 	"github.com/ctsight/ctsight/internal/record/export"
 	"github.com/ctsight/ctsight/internal/view"
 )
@@ -64,10 +65,7 @@ func (x *exportFlags) run(ctx context.Context, g *globals, args []string) (err e
 	}
 	to := g.stdout
 	if x.out != record.Stdin {
-		f, err := os.OpenFile(x.out, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o640)
-		if errors.Is(err, os.ErrExist) {
-			err = fmt.Errorf("%s is there already: choose another name, or move it away", x.out)
-		}
+		f, err := capture.Fresh(x.out)
 		if err != nil {
 			in.Close()
 			return err

@@ -21,7 +21,7 @@ type unmade struct {
 
 func (l *unmade) Write(b []byte) (n int, err error) {
 	if l.f == nil {
-		if l.f, err = create(l.path); err != nil {
+		if l.f, err = Fresh(l.path); err != nil {
 			l.f = nil
 			return 0, err
 		}

@@ -3,6 +3,7 @@ package capture
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"sync"
 	"time"
@@ -288,17 +289,18 @@ type Disk interface {
 
 // Create makes a file; one that is there is refused.
 func Create(path string, h Header) (*File, error) {
-	f, err := create(path)
+	f, err := Fresh(path)
 	if err != nil {
 		return nil, err
 	}
 	return NewFile(f, h)
 }
 
-func create(path string) (*os.File, error) {
+// Fresh makes a file that is not there yet.
+func Fresh(path string) (*os.File, error) {
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o640)
 	if errors.Is(err, os.ErrExist) {
-		return nil, &os.PathError{Op: "record to", Path: path, Err: errors.New("it is there already: choose another name, or move it away")}
+		return nil, fmt.Errorf("%s is there already: choose another name, or move it away", path)
 	}
 	return f, err
 }
