@@ -116,16 +116,24 @@ func TestUnit(t *testing.T) {
 // uncommented turns settings that stand behind a # into settings.
 var uncommented = regexp.MustCompile(`(?m)^#( {2,}|[a-z])`)
 
-// The file of the packages changes nothing, and neither do the defaults it shows
-// when they are taken out of their comments.
+// flightDir is the one setting of the file of the packages: the unit makes it.
+const flightDir = "/var/lib/ctsight/flight"
+
+// The file of the packages changes nothing but where the flight recorder is, and neither do
+// the defaults it shows when they are taken out of their comments.
 func TestConfigFile(t *testing.T) {
 	text := read(t, "ctsight.yml")
 	c, err := config.Parse("ctsight.yml", []byte(text))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if d := cmp.Diff(config.Default(), c); d != "" {
+	want := config.Default()
+	want.Flight.Dir = flightDir
+	if d := cmp.Diff(want, c); d != "" {
 		t.Error(d)
+	}
+	if unit := read(t, "systemd/ctsight.service"); !strings.Contains(unit, "\nStateDirectory="+strings.TrimPrefix(flightDir, "/var/lib/")+"\n") {
+		t.Error("the unit does not make the directory")
 	}
 	shown := uncommented.ReplaceAllString(strings.ReplaceAll(text, "#     ", "##    "), "$1")
 	c, err = config.Parse("ctsight.yml", []byte(shown))
@@ -133,7 +141,7 @@ func TestConfigFile(t *testing.T) {
 		t.Fatalf("%v\n%s", err, shown)
 	}
 	c.RemoteWrite, c.Detect.Allow = nil, nil
-	if d := cmp.Diff(config.Default(), c); d != "" {
+	if d := cmp.Diff(want, c); d != "" {
 		t.Error(d)
 	}
 	// The examples too.
@@ -142,7 +150,7 @@ func TestConfigFile(t *testing.T) {
 		t.Errorf("%v\n%+v", err, c)
 	}
 	for _, key := range []string{"backend", "netns", "web", "listen", "config_file", "telemetry_path", "max_connections", "enable_reload",
-		"top_prefixes", "sources", "live", "memory", "remote_write", "allow", "file", "blocklist", "enable", "dry_run", "hook", "action", "url", "subject", "capabilities", "landlock", "socket", "level", "format"} {
+		"top_prefixes", "sources", "live", "memory", "remote_write", "allow", "file", "blocklist", "size", "age", "kept", "before", "after", "enable", "dry_run", "hook", "action", "url", "subject", "capabilities", "landlock", "socket", "level", "format"} {
 		if !regexp.MustCompile(`(?m)^ *` + key + `:`).MatchString(shown) {
 			t.Errorf("%s is not shown", key)
 		}

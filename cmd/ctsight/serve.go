@@ -21,7 +21,7 @@ func newServe(g *globals) *cobra.Command {
 	d := config.Default()
 	cmd := &cobra.Command{
 		Use:   "serve",
-		Short: "the sidecar: Prometheus metrics, live page, JSON API, remote write, feeds",
+		Short: "the sidecar: Prometheus metrics, live page, JSON API, remote write, feeds, flight recorder",
 		Long: `Trace for as long as it runs and serve what is known: metrics for Prometheus
 at /metrics, a live page at /, JSON at /api/v1/, findings to feeds. It needs no file. With one,
 SIGHUP or POST /-/reload reads it again; a file with a mistake changes nothing.
@@ -44,6 +44,7 @@ Once it traces, it gives up the privileges that it needs no more.`,
 	f.String("feed", "", "append findings to this file, - for standard output (default none)")
 	f.String("feed-format", d.Feed.Format, "how: "+strings.Join(feed.Formats, ", "))
 	f.Bool("feed-nft", false, "block the sources of confirmed attacks in a table of nftables of our own")
+	f.String("flight.dir", "", "record what is traced to a ring of files in this directory, and keep what was around findings (default none)")
 	f.StringArray("remote-write.url", nil, "receiver of Prometheus remote write, may be repeated; how to log in is for the file (default none)")
 	return cmd
 }

@@ -61,6 +61,9 @@ type Finding struct {
 	Suppress string
 	Expires  time.Time // when a list should forget it
 	Loss     Loss      // of our own records, from First to Time; its stages are left out
+	// Recording is the directory that the flight recorder has kept around it, "" for none.
+	// Who hands it out says so, and not who finds it: a replay finds the same.
+	Recording string
 }
 
 // Target is what a finding is about on the other side: an endpoint, an address or

@@ -52,6 +52,7 @@ type Status struct {
 	Paged      []ClassCount // of these for a human
 	Omitted    []Omission   // what detection had no room for, since the start
 	Reliefs    []Relief     // temporary changes of sysctls, the oldest first
+	Flight     *Flight      // the flight recorder, nil for none
 
 	History []Sample // one a second, oldest first
 }
@@ -157,4 +158,25 @@ type Relief struct {
 type ReliefNote struct {
 	At   time.Time
 	Text string
+}
+
+// Flight is how the flight recorder goes.
+type Flight struct {
+	Dir      string
+	Oldest   time.Time // from when on there is a recording
+	Bytes    int64     // of its ring
+	Segments int       // files of it
+	Events   uint64    // recorded since the start
+	Lost     uint64    // not recorded for want of room
+	Err      string    // why nothing is recorded or kept at the moment, "" where all is well
+	Kept     []Recording
+	Omitted  uint64 // that were not kept: too many came within an hour
+}
+
+// Recording is one that is kept.
+type Recording struct {
+	Name  string
+	Dir   string
+	Bytes int64
+	Why   string
 }

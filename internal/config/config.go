@@ -24,6 +24,7 @@ type Config struct {
 	RemoteWrite []RemoteWrite `yaml:"remote_write" reload:"live"`
 	Detect      Detect        `yaml:"detect"`
 	Feed        Feed          `yaml:"feed"`
+	Flight      Flight        `yaml:"flight"`
 	Relief      Relief        `yaml:"relief"`
 	Sandbox     Sandbox       `yaml:"sandbox"`
 	CRI         CRI           `yaml:"cri"`
@@ -104,6 +105,7 @@ func Default() *Config {
 		Limits:  Limits{Sources: 1 << 18, Live: 1 << 22},
 		Feed: Feed{Format: "json", Blocklist: true, NFT: NFT{Hook: "prerouting", Action: "drop"},
 			NATS: NATS{Subject: "ctsight.findings"}},
+		Flight:  Flight{Size: 1 << 30, Age: 24 * time.Hour, Kept: 1 << 30, Before: 5 * time.Minute, After: 2 * time.Minute},
 		Relief:  Relief{Dir: "/var/lib/ctsight/relief"},
 		Sandbox: Sandbox{Capabilities: "drop", Landlock: "auto"},
 		Log:     Log{Level: "info", Format: "text"},

@@ -51,6 +51,7 @@ feed:
     subject: a.b
     credentials_file: my.creds
     tls: {ca_file: ca.pem}
+flight: {dir: ring, size: 2G, age: 36h, kept: 512MiB, before: 10m, after: 1m}
 relief: {dir: /x/relief}
 sandbox: {capabilities: keep, landlock: off}
 cri: {socket: /run/cri.sock}
@@ -87,6 +88,7 @@ func TestParseEverything(t *testing.T) {
 		}},
 		Feed: Feed{File: "/etc/ctsight/findings.json", Format: "eve", NFT: NFT{true, true, "input", "count"},
 			NATS: NATS{URL: "tls://h:4222", Subject: "a.b", CredentialsFile: "/etc/ctsight/my.creds", TLS: TLS{CAFile: "/etc/ctsight/ca.pem"}}},
+		Flight:  Flight{"/etc/ctsight/ring", 2 << 30, 36 * time.Hour, 512 << 20, 10 * time.Minute, time.Minute},
 		Relief:  Relief{Dir: "/x/relief"},
 		Sandbox: Sandbox{Capabilities: "keep", Landlock: "off"},
 		CRI:     CRI{Socket: "/run/cri.sock"},
@@ -113,7 +115,7 @@ func TestParseSaysNothing(t *testing.T) {
 func TestParseRefuses(t *testing.T) {
 	const rw = "remote_write:\n- url: https://h/w\n  "
 	for _, c := range []struct{ name, text, want string }{
-		{"unknown key", "log: {}\nwebb:\n", `2:1: unknown key "webb": the file takes backend, netns, web, metrics, limits, remote_write, detect, feed, relief, sandbox, cri, log`},
+		{"unknown key", "log: {}\nwebb:\n", `2:1: unknown key "webb": the file takes backend, netns, web, metrics, limits, remote_write, detect, feed, flight, relief, sandbox, cri, log`},
 		{"unknown key below", "web:\n  listen: [':1']\n  lsiten: 1\n", `3:3: unknown key "lsiten": web takes listen, config_file, telemetry_path, max_connections, enable_reload`},
 		{"unknown key in a list", rw + "usr: x\n", `3:3: unknown key "usr": remote_write takes url, interval, external_labels, basic_auth, bearer_token_file, tls`},
 		{"twice", "log: {}\ncri: {}\nlog: {}\n", `3:1: key "log" is there twice, first in line 1: remove one`},
@@ -122,7 +124,7 @@ func TestParseRefuses(t *testing.T) {
 		{"keys for list", "web:\n  listen: {a: b}\n", `2:11: web.listen: expected a list (lines that begin with a dash), not keys`},
 		{"text for list", "web:\n  listen: ':80'\n", `2:11: web.listen: expected a list (lines that begin with a dash), not ":80"`},
 		{"text for keys", "web: yes\n", `1:6: web: expected keys (listen, config_file, telemetry_path, max_connections, enable_reload), not "yes"`},
-		{"a list", "- a\n", `1:1: the file: expected keys (backend, netns, web, metrics, limits, remote_write, detect, feed, relief, sandbox, cri, log), not a list`},
+		{"a list", "- a\n", `1:1: the file: expected keys (backend, netns, web, metrics, limits, remote_write, detect, feed, flight, relief, sandbox, cri, log), not a list`},
 		{"quoted number", "metrics: {top_prefixes: '5'}\n", `1:25: metrics.top_prefixes: expected a whole number, not "5"`},
 		{"fraction", "metrics: {top_prefixes: 1.5}\n", `1:25: metrics.top_prefixes: expected a whole number, not "1.5"`},
 		{"too large a number", "limits: {live: 99999999999999999999}\n", `1:16: limits.live: expected a whole number, not "99999999999999999999"`},
@@ -139,9 +141,9 @@ func TestParseRefuses(t *testing.T) {
 		{"path", "web: {telemetry_path: metrics}\n", `1:23: web.telemetry_path: "metrics": expected a plain path such as /metrics`},
 		{"query", "web: {telemetry_path: '/m?x'}\n", `1:23: web.telemetry_path: "/m?x": expected a plain path such as /metrics`},
 		{"path of the page", "web: {telemetry_path: /api/v1/top}\n", `1:23: web.telemetry_path: "/api/v1/top" is taken by the page or the API: use another path, such as /metrics`},
-		{"memory", "limits: {memory: 5 apples}\n", `1:18: limits.memory: expected an amount of memory such as 512MiB or 2GiB, not "5 apples"`},
+		{"memory", "limits: {memory: 5 apples}\n", `1:18: limits.memory: expected an amount such as 512MiB or 2GiB, not "5 apples"`},
 		{"little memory", "limits: {memory: 1MiB}\n", `1:18: limits.memory: 1MiB is too little, at least 64MiB; leave it out for no limit`},
-		{"memory that overflows", "limits: {memory: 9223372036854775807KiB}\n", `1:18: limits.memory: expected an amount of memory such as 512MiB or 2GiB, not "9223372036854775807KiB"`},
+		{"memory that overflows", "limits: {memory: 9223372036854775807KiB}\n", `1:18: limits.memory: expected an amount such as 512MiB or 2GiB, not "9223372036854775807KiB"`},
 		{"no url", "remote_write:\n- interval: 1m\n", `2:3: remote_write: a receiver without url: add it`},
 		{"url", "remote_write:\n- url: ftp://h/\n", `2:8: remote_write.url: expected an address such as https://host:9090/api/v1/write`},
 		{"password in url", "remote_write:\n- url: http://u:secret@h/\n", `2:8: remote_write.url: no user and password in an address: use basic_auth with a password_file`},
@@ -173,6 +175,13 @@ func TestParseRefuses(t *testing.T) {
 		{"nats key for anyone", "feed: {nats: {url: 'tls://h:1', credentials_file: c, tls: {insecure_skip_verify: true}}}\n", `1:59: feed.nats.tls: a password or key would go to a server nobody has verified: name its ca_file`},
 		{"nats tls", "feed: {nats: {url: 'nats://h:1', tls: {ca_file: c}}}\n", `1:39: feed.nats.tls: the url is not tls: change one of them`},
 		{"nats nowhere", "feed: {nats: {tls: {ca_file: c}}}\n", `1:14: feed.nats: no url: add it`},
+		{"flight without dir", "flight: {size: 2GiB}\n", `1:9: flight: no dir, so nothing is recorded: add it, such as /var/lib/ctsight/flight`},
+		{"flight age", "flight: {dir: x, age: 5m}\n", `1:23: flight.age: 5m0s is less than before and after, 7m0s: make it longer, or 0 for any`},
+		{"short age", "flight: {dir: x, age: 5s}\n", `1:23: flight.age: 5s is too short: 1m at least, or 0 for whatever there is room for`},
+		{"little room", "flight: {dir: x, size: 1M}\n", `1:24: flight.size: 1MiB is too little, at least 16MiB`},
+		{"little room for what is kept", "flight: {dir: x, kept: 0}\n", `1:24: flight.kept: 0 is too little, at least 16MiB`},
+		{"before", "flight: {dir: x, before: 2h}\n", `1:26: flight.before: expected a time between 10s and 1h`},
+		{"after", "flight: {dir: x, after: 0s}\n", `1:25: flight.after: expected a time between 10s and 1h`},
 		{"landlock", "sandbox: {landlock: yes}\n", `1:21: sandbox.landlock: expected auto, on, off, not "yes"`},
 		{"level", "log: {level: loud}\n", `1:14: log.level: expected debug, info, warn, error, not "loud"`},
 		{"two documents", "log: {}\n---\ncri: {}\n", `2:1: a second document begins: one per file, remove the line ---`},
@@ -188,8 +197,8 @@ func TestParseRefuses(t *testing.T) {
 		{"UTF-16", "\xff\xfea\x00", `1:1: byte 0xff is not UTF-8: save the file as UTF-8`},
 		{"control", "netns: \"é\x1b[2J\"\n", `1:10: control character U+001B: remove it`},
 		{"hostile", `netns: {"\e]0;` + strings.Repeat("x", 900) + `": 1}` + "\n", `1:8: netns: expected a text, not keys`},
-		{"hostile key", `"\e]0;` + strings.Repeat("x", 900) + `": 1` + "\n", `1:1: unknown key "\x1b]0;xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx...": the file takes backend, netns, web, metrics, limits, remote_write, detect, feed, relief, sandbox, cri, log`},
-		{"many", "a: 1\nb: 2\nc: 3\n", `1:1: unknown key "a": the file takes backend, netns, web, metrics, limits, remote_write, detect, feed, relief, sandbox, cri, log (and 2 more)`},
+		{"hostile key", `"\e]0;` + strings.Repeat("x", 900) + `": 1` + "\n", `1:1: unknown key "\x1b]0;xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx...": the file takes backend, netns, web, metrics, limits, remote_write, detect, feed, flight, relief, sandbox, cri, log`},
+		{"many", "a: 1\nb: 2\nc: 3\n", `1:1: unknown key "a": the file takes backend, netns, web, metrics, limits, remote_write, detect, feed, flight, relief, sandbox, cri, log (and 2 more)`},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			_, err := Parse("c.yml", []byte(c.text))

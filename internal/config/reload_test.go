@@ -20,7 +20,7 @@ func TestDiff(t *testing.T) {
 		"feed.nft.hook", "feed.nft.action", "log.level"}
 	wantRestart := []string{"backend", "netns", "web.listen", "web.config_file", "web.telemetry_path", "web.max_connections",
 		"web.enable_reload", "metrics.top_prefixes", "limits.sources", "limits.live",
-		"feed.file", "feed.format", "feed.nats.url", "feed.nats.subject", "feed.nats.credentials_file", "feed.nats.tls.ca_file", "relief.dir", "sandbox.capabilities", "sandbox.landlock",
+		"feed.file", "feed.format", "feed.nats.url", "feed.nats.subject", "feed.nats.credentials_file", "feed.nats.tls.ca_file", "flight.dir", "flight.size", "flight.age", "flight.kept", "flight.before", "flight.after", "relief.dir", "sandbox.capabilities", "sandbox.landlock",
 		"cri.socket", "log.format"}
 	if d := cmp.Diff(wantLive, live); d != "" {
 		t.Error(d)

@@ -105,15 +105,17 @@ func inRange(v reflect.Value, span string) error {
 	return nil
 }
 
-// Bytes is an amount of memory, written with its unit: 512MiB, 2GiB. Zero is none.
+// Bytes is an amount of memory or disk, written with its unit: 512MiB, 2GiB; 2G, as
+// flags have it, is the same. Zero is none.
 type Bytes int64
 
 var units = []struct {
 	name string
 	size int64
-}{{"KiB", 1 << 10}, {"MiB", 1 << 20}, {"GiB", 1 << 30}, {"kB", 1e3}, {"MB", 1e6}, {"GB", 1e9}, {"", 1}}
+}{{"KiB", 1 << 10}, {"MiB", 1 << 20}, {"GiB", 1 << 30}, {"kB", 1e3}, {"MB", 1e6}, {"GB", 1e9},
+	{"K", 1 << 10}, {"M", 1 << 20}, {"G", 1 << 30}, {"", 1}}
 
-var errBytes = errors.New("expected an amount of memory such as 512MiB or 2GiB")
+var errBytes = errors.New("expected an amount such as 512MiB or 2GiB")
 
 // UnmarshalText takes a whole number and a unit.
 func (b *Bytes) UnmarshalText(text []byte) error {

@@ -98,7 +98,7 @@ func TestViews(t *testing.T) {
 			if w := p.Eval("document.documentElement.scrollWidth"); w != float64(v.Width) {
 				t.Errorf("%v pixels wide on a screen of %d", w, v.Width)
 			}
-			if n := p.Eval("document.querySelectorAll('main section').length"); n != 7. {
+			if n := p.Eval("document.querySelectorAll('main section').length"); n != 8. {
 				t.Errorf("%v sections", n)
 			}
 			light := v.Print || !v.Dark

@@ -85,7 +85,7 @@ func TestAccess(t *testing.T) {
 			t.Errorf("a row of %d cells under %d titles", cells, head)
 		}
 	}
-	if len(figures) != 7 {
+	if len(figures) != 8 {
 		t.Errorf("%d figures", len(figures))
 	}
 }

@@ -70,6 +70,9 @@ func (d *doc) finding(f *agg.Finding) {
 		d.Put(` <span class="soft">{}</span>`, markup.Sentence(f.WhyNotBenign))
 	}
 	d.listed(f)
+	if f.Recording != "" {
+		d.Put(` <span class="soft">Recorded: <code>ctsight report --from {}</code></span>`, view.Text(f.Recording))
+	}
 	d.Put(` <code>{}</code></li>`, view.Name(f.ID)) // for ctsight explain
 }
 

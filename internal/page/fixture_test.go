@@ -35,7 +35,8 @@ func gateway() *agg.Status {
 		Difference: []agg.CounterDifference{{Counter: agg.CounterDrop}, {Counter: agg.CounterEarlyDrop}, {Counter: agg.CounterEntries}},
 		Hooks:      []agg.HookState{{Symbol: "__nf_conntrack_confirm", Backend: "fentry"}, {Symbol: "nf_ct_gc_expired", Lost: "the cause of some timeouts"}},
 		Findings: []agg.Finding{
-			{ID: "1", Class: "table_filling", State: "confirmed", Severity: "page", NetNS: gw, First: now.Add(-4 * time.Minute), Last: now, Why: "gw holds 54,753 of 65,536 entries and will be full in 102 s."},
+			{ID: "1", Class: "table_filling", State: "confirmed", Severity: "page", NetNS: gw, First: now.Add(-4 * time.Minute), Last: now, Why: "gw holds 54,753 of 65,536 entries and will be full in 102 s.",
+				Recording: "/var/lib/ctsight/flight/kept/20261123T031007Z-table_filling-1"},
 			{ID: "2", Class: "scan", Shape: "horizontal", State: "confirmed", Severity: "feed", Source: netip.MustParsePrefix(scan + "/32"), NetNS: gw, Expires: now.Add(time.Hour), First: now.Add(-5 * time.Minute), Last: now,
 				Why: "41,000 connections to 41,000 destinations, port 23, none answered.", WhyNotBenign: "Others reach most of the destinations that they try."},
 			{ID: "3", Class: "rate_burst", State: "cleared", Severity: "info", First: now.Add(-9 * time.Hour), Last: now.Add(-9*time.Hour + time.Minute), Why: "12,000/s in 10 ms, every minute."},
@@ -57,6 +58,10 @@ func gateway() *agg.Status {
 			loser("2001:db8:1111:2222:3333:4444:5555:6666", 402, 402, 0), loser(scan, 95, 95, 0),
 		},
 	}
+	s.Flight = &agg.Flight{Dir: "/var/lib/ctsight/flight", Oldest: now.Add(-23*time.Hour - 40*time.Minute), Bytes: 803_405_824, Segments: 284, Events: 81_204_000, Kept: []agg.Recording{
+		{Name: "20261122T221407Z-scan-0", Dir: "/var/lib/ctsight/flight/kept/20261122T221407Z-scan-0", Bytes: 9_420_000},
+		{Name: "20261123T031007Z-table_filling-1", Dir: "/var/lib/ctsight/flight/kept/20261123T031007Z-table_filling-1", Bytes: 37_748_736,
+			Why: "2026-11-23T03:10:07Z table_filling 1: gw holds 54,753 of 65,536 entries and will be full in 102 s."}}}
 	full, low, high := 102.0, 61.0, 260.0
 	s.Tables = []agg.TableState{
 		{NetNS: gw + 8, Name: "lab", Entries: 120, Max: 262144, Forecast: true, Seeded: true, Known: 120},

@@ -78,6 +78,9 @@ func (p *Page) Write(out io.Writer, s *agg.Status) error {
 	if len(d.s.Reliefs) > 0 {
 		d.reliefs()
 	}
+	if d.s.Flight != nil {
+		d.flight()
+	}
 	d.Put("</main>\n")
 	d.bottom()
 	_, err := out.Write(w.B)

@@ -85,6 +85,23 @@ func TestStates(t *testing.T) {
 			t.Error("what is closed comes first")
 		}
 	})
+	t.Run("flight recorder", func(t *testing.T) {
+		s := gateway()
+		got := write(t, s)
+		wants(t, got, "It reaches back to 2026-11-22 03:34:07 UTC (23h40m), with 766.2 MiB in 284 files", "ctsight report --from /var/lib/ctsight/flight reads it", "20261122T221407Z-scan-0", "36.0 MiB",
+			"Recorded: ctsight report --from /var/lib/ctsight/flight/kept/20261123T031007Z-table_filling-1")
+		if strings.Index(got, "table_filling-1</td>") > strings.Index(got, "scan-0</td>") {
+			t.Error("the newest does not come first")
+		}
+		f := *s.Flight
+		f.Err, f.Lost, f.Omitted, f.Kept = "write x: no space left on device", 1000, 3, slices.Repeat(f.Kept[1:], 21)
+		s.Flight = &f
+		got = write(t, s)
+		wants(t, got, "It cannot record or keep what it should now: write x: no space left on device.", "1,000 of 81,205,000 events were not recorded", "Around 3 findings or thresholds nothing was kept", "21 are kept, of which the newest 20 stand here")
+		if n := strings.Count(got, "table_filling-1</td>"); n != 20 {
+			t.Errorf("%d rows", n)
+		}
+	})
 	t.Run("three seconds", func(t *testing.T) {
 		s := gateway()
 		s.History = s.History[597:]
@@ -170,6 +187,8 @@ func hostile() *agg.Status {
 		f.WhyNotBenign, f.Suppress = attack+long, attack+long
 	}
 	s.Reliefs = []agg.Relief{{ID: attack, State: attack, Open: true, Sysctl: attack, NetNSName: attack, Reason: attack + long, Who: attack, Notes: []agg.ReliefNote{{Text: attack + long}}}}
+	s.Findings[0].Recording = attack + long
+	s.Flight = &agg.Flight{Dir: attack + long, Err: attack + long, Kept: []agg.Recording{{Name: attack, Dir: attack, Why: attack + long}, {Name: attack + long}}}
 	s.Drops = append(s.Drops, agg.ReasonCount{Reason: 250, Count: 1 << 62})
 	s.History[300].New, s.History[300].Peak = 1<<63, 1e300
 	return s

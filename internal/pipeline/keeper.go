@@ -17,6 +17,7 @@ type KeeperConfig struct {
 	Census   agg.CensusConfig
 	Prefixes int // how many rows of Status.Prefixes
 	Detection
+	Flight *Flight // nil for none
 	// Attached is called once when tracing has begun, before the first event is
 	// read. An error ends Run.
 	Attached func(*Pipeline) error
@@ -45,6 +46,8 @@ type Keeper struct {
 	beat    time.Time // when the last sample was taken
 
 	arrivals arrivals // the sampler's
+
+	recorder *recorder // nil without
 
 	account balances
 }
@@ -93,7 +96,14 @@ func (k *Keeper) begin(p *Pipeline) error {
 	}
 	w, j := p.NewWatch(k.clock, k.cfg.Census), newJournal(p.sums != nil)
 	w.keeps = j
-	w.Detect(k.cfg.Detection)
+	d := k.cfg.Detection
+	if k.cfg.Flight != nil {
+		d.Found = k.found
+	}
+	w.Detect(d)
+	if err := k.fly(w); err != nil {
+		return err
+	}
 	k.mu.Lock()
 	k.p, k.w, k.journal = p, w, j
 	for _, c := range w.first {
@@ -111,6 +121,9 @@ func (k *Keeper) begin(p *Pipeline) error {
 func (k *Keeper) stop(p *Pipeline) {
 	if k.w != nil {
 		k.problem(k.w.Finish())
+	}
+	if r := k.flown(); r != nil {
+		k.problem(r.land())
 	}
 	k.use.Lock()
 	defer k.use.Unlock()
@@ -171,7 +184,11 @@ func (k *Keeper) Top(by agg.Dim, c agg.Column, n int) (*agg.TopDoc, error) {
 	if p == nil {
 		return nil, ErrWaiting
 	}
-	return w.Top(by, c, n, nil), nil
+	doc := w.Top(by, c, n, nil)
+	if r := k.flown(); r != nil {
+		doc.Findings = r.name(doc.Findings)
+	}
+	return doc, nil
 }
 
 // Problems returns what could not be looked at; after Run.

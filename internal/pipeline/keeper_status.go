@@ -61,6 +61,9 @@ func (k *Keeper) Status() *agg.Status {
 	s.New, s.Destroyed = protoRows(&counts)
 	s.Difference = k.account.sums()
 	s.Loss = p.loss()
+	if r := k.flown(); r != nil {
+		s.Findings, s.Flight = r.name(s.Findings), r.state()
+	}
 	return s
 }
 

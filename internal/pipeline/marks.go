@@ -118,6 +118,9 @@ func (w *Watch) markLevels(at event.Ktime, tables []agg.TableState) {
 	}
 	w.levels.crossed(tables, func(t *agg.TableState, from, to agg.Level) {
 		w.rec.JSON(capture.Mark, at, Mark{Threshold: &ThresholdMark{Place{t.NetNS, t.Name}, from.String(), to.String(), t.Entries, t.Max}})
+		if w.crossed != nil {
+			w.crossed(t, from, to)
+		}
 	})
 }
 
@@ -133,10 +136,9 @@ type sysctls map[event.NetNS]map[string]uint32
 // mindSysctls looks for changes until ctx ends. Names that come or go with a module are
 // none, and neither are namespaces.
 func (w *Watch) mindSysctls(ctx context.Context) {
-	var known sysctls
 	for {
 		begin := time.Now()
-		known = w.lookAtSysctls(known)
+		w.lookAtSysctls()
 		select {
 		case <-ctx.Done():
 			return
@@ -145,7 +147,7 @@ func (w *Watch) mindSysctls(ctx context.Context) {
 	}
 }
 
-func (w *Watch) lookAtSysctls(known sysctls) sysctls {
+func (w *Watch) lookAtSysctls() {
 	var all []ctnl.NS
 	for _, t := range w.all() {
 		all = append(all, t.ns)
@@ -157,12 +159,15 @@ func (w *Watch) lookAtSysctls(known sysctls) sysctls {
 	for _, ns := range all {
 		seen[ns.Inode] = ns.Sysctls()
 	}
+	w.nets.Lock()
+	known := w.sysctls
+	w.sysctls = seen
+	w.nets.Unlock()
 	for _, m := range known.changes(seen, all) {
 		w.lock()
 		w.rec.JSON(capture.Mark, now(), Mark{Sysctl: &m})
 		w.mu.Unlock()
 	}
-	return seen
 }
 
 // changes are what is another than before, one for all namespaces that have it in

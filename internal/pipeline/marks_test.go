@@ -126,16 +126,17 @@ func TestMarkSysctls(t *testing.T) {
 			w.tables[x.Inode] = &table{ns: x}
 		}
 	}
-	before := w.lookAtSysctls(nil)
+	w.lookAtSysctls()
+	was := w.sysctls[ns.Inode()]
 	must(t, ns.Do(func() error {
 		return errors.Join(os.WriteFile("/proc/sys/net/netfilter/"+udp, []byte("7"), 0o644), os.WriteFile("/proc/sys/net/netfilter/"+icmp, []byte("8"), 0o644))
 	}))
-	after := w.lookAtSysctls(w.lookAtSysctls(before))
-	was := before[ns.Inode()]
+	w.lookAtSysctls()
+	w.lookAtSysctls()
 	place := []Place{{NetNS: ns.Inode()}}
 	want := []Mark{{Sysctl: &SysctlMark{Name: icmp, From: was[icmp], To: 8, Where: place, Namespaces: 1}}, {Sysctl: &SysctlMark{Name: udp, From: was[udp], To: 7, Where: place, Namespaces: 1}}}
-	if d := cmp.Diff(want, done()); d != "" || len(after[ns.Inode()]) < 20 {
-		t.Error(d, after)
+	if d := cmp.Diff(want, done()); d != "" || len(w.sysctls[ns.Inode()]) < 20 {
+		t.Error(d, w.sysctls)
 	}
 }
 

@@ -83,13 +83,7 @@ func (w *Watch) CaptureHeader(tool string) capture.Header {
 		if only != 0 && ns.Inode != only || len(h.Sysctls) >= namespacesTold {
 			continue
 		}
-		set := map[string]string{}
-		for name, v := range ns.Sysctls() {
-			set[name] = strconv.FormatUint(uint64(v), 10)
-		}
-		if h.Sysctls[ns.Inode.String()] = set; ns.Name != "" {
-			h.Names[ns.Inode.String()] = ns.Name
-		}
+		tellNamespace(&h, ns, ns.Sysctls())
 	}
 	if own, err := ctnl.OpenNS("/proc/self/ns/net"); err == nil {
 		h.Own = uint32(own.Inode)
@@ -101,6 +95,16 @@ func (w *Watch) CaptureHeader(tool string) capture.Header {
 	}
 	h.BootID = BootID()
 	return h
+}
+
+func tellNamespace(h *capture.Header, ns ctnl.NS, sysctls map[string]uint32) {
+	set := map[string]string{}
+	for name, v := range sysctls {
+		set[name] = strconv.FormatUint(uint64(v), 10)
+	}
+	if h.Sysctls[ns.Inode.String()] = set; ns.Name != "" {
+		h.Names[ns.Inode.String()] = ns.Name
+	}
 }
 
 // BootID says which run of this machine it is, "" for not known.

@@ -33,12 +33,13 @@ type Watch struct {
 
 	mu       sync.Mutex // guards the census and the feeds; held for one event or one picture
 	census   *agg.Census
-	came     uint64            // events and sums
-	keeps    *journal          // what serve wants besides; nil elsewhere
-	detector *detector         // nil where nobody wants findings
-	rec      *capture.Recorder // nil where nothing is recorded
-	levels   levels            // of tables, for who records
-	batch    []event.Event     // not in the census yet
+	came     uint64                                      // events and sums
+	keeps    *journal                                    // what serve wants besides; nil elsewhere
+	detector *detector                                   // nil where nobody wants findings
+	rec      *capture.Recorder                           // nil where nothing is recorded
+	levels   levels                                      // of tables, for who records
+	crossed  func(t *agg.TableState, from, to agg.Level) // nil for nobody
+	batch    []event.Event                               // not in the census yet
 	feeds    map[event.NetNS]*forecast.Feed
 	recent   struct { // the feed of the last event
 		ns   event.NetNS
@@ -47,6 +48,7 @@ type Watch struct {
 
 	nets    sync.Mutex // guards what follows
 	tables  map[event.NetNS]*table
+	sysctls sysctls // as of the last look, where they are minded
 	pools   map[agg.Key]poolForecast
 	listErr error
 

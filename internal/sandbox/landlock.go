@@ -15,10 +15,14 @@ import (
 // ErrNoLandlock says that nothing was restricted.
 var ErrNoLandlock = errors.New("this kernel has no Landlock (5.13 or later, CONFIG_SECURITY_LANDLOCK and landlock in lsm=): leave it off (sandbox.landlock: off)")
 
+// ErrNoLinks says that nothing was restricted, or links between directories would be.
+var ErrNoLinks = errors.New("this kernel's Landlock (ABI 1) takes links between directories from everybody, with which recordings are kept (flight.dir): Linux 5.19 or later, or leave it off (sandbox.landlock: off)")
+
 // Options are what remains allowed beside reading what the system keeps for all.
 type Options struct {
 	Read  []string // files and directories; beneath those, everything
 	Write []string // likewise, to write, make and remove, and to read
+	Keep  []string // likewise, and directories in them, between which files are linked
 	// Sockets are unix sockets to connect to. Everything in their directories is
 	// allowed, since a daemon that starts again makes its socket anew.
 	Sockets []string
@@ -39,7 +43,8 @@ const (
 	readAccess  = landlock.AccessFSSet(ll.AccessFSReadFile | ll.AccessFSReadDir)
 	writeAccess = readAccess | landlock.AccessFSSet(ll.AccessFSWriteFile|ll.AccessFSTruncate|ll.AccessFSMakeReg|
 		ll.AccessFSMakeSock|ll.AccessFSRemoveFile)
-	dirOnly = landlock.AccessFSSet(ll.AccessFSReadDir | ll.AccessFSMakeReg | ll.AccessFSMakeSock | ll.AccessFSRemoveFile)
+	keepAccess = writeAccess | landlock.AccessFSSet(ll.AccessFSMakeDir|ll.AccessFSRemoveDir|ll.AccessFSRefer)
+	dirOnly    = landlock.AccessFSSet(ll.AccessFSReadDir | ll.AccessFSMakeReg | ll.AccessFSMakeSock | ll.AccessFSRemoveFile)
 )
 
 // dns is asked over TCP when an answer is too long for UDP, which is not restricted.
@@ -65,6 +70,9 @@ func Landlock(o Options) (string, error) {
 	if err != nil || abi < 1 {
 		return "", ErrNoLandlock
 	}
+	if len(o.Keep) > 0 && abi < referABI {
+		return "", ErrNoLinks
+	}
 	rules, err := o.rules()
 	if err != nil {
 		return "", err
@@ -78,6 +86,16 @@ func Landlock(o Options) (string, error) {
 		return "", fmt.Errorf("landlock: %w", err)
 	}
 	return o.describe(abi), nil
+}
+
+// referABI is the first ABI of Landlock that lets files be linked from one directory to
+// another (5.19).
+const referABI = 2
+
+// LeavesLinks says whether this kernel has a Landlock that can leave them (Options.Keep).
+func LeavesLinks() bool {
+	abi, err := ll.LandlockGetABIVersion()
+	return err == nil && abi >= referABI
 }
 
 // portsABI is the first ABI of Landlock that knows ports (6.7).
@@ -99,6 +117,12 @@ func (o Options) rules() ([]landlock.Rule, error) {
 			return nil, fmt.Errorf("landlock: %w: make it before", err)
 		}
 		rules = append(rules, beneath(p, writeAccess))
+	}
+	for _, p := range o.Keep {
+		if _, err := os.Stat(p); err != nil {
+			return nil, fmt.Errorf("landlock: %w: make it before", err)
+		}
+		rules = append(rules, landlock.PathAccess(keepAccess, p))
 	}
 	for _, p := range o.Sockets {
 		rules = append(rules, beneath(filepath.Dir(p), ll.AccessFSResolveUnix))
@@ -133,7 +157,7 @@ func (o Options) describe(abi int) string {
 	if len(o.Read) > 0 {
 		s += " and " + strings.Join(o.Read, ", ")
 	}
-	s += "; writes " + list(o.Write)
+	s += "; writes " + list(slices.Concat(o.Write, o.Keep))
 	if abi < portsABI {
 		return s + "; ports as before (needs ABI 4)"
 	}

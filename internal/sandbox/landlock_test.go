@@ -44,6 +44,8 @@ func (s *scene) set() (end func(), err error) {
 		func() error { return os.MkdirAll("/run/netns", 0o755) },
 		func() error { return os.WriteFile("/run/netns/bound", nil, 0o644) },
 		func() error { return os.MkdirAll(s.path("write"), 0o755) },
+		func() error { return os.MkdirAll(s.path("keep/kept"), 0o755) },
+		func() error { return os.WriteFile(s.path("keep/file"), nil, 0o644) },
 		func() error { return os.MkdirAll(s.path("sockets"), 0o755) },
 		func() error { return os.WriteFile(s.path("given"), nil, 0o644) },
 		func() error { return os.WriteFile(s.path("other"), nil, 0o644) },
@@ -87,7 +89,7 @@ func childLandlock(dir string) (any, error) {
 	c := newCrew(4)
 	r := landlockReport{Before: s.attempts(c)}
 	r.Applied, err = Landlock(Options{Read: []string{s.path("given")}, Write: []string{s.path("write")},
-		Sockets: []string{s.path("sockets/in")}, Listen: []uint16{9781}, Connect: []uint16{9090}})
+		Keep: []string{s.path("keep")}, Sockets: []string{s.path("sockets/in")}, Listen: []uint16{9781}, Connect: []uint16{9090}})
 	if err != nil {
 		return nil, err
 	}
@@ -127,6 +129,9 @@ func (s *scene) things() map[string]func() error {
 		"write another file":               func() error { return os.WriteFile(s.path("other"), nil, 0o644) },
 		"write to /proc/sys":               openToWrite("/proc/sys/net/ipv4/ip_default_ttl"),
 		"make a file where it is allowed":  func() error { return os.WriteFile(s.path("write/x"+strconv.Itoa(unix.Gettid())), nil, 0o644) },
+		"make a directory there":           dirIn(s.path("write")),
+		"keep in a directory":              s.keepIn("keep/kept"),
+		"keep elsewhere":                   s.keepIn("write"),
 		"start a program":                  startProgram,
 		"own namespace":                    open("/proc/self/ns/net"),
 		"namespace of a thread":            open("/proc/thread-self/ns/net"),
@@ -146,6 +151,35 @@ func (s *scene) things() map[string]func() error {
 		"another socket":                   dial(s.path("out")),
 		"bpf":                              createMap,
 		"signal a thread":                  func() error { return unix.Tgkill(os.Getpid(), os.Getpid(), unix.SIGURG) },
+	}
+}
+
+// dirIn makes a directory and removes it.
+func dirIn(where string) func() error {
+	return func() error {
+		dir, err := os.MkdirTemp(where, "d")
+		if err != nil {
+			return err
+		}
+		return os.Remove(dir)
+	}
+}
+
+// keepIn does with a file what the flight recorder does.
+func (s *scene) keepIn(where string) func() error {
+	return func() error {
+		dir := filepath.Join(s.path(where), "k"+strconv.Itoa(unix.Gettid()))
+		if where != "write" { // where no directory can be made
+			if err := os.Mkdir(dir, 0o755); err != nil {
+				return err
+			}
+			defer os.RemoveAll(dir)
+			dir = filepath.Join(dir, "file")
+		}
+		if err := os.Link(s.path("keep/file"), dir); err != nil {
+			return err
+		}
+		return os.Remove(dir)
 	}
 }
 
@@ -248,6 +282,9 @@ func TestLandlock(t *testing.T) {
 	if err != nil || abi < 1 {
 		t.Skip("this kernel has no Landlock")
 	}
+	if abi < referABI {
+		t.Skip("this kernel's Landlock lets nobody link between directories")
+	}
 	var r landlockReport
 	run(t, "landlock "+t.TempDir(), &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNS | syscall.CLONE_NEWNET}, &r)
 	want := map[string]string{}
@@ -264,6 +301,8 @@ func TestLandlock(t *testing.T) {
 		"read another file":                "EACCES",
 		"write another file":               "EACCES",
 		"write to /proc/sys":               "EACCES",
+		"make a directory there":           "EACCES",
+		"keep elsewhere":                   "EXDEV",
 		"start a program":                  "EACCES",
 		"namespace by its process":         "EACCES",
 		"link to it":                       "EACCES",
@@ -290,8 +329,9 @@ func TestLandlock(t *testing.T) {
 }
 
 func TestLandlockNeedsWhatIsWritten(t *testing.T) {
-	_, err := Options{Write: []string{"/absent/dir"}}.rules()
-	if !errors.Is(err, os.ErrNotExist) || !strings.HasSuffix(err.Error(), ": make it before") {
-		t.Error(err)
+	for _, o := range []Options{{Write: []string{"/absent/dir"}}, {Keep: []string{"/absent/dir"}}} {
+		if _, err := o.rules(); !errors.Is(err, os.ErrNotExist) || !strings.HasSuffix(err.Error(), ": make it before") {
+			t.Error(err)
+		}
 	}
 }

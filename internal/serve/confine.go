@@ -48,7 +48,7 @@ func (s *server) landlock(c *config.Config) error {
 	}
 	o := s.opened(c)
 	said, err := sandbox.Landlock(o)
-	if errors.Is(err, sandbox.ErrNoLandlock) && c.Sandbox.Landlock == "auto" {
+	if (errors.Is(err, sandbox.ErrNoLandlock) || errors.Is(err, sandbox.ErrNoLinks)) && c.Sandbox.Landlock == "auto" {
 		s.log.Info("privileges", "landlock", err.Error())
 		return nil
 	}
@@ -118,6 +118,9 @@ func (s *server) opened(c *config.Config) sandbox.Options {
 		}
 	}
 	o.Write = append(o.Write, s.reliefs.written(c)...)
+	if c.Flight.Dir != "" {
+		o.Keep = append(o.Keep, c.Flight.Dir)
+	}
 	return o
 }
 

@@ -60,6 +60,7 @@ type server struct {
 	remote   *remotewrite.Sender
 	feeds    *feeds
 	reliefs  *reliefs
+	flight   *flights
 	web      *web.Server
 	ready    chan struct{} // closed when it traces, or waits for the module
 
@@ -88,6 +89,9 @@ func newServer(o Options) (s *server, err error) {
 	if err != nil {
 		return nil, err
 	}
+	if s.flight, err = s.newFlights(c); err != nil {
+		return nil, err
+	}
 	s.keeper = pipeline.NewKeeper(clock, s.keeperConfig(c))
 	if s.feeds, err = s.newFeeds(c); err != nil {
 		return nil, err
@@ -101,7 +105,7 @@ func newServer(o Options) (s *server, err error) {
 	s.exporter = metrics.New(metrics.Options{
 		TopPrefixes: c.Metrics.TopPrefixes, NetNS: o.Names.NetNS, Log: o.Log,
 		Peaks: newClientPeaks(s.keeper.Peaks, time.Now).of,
-		Extra: []prometheus.Collector{reloads{s.cfg.State}, s.remote, s.feeds, s.reliefs, crowd{func() uint64 { return s.web.Evicted() }}},
+		Extra: []prometheus.Collector{reloads{s.cfg.State}, s.remote, s.feeds, s.reliefs, s.flight, crowd{func() uint64 { return s.web.Evicted() }}},
 	})
 	s.scrapes = s.exporter.Handler(func(*http.Request) (*agg.Status, error) { return s.keeper.Status(), nil })
 	s.cfg.AddHook(s.reach)
@@ -118,6 +122,7 @@ func (s *server) keeperConfig(c *config.Config) pipeline.KeeperConfig {
 		Census:    agg.CensusConfig{Dims: dims, MaxRows: c.Limits.Sources, MaxLive: c.Limits.Live},
 		Prefixes:  c.Metrics.TopPrefixes,
 		Detection: pipeline.Detection{Found: s.found, Allow: s.allowed},
+		Flight:    s.flight.config(c),
 		Attached:  s.attached,
 		Problem:   func(err error) { s.log.Warn(view.OneLine(err)) },
 	}
@@ -127,7 +132,7 @@ func (s *server) keeperConfig(c *config.Config) pipeline.KeeperConfig {
 func (s *server) run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	parts := []func(context.Context) error{s.web.Serve, s.keep, s.push, s.hangups, s.starting, s.watchdog, s.mind, s.reliefs.run}
+	parts := []func(context.Context) error{s.web.Serve, s.keep, s.push, s.hangups, s.starting, s.watchdog, s.mind, s.reliefs.run, s.flight.run}
 	parts = append(parts, s.feeds.parts()...)
 	ended := make(chan error, len(parts))
 	for _, part := range parts {
@@ -187,7 +192,7 @@ func (s *server) attached(p *pipeline.Pipeline) error {
 	if s.o.Attached != nil {
 		s.o.Attached(p)
 	}
-	if err := s.confine(s.cfg.Config()); err != nil {
+	if err := errors.Join(s.confine(s.cfg.Config()), s.flight.check()); err != nil {
 		return err
 	}
 	s.log.Info("tracing", "backend", p.Report().Backend)

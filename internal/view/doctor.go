@@ -136,7 +136,7 @@ func (r *doctorText) head(b []byte) []byte {
 		b = fmt.Appendf(b, ", without: %s", safeText(strings.Join(r.d.BTF.Missing, " ")))
 	}
 	m := r.d.Memory
-	return fmt.Appendf(b, "\nmemory    %s rings + %s maps + %s for tables at their bounds\n", bytesText(m.Rings), bytesText(m.Maps), bytesText(m.User))
+	return fmt.Appendf(b, "\nmemory    %s rings + %s maps + %s for tables at their bounds\n", BytesText(m.Rings), BytesText(m.Maps), BytesText(m.User))
 }
 
 func (r *doctorText) privileges(b []byte) []byte {
@@ -255,8 +255,8 @@ func orUnknown(s string) string {
 	return safeText(s)
 }
 
-// bytesText writes bytes in binary units.
-func bytesText(n uint64) string {
+// BytesText writes bytes in binary units.
+func BytesText(n uint64) string {
 	switch {
 	case n >= 1<<30:
 		return fmt.Sprintf("%.1f GiB", float64(n)/(1<<30))

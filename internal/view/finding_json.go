@@ -39,6 +39,7 @@ type (
 		Suppress     outside         `json:"suppress"`
 		Expires      *stamp          `json:"expires"` // null when no list takes it
 		Loss         findingLoss     `json:"loss"`
+		Recording    outside         `json:"recording,omitempty"`
 	}
 	findingTarget struct {
 		Addr  string  `json:"addr,omitempty"`
@@ -93,7 +94,8 @@ func findingJSON(f *agg.Finding, o FindingOptions) findingDoc {
 		Target: targetJSON(&f.Target), NetNS: uint32(f.NetNS), Zone: f.Zone, First: stamp(f.First), Last: stamp(f.Last), Raised: f.Raised,
 		Evidence: evidenceJSON(&f.Evidence), Statistic: finite(f.Statistic), Threshold: finite(f.Threshold),
 		Why: outside(f.Why), WhyNotBenign: outside(f.WhyNotBenign), Spoofable: f.Spoofable, Suppress: outside(f.Suppress),
-		Loss: findingLoss{f.Loss.Seen, f.Loss.Delivered, f.Loss.Aggregated, f.Loss.Lost},
+		Loss:      findingLoss{f.Loss.Seen, f.Loss.Delivered, f.Loss.Aggregated, f.Loss.Lost},
+		Recording: outside(f.Recording),
 	}
 	if f.NetNS != 0 {
 		doc.Name = outside(o.Names.netns(f.NetNS))

@@ -219,6 +219,9 @@ func (t *findingText) trust() {
 		t.line("block lists", "take it until %s (%s)", told(nil, f.Expires), span(f.Expires.Sub(f.Time).Round(time.Second)))
 	}
 	t.line("records", "%d seen, %d of them lost", f.Loss.Seen, f.Loss.Lost)
+	if f.Recording != "" {
+		t.line("recording", "%s", safeText(f.Recording))
+	}
 }
 
 // TargetText is what a finding is about on the other side: 10.0.0.1:443/tcp, port

@@ -110,8 +110,8 @@ func (t *planText) need() {
 	}
 	t.fact("buckets", "%s", buckets)
 	if d.Memory.Object > 0 {
-		t.fact("memory", "%s when full, %s at the peak; %d bytes an entry and 8 a bucket", bytesText(d.Bytes(n.Suggest, n.Buckets)),
-			bytesText(d.Bytes(d.Today.Peak, d.Memory.Buckets)), d.Memory.Object+triage.Extensions)
+		t.fact("memory", "%s when full, %s at the peak; %d bytes an entry and 8 a bucket", BytesText(d.Bytes(n.Suggest, n.Buckets)),
+			BytesText(d.Bytes(d.Today.Peak, d.Memory.Buckets)), d.Memory.Object+triage.Extensions)
 	}
 	for _, p := range d.Pools {
 		t.fact("NAT ports", "%s", poolText(&p))
@@ -144,7 +144,7 @@ func (t *planText) whatIf() {
 		row(fmt.Sprintf("time over %.0f %%", 100*l), "%.1f%%", func(r *plan.Run) any { return 100 * r.Above[i] })
 	}
 	if d.Memory.Object > 0 {
-		row("memory when full", "%s", func(r *plan.Run) any { return bytesText(d.Bytes(max(r.Max, r.Peak), d.Memory.Buckets)) })
+		row("memory when full", "%s", func(r *plan.Run) any { return BytesText(d.Bytes(max(r.Max, r.Peak), d.Memory.Buckets)) })
 	}
 	t.line("%-28s %12.0f %12.0f", "settles at", d.Total.Offered, d.Settles)
 	t.line("%-28s %12d %12d\n", "limit that is needed", d.Need.Limit, d.ThenNeed.Limit)

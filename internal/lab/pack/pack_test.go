@@ -34,6 +34,7 @@ const quicker = "[Service]\nWatchdogSec=10s\nTimeoutAbortSec=1s\n"
 const (
 	config = "/etc/ctsight/ctsight.yml"
 	logs   = "/var/log/ctsight"
+	state  = "/var/lib/ctsight"
 	dropIn = "/run/systemd/system/ctsight.service.d/quicker.conf"
 	addr   = "127.0.0.1:9781"
 )
@@ -99,6 +100,7 @@ func TestDeb(t *testing.T) {
 	named(t)
 	reload(t)
 	feeds(t)
+	flies(t)
 	watchdog(t)
 
 	end, pid := unnamed(t), mainPID(t)
@@ -125,8 +127,10 @@ func TestDeb(t *testing.T) {
 	if s, err := exec.Command("systemctl", "cat", "ctsight").CombinedOutput(); err == nil {
 		t.Errorf("the unit stays:\n%s", s)
 	}
-	if _, err := os.Stat(logs); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("purge leaves what was logged: %v", err)
+	for _, dir := range []string{logs, state} {
+		if _, err := os.Stat(dir); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("purge leaves %s: %v", dir, err)
+		}
 	}
 	if d := differences(booksBefore, books(t)); len(d) > 0 {
 		t.Errorf("users: %s", d)
@@ -161,7 +165,11 @@ func TestRPM(t *testing.T) {
 	restarted(t, "a start after an upgrade", pid)
 	do(t, "rpm", "-e", "ctsight")
 	gone(t, objects)
-	do(t, "userdel", "ctsight") // stays, as is the custom
+	do(t, "userdel", "ctsight") // stays, as is the custom, and as does what it has recorded
+	if files, err := filepath.Glob(state + "/flight/*.ctsight"); err != nil || len(files) < 2 {
+		t.Errorf("recorded are %q, %v", files, err)
+	}
+	do(t, "rm", "-r", state)
 	if d := differences(before, files(t)); len(d) > 0 {
 		t.Errorf("files that stay, are gone or are others:\n%s", strings.Join(d, "\n"))
 	}
@@ -302,6 +310,23 @@ func feeds(t *testing.T) {
 	}
 	if err := os.WriteFile(config, good, 0o644); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// flies wants the flight recorder to record, as the file of the packages has it, into a
+// directory that is its own in one that is not.
+func flies(t *testing.T) {
+	t.Helper()
+	do(t, "systemctl", "restart", "ctsight") // the configuration was another
+	tracing(t)
+	until(t, "it records", func() bool { return served.Values(t)["flight_recorder_segments"] > 0 })
+	if v := served.Values(t); v["flight_recorder_failing"] != 0 || v["flight_recorder_bytes"] == 0 {
+		t.Errorf("failing %v, %v bytes", v["flight_recorder_failing"], v["flight_recorder_bytes"])
+	}
+	for dir, want := range map[string]string{state: "root 755", state + "/flight": "ctsight 750"} {
+		if got := do(t, "stat", "-c", "%U %a", dir); got != want {
+			t.Errorf("%s: %s, want %s", dir, got, want)
+		}
 	}
 }
 

@@ -1,0 +1,216 @@
+package pipeline
+
+import (
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/ctsight/ctsight/internal/agg"
+	"github.com/ctsight/ctsight/internal/detect"
+	"github.com/ctsight/ctsight/internal/lab"
+	"github.com/ctsight/ctsight/internal/netlab"
+	"github.com/ctsight/ctsight/internal/record/capture"
+	"github.com/ctsight/ctsight/internal/record/flight"
+)
+
+// recording of a directory, as --from has it.
+func openKept(t *testing.T, dir string) *capture.Chain {
+	t.Helper()
+	paths, err := filepath.Glob(filepath.Join(dir, "*.ctsight"))
+	must(t, err)
+	c, _, err := capture.OpenChain(paths)
+	must(t, err)
+	return c
+}
+
+// A Keeper with a flight recorder: a scan that is for a human is told with the directory
+// that is kept around it, which a replay finds the same in; what serve shows has it too.
+func TestKeeperFlight(t *testing.T) {
+	lab.NeedRoot(t)
+	scanner := netip.MustParseAddr("10.7.0.1")
+	l := newLab(t, netlab.Options{Name: labName(), ClientNets: []netip.Prefix{netip.MustParsePrefix("10.7.0.0/24")}})
+	where := t.TempDir()
+	dir, err := flight.Take(flight.Config{Dir: where, Bytes: 64 << 20})
+	must(t, err)
+	var got told
+	k, stop := keep(t, KeeperConfig{Census: agg.CensusConfig{Dims: []agg.Dim{agg.BySrc}}, Detection: Detection{Found: got.add},
+		Flight: &Flight{Dir: dir, Before: time.Minute, After: 10 * time.Second, Tool: "test"}})
+	if _, err := flight.Take(flight.Config{Dir: where}); err == nil {
+		t.Error("two record to one directory")
+	}
+	_, err = l.Scan(t.Context(), scanner, netlab.ServerV4, netlab.Ports{First: 3000, N: 200}, 2000)
+	must(t, err)
+	eventually(t, "the scan is told and kept", func() bool {
+		s := k.Flight()
+		return got.last("scan", scanner).Recording != "" && len(s.Kept) > 0
+	})
+	f := got.last("scan", scanner)
+	shown := func(all []agg.Finding) (dir string) {
+		for _, x := range all {
+			if x.ID == f.ID {
+				dir = x.Recording
+			}
+		}
+		return dir
+	}
+	eventually(t, "it is shown", func() bool { return shown(k.Status().Findings) == f.Recording })
+	doc, err := k.Top(agg.BySrc, agg.ColNew, 1)
+	must(t, err)
+	s := k.Status().Flight
+	if shown(doc.Findings) != f.Recording || s == nil || s.Dir != where || s.Err != "" || s.Lost > 0 || s.Segments != 1 || s.Kept[0].Dir != f.Recording ||
+		!strings.Contains(s.Kept[0].Why, f.ID) || time.Since(s.Oldest) > time.Minute {
+		t.Errorf("%+v in %q", s, f.Recording)
+	}
+	eventually(t, "it is over", func() bool { x := got.last("scan", scanner); return x.Evidence.Refused+x.Evidence.Unanswered >= 200 })
+	stop()
+
+	got.mu.Lock()
+	defer got.mu.Unlock()
+	var live, again []string
+	for i := range got.all {
+		x := got.all[i]
+		x.Recording = "" // who hands it out has said so
+		live = append(live, asJSON(t, &x))
+	}
+	_, err = ReplayCapture(t.Context(), openKept(t, f.Recording), ReplayConfig{Detect: detect.Config{Tell: func(f *agg.Finding) { again = append(again, asJSON(t, f)) }}})
+	must(t, err)
+	if !slices.Equal(live, again) {
+		t.Errorf("told live:\n%s\nof what was kept:\n%s", strings.Join(live, "\n"), strings.Join(again, "\n"))
+	}
+}
+
+// keeping is a flight recorder of which the clock is ours.
+func keeping(t *testing.T, before, after time.Duration) (r *recorder, at *time.Time) {
+	t.Helper()
+	d, err := flight.Take(flight.Config{Dir: t.TempDir(), Bytes: 16 << 20})
+	must(t, err)
+	ring, err := d.Begin(func() capture.Header { return capture.Header{} })
+	must(t, err)
+	t.Cleanup(func() { must(t, ring.Close()) })
+	now := time.Date(2026, 11, 23, 3, 14, 7, 0, time.UTC)
+	return &recorder{c: Flight{Dir: d, Before: before, After: after}, ring: ring, now: func() time.Time { return now }, findings: map[string]string{}}, &now
+}
+
+func paged(id string, first time.Time) *agg.Finding {
+	return &agg.Finding{ID: id, Class: "scan", State: agg.Confirmed, Severity: agg.Page, First: first}
+}
+
+// What is kept: findings for a human, once each; what comes while something is kept goes
+// with it, for half an hour; and a dozen an hour, of which the first are kept.
+func TestWhatIsKept(t *testing.T) {
+	r, at := keeping(t, 5*time.Minute, 2*time.Minute)
+	for _, f := range []agg.Finding{{ID: "a", State: agg.Suspect, Severity: agg.Page}, {ID: "a", State: agg.Confirmed, Severity: agg.Feed}, {ID: "a", State: agg.Cleared, Severity: agg.Page},
+		{ID: "a", State: agg.Confirmed, Severity: agg.Page, Suppress: "allowed by netops"}} {
+		if dir := r.found(&f); dir != "" {
+			t.Errorf("%+v is kept in %s", f, dir)
+		}
+	}
+	first := r.found(paged("a", *at))
+	if filepath.Base(first) != "20261123T031407Z-scan-a" {
+		t.Error(first)
+	}
+	over := *paged("a", *at)
+	over.State = agg.Cleared
+	*at = at.Add(90 * time.Second)
+	if r.found(paged("a", *at)) != first || r.found(&over) != first || r.found(paged("b", *at)) != first {
+		t.Error("what comes while it is kept is not kept with it")
+	}
+	if want := at.Add(2 * time.Minute); !r.last.until.Equal(want) {
+		t.Errorf("kept until %v, want %v", r.last.until, want)
+	}
+	dirs := map[string]bool{}
+	for i := range 60 * 60 / 30 { // for an hour every 30 seconds another one
+		*at = at.Add(30 * time.Second)
+		dirs[r.found(paged(fmt.Sprint("c", i), *at))] = true
+	}
+	if len(dirs) != 3 || r.omitted != 0 {
+		t.Errorf("an hour of findings is kept in %d directories, %d omitted", len(dirs), r.omitted)
+	}
+	*at = at.Add(2 * time.Hour)
+	kept := 0
+	for i := range 20 {
+		*at = at.Add(150 * time.Second)
+		if r.found(paged(fmt.Sprint("d", i), *at)) != "" {
+			kept++
+		}
+	}
+	if kept != keepsHourly || r.omitted != 20-keepsHourly {
+		t.Errorf("%d are kept, %d omitted", kept, r.omitted)
+	}
+}
+
+// A table is kept at 85 and at 95 %, and not on its way down or at 70.
+func TestCrossingsAreKept(t *testing.T) {
+	r, at := keeping(t, time.Minute, 10*time.Second)
+	for _, x := range []struct {
+		from, to agg.Level
+		want     string
+	}{{agg.LevelOK, agg.LevelTrend, ""}, {agg.LevelTrend, agg.LevelAction, "20261123T031707Z-table-action-7"}, {agg.LevelAction, agg.LevelCritical, "20261123T032007Z-table-critical-7"},
+		{agg.LevelCritical, agg.LevelAction, "20261123T032007Z-table-critical-7"}, {agg.LevelOK, agg.LevelCritical, "20261123T032607Z-table-critical-7"}} {
+		r.crossed(&agg.TableState{NetNS: 7, Name: "gw", Entries: 96, Max: 100}, x.from, x.to)
+		if r.last.name != x.want {
+			t.Errorf("from %v to %v: %q, want %q", x.from, x.to, r.last.name, x.want)
+		}
+		*at = at.Add(3 * time.Minute)
+	}
+	eventually(t, "they are there", func() bool {
+		r.ring.Recorder().JSON(capture.Second, 0, 1)
+		r.ring.Recorder().Flush()
+		return len(r.ring.Stats().Kept) == 3
+	})
+	if k := r.ring.Stats().Kept; len(k) != 3 || !strings.HasSuffix(k[0].Why, " table of gw at 96 %: 96 of 100 entries") {
+		t.Errorf("%+v", k)
+	}
+}
+
+// However many are kept, those are forgotten that nobody shows any more.
+func TestRecordingsAreForgotten(t *testing.T) {
+	r, at := keeping(t, time.Minute, time.Minute)
+	var shown []agg.Finding
+	for i := range 3 * keptFindings {
+		f := *paged(fmt.Sprint(i), *at)
+		if r.found(&f); i%300 == 0 {
+			shown = append(shown, f)
+		}
+	}
+	named := r.name(shown)
+	if len(r.findings) != len(shown) || named[1].Recording == "" || shown[1].Recording != "" {
+		t.Errorf("%d are known, %d shown: %+v", len(r.findings), len(shown), named[1])
+	}
+}
+
+// A directory that goes, and a disk that hangs at the end, do not keep a Keeper from
+// tracing and from ending.
+func TestKeeperFlightGone(t *testing.T) {
+	lab.NeedRoot(t)
+	l := newLab(t, netlab.Options{Name: labName()})
+	where := filepath.Join(t.TempDir(), "ring")
+	dir, err := flight.Take(flight.Config{Dir: where, Bytes: 16 << 20, Span: time.Second})
+	must(t, err)
+	k, stop := keep(t, KeeperConfig{Census: agg.CensusConfig{Dims: []agg.Dim{agg.BySrc}}, Flight: &Flight{Dir: dir, Before: time.Minute, After: time.Minute}})
+	must(t, os.Rename(where, where+".away"))
+	eventually(t, "it is said", func() bool { return k.Status().Flight.Err != "" })
+	before := sumNew(k.Status().New)
+	_, err = l.SendFlows(t.Context(), flows("198.51.100.1", 2, 50, netlab.Sink(0)), netlab.SendOptions{})
+	must(t, err)
+	eventually(t, "it traces all the same", func() bool { return sumNew(k.Status().New) >= before+100 })
+	must(t, os.Rename(where+".away", where))
+	eventually(t, "it records again", func() bool { s := k.Status().Flight; return s.Err == "" && s.Segments > 1 })
+	stop()
+	events := 0
+	c := openKept(t, where)
+	must(t, eachItem(t.Context(), c, func(x *capture.Item) error {
+		if x.Kind == capture.Events {
+			events += len(x.Events)
+		}
+		return nil
+	}))
+	if lost, whole := c.Missing(); events < 100 || lost.Events > 0 || !whole {
+		t.Errorf("%d events, %+v, whole: %v", events, lost, whole)
+	}
+}
