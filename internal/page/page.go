@@ -208,7 +208,7 @@ const endFigure = `</figure></section>` + "\n"
 
 func (d *doc) bottom() {
 	d.Put(`<footer><nav aria-label="More"><a href="{}">metrics</a>`, relative(d.o.Metrics))
-	for _, x := range []markup.Text{"top", "drops", "findings", "table", "relief"} {
+	for _, x := range []markup.Text{"top", "drops", "findings", "table", "relief", "flight"} {
 		d.Put(` <a href="api/v1/{}">api/v1/{}</a>`, x, x)
 	}
 	d.Put(`</nav><p class="soft">ctsight {}. Times are UTC. With the script: <kbd>space</kbd> or <kbd>p</kbd> pauses, <kbd>r</kbd> refreshes, <kbd>Tab</kbd> walks. What each picture shows: <a href="https://github.com/ctsight/ctsight/blob/main/docs/page.md">docs/page.md</a>; what the words mean: <code>ctsight help reasons</code>.</p></footer>

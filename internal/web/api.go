@@ -119,3 +119,11 @@ func (s *Server) relief(out io.Writer, r *http.Request) error {
 	status := s.o.Source.Status()
 	return view.WriteReliefJSON(out, &view.ReliefDoc{At: status.At, Changes: status.Reliefs}, s.o.Names)
 }
+
+// flight is the flight recorder.
+func (s *Server) flight(out io.Writer, r *http.Request) error {
+	if _, err := parse(r.URL.RawQuery); err != nil {
+		return err
+	}
+	return view.WriteFlightJSON(out, s.o.Source.Status().Flight)
+}

@@ -28,7 +28,8 @@ func TestDocuments(t *testing.T) {
 		"/api/v1/relief": func(w io.Writer) error {
 			return view.WriteReliefJSON(w, &view.ReliefDoc{At: st.At, Changes: st.Reliefs}, view.Names{})
 		},
-		"/api/v1/table": func(w io.Writer) error { return view.WriteTableJSON(w, st, view.TopOptions{}) },
+		"/api/v1/flight": func(w io.Writer) error { return view.WriteFlightJSON(w, st.Flight) },
+		"/api/v1/table":  func(w io.Writer) error { return view.WriteTableJSON(w, st, view.TopOptions{}) },
 		"/api/v1/findings": func(w io.Writer) error {
 			return errors.Join(view.WriteFindingJSON(w, &st.Findings[0], view.FindingOptions{}), view.WriteFindingJSON(w, &st.Findings[1], view.FindingOptions{}))
 		},
@@ -82,6 +83,7 @@ func TestBadQuery(t *testing.T) {
 		"/api/v1/drops?by=dst":                         `"by" here: top`,
 		"/api/v1/drops?top=x":                          "up to 1000",
 		"/api/v1/table?top=1":                          "there are none",
+		"/api/v1/flight?id=1":                          "there are none",
 		"/api/v1/relief?id=1":                          "there are none",
 		"/api/v1/findings?x":                           "there are none",
 	} {

@@ -34,6 +34,7 @@ func (s *Server) handler() http.Handler {
 	get("/api/v1/findings", made("application/jsonl", s.findings))
 	get("/api/v1/table", made("application/json", s.table))
 	get("/api/v1/relief", made("application/json", s.relief))
+	get("/api/v1/flight", made("application/json", s.flight))
 	if s.o.Blocklist != nil {
 		// Not compressed: a strong validator is of the bytes that are sent.
 		get("/blocklist", few(http.HandlerFunc(s.blocklist)))

@@ -48,6 +48,7 @@ func TestAnswers(t *testing.T) {
 		"/api/v1/drops":    {read, "application/json", "no-store"},
 		"/api/v1/table":    {read, "application/json", "no-store"},
 		"/api/v1/relief":   {read, "application/json", "no-store"},
+		"/api/v1/flight":   {read, "application/json", "no-store"},
 		"/api/v1/findings": {read, "application/jsonl", "no-store"},
 		"/blocklist":       {read, "text/plain; charset=utf-8", "no-cache"},
 		"/-/healthy":       {read, "text/plain; charset=utf-8", "no-store"},
