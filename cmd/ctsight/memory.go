@@ -30,6 +30,17 @@ func saveMemory() {
 // cycle is garbage from its beginning: that it is collected says that a cycle is over.
 type cycle struct{ _ *cycle }
 
+// readGCRate is that of a report: its tables grow with the capture, and stay. With 10 million
+// events it takes 233 MiB, with the usual 100 some 380, and 2 % less time.
+const readGCRate = 10
+
+// readMemory is for commands that read a capture into tables. GOGC wins.
+func readMemory() {
+	if _, env := os.LookupEnv("GOGC"); !env {
+		debug.SetGCPercent(readGCRate)
+	}
+}
+
 // afterGC sets how much garbage the next cycle waits for.
 func afterGC(*cycle) {
 	live := []metrics.Sample{{Name: "/gc/heap/live:bytes"}}

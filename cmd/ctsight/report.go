@@ -100,6 +100,7 @@ func (r *reportFlags) run(ctx context.Context, g *globals, args []string) error 
 		return err
 	}
 	defer out.discard()
+	readMemory()
 	d, err := r.gather(ctx, g, files)
 	if err != nil {
 		return err

@@ -60,17 +60,28 @@ func (c *ReplayConfig) takes(s *event.Sum) bool {
 	return k.Match(&event.Event{Kind: s.Kind, NetNS: s.NetNS, Zone: s.Zone, Reason: s.Reason, Cause: s.Cause, Orig: event.Tuple{Src: s.Src}})
 }
 
+// copied has room for a step, which is used again for the next.
+type copied struct {
+	told  Told
+	event event.Event
+}
+
 // on copies a step, with its times in nanoseconds since 1970 and its addresses of
-// entries in a room of their own.
-func (t *Told) on(clock event.Clock, room uint64) Told {
+// entries in a room of their own. to, if not nil, has the room for it.
+func (t *Told) on(to *copied, clock event.Clock, room uint64) *Told {
+	if to == nil {
+		to = new(copied)
+	}
 	late := event.Ktime(clock.At(0).UnixNano())
-	out := Told{At: t.At + late, Found: t.Found, Mark: t.Mark, Missing: t.Missing}
+	out := &to.told
+	*out = Told{At: t.At + late, Found: t.Found, Mark: t.Mark, Missing: t.Missing}
 	for _, x := range [...]struct{ from, to **event.Event }{{&t.Event, &out.Event}, {&t.Entry, &out.Entry}} {
 		if *x.from != nil {
-			e := **x.from
+			e := &to.event
+			*e = **x.from
 			e.Time += late
 			e.Ptr = apart(e.Ptr, room)
-			*x.to = &e
+			*x.to = e
 		}
 	}
 	if t.Seen != nil {
@@ -101,19 +112,19 @@ func apart(ptr, room uint64) uint64 {
 // ReplayTogether replays captures side by side, each by itself as Replay does, and calls
 // each with the steps of all, and with what was found, in the order of their wall time and
 // in nanoseconds since 1970. Machines are numbered by the captures of them; text counts as the first. What is
-// told may be kept and changed. It closes the captures.
+// told may be changed, and is not to be kept. It closes the captures.
 func ReplayTogether(ctx context.Context, in []Capture, config ReplayConfig, each func(node int, t *Told)) ([]Replayed, error) {
 	nodes, rooms := places(in)
-	replay := func(ctx context.Context, n int, tell func(Told)) (Replayed, error) {
+	replay := func(ctx context.Context, n int, to *copied, tell func(*Told)) (Replayed, error) {
 		config := config
 		clock, at := in[n].Clock(), event.Ktime(0)
-		step := func(t *Told) { at = max(at, t.At); tell(t.on(clock, rooms[n])) }
+		step := func(t *Told) { at = max(at, t.At); tell(t.on(to, clock, rooms[n])) }
 		config.Each = step
 		config.Detect.Tell = func(f *agg.Finding) { step(&Told{At: at, Found: f}) }
 		return in[n].Replay(ctx, config)
 	}
 	if len(in) == 1 {
-		r, err := replay(ctx, 0, func(t Told) { each(nodes[0], &t) })
+		r, err := replay(ctx, 0, new(copied), func(t *Told) { each(nodes[0], t) })
 		return []Replayed{r}, err
 	}
 	ctx, cancel := context.WithCancel(ctx)
@@ -125,7 +136,7 @@ func ReplayTogether(ctx context.Context, in []Capture, config ReplayConfig, each
 		streams[i] = s
 		go func() {
 			defer close(s.blocks)
-			out[i], s.err = replay(ctx, i, func(t Told) { s.add(ctx, t) })
+			out[i], s.err = replay(ctx, i, nil, func(t *Told) { s.add(ctx, *t) })
 			s.flush(ctx)
 		}()
 	}

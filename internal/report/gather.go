@@ -30,8 +30,7 @@ type Gatherer struct {
 	folded   uint64   // events of tables beyond maxTables
 	live     *agg.Live[entry]
 	forgot   uint64 // entries that found no room
-	tuples   []held // of live entries, by entry.at
-	free     []uint32
+	held     helds  // of live entries, by entry.at
 	sources  sources
 	census   *agg.Census
 	batch    []event.Event // that the census has not counted yet
@@ -67,12 +66,6 @@ type entry struct {
 	since event.Ktime // 0 for one from before
 	at    uint32      // of its held
 	class Class
-}
-
-// held is what is kept of a live entry for the picture of who holds the table.
-type held struct {
-	orig  event.Tuple
-	table *table
 }
 
 // New returns a Gatherer that was told nothing.
@@ -184,7 +177,7 @@ func (g *Gatherer) State(at event.Ktime, tables []agg.TableState, loss agg.Loss)
 func (g *Gatherer) gone(t *table, at event.Ktime) {
 	var rest []uint64
 	for k, x := range g.live.All() {
-		if g.tuples[x.at].table == t {
+		if g.held.at(x.at).table == t.index {
 			rest = append(rest, k)
 		}
 	}
@@ -204,12 +197,12 @@ func (g *Gatherer) Status(s Status) {
 	if x == nil {
 		return
 	}
-	h := &g.tuples[x.at]
-	now := classOf(h.orig.Proto, s.Bits)
+	h := g.held.at(x.at)
+	now := classOf(h.proto, s.Bits)
 	if now <= x.class { // an answer is not taken back
 		return
 	}
-	h.table.move(x.class, now)
+	g.order[h.table].move(x.class, now)
 	x.class = now
 }
 
@@ -320,9 +313,13 @@ func (g *Gatherer) enter(e *event.Event, t *table, since event.Ktime) {
 			g.release(x)
 		}
 	}
-	x := entry{since: since, at: g.hold(held{e.Orig, t}), class: classOf(e.Orig.Proto, e.Status)}
+	h := held{src: e.Orig.Src, dport: e.Orig.Dport, proto: e.Orig.Proto, table: t.index}
+	if e.Orig.IsICMP() {
+		h.dport = 0
+	}
+	x := entry{since: since, at: g.held.put(h), class: classOf(e.Orig.Proto, e.Status)}
 	if !g.live.Insert(k, x) {
-		g.free = append(g.free, x.at)
+		g.held.release(x.at)
 		g.forgot++
 		return
 	}
@@ -346,21 +343,9 @@ func key(ns event.NetNS, zone uint16, ptr uint64, t *event.Tuple) uint64 {
 	return h>>2 | 1<<62
 }
 
-func (g *Gatherer) hold(h held) uint32 {
-	if n := len(g.free); n > 0 {
-		at := g.free[n-1]
-		g.free = g.free[:n-1]
-		g.tuples[at] = h
-		return at
-	}
-	g.tuples = append(g.tuples, h)
-	return uint32(len(g.tuples) - 1)
-}
-
 func (g *Gatherer) release(x entry) {
-	g.tuples[x.at].table.leave(x.class)
-	g.tuples[x.at] = held{}
-	g.free = append(g.free, x.at)
+	g.order[g.held.at(x.at).table].leave(x.class)
+	g.held.release(x.at)
 }
 
 func (g *Gatherer) destroy(e *event.Event, c *Column) {
@@ -402,7 +387,7 @@ func (g *Gatherer) table(ns event.NetNS) *table {
 			return nil
 		}
 		t = newTable(ns, g.o.Max)
-		t.node = g.node
+		t.node, t.index = g.node, uint8(len(g.order))
 		t.fill(len(g.cols.all))
 		g.tables[place{g.node, ns}] = t
 		g.order = append(g.order, t)

@@ -115,7 +115,7 @@ func (p *plot) limits(t *TableData, y svg.Scale) {
 				}
 				x := p.col(i) + 3
 				if pct == 95 { // beside the limit's, which is close above
-					x += 87
+					x += 127
 				}
 				p.Put(`<text x="{}" y="{}">{}</text>`, x, p.y(at(i))-3, text)
 				break

@@ -78,6 +78,7 @@ func (h *Hold) plus(o *Hold) {
 // table follows the entries of one network namespace.
 type table struct {
 	node      int
+	index     uint8 // of Gatherer.order
 	ns        event.NetNS
 	name      string
 	limit     uint64
