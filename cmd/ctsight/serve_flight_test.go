@@ -95,6 +95,12 @@ func TestServeFlightAgain(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "file")
 	write(t, file, "")
 	oneError(t, runCmd(t, ctsight(t, "serve", "--web.listen-address", sidecar.FreeAddress(t), "--flight.dir", file)), exitFailed, "flight.dir", "not a directory")
+	others := t.TempDir() // a root that has given up its capabilities owns no files of others
+	must(t, os.Chown(others, 65534, 65534))
+	denied := runCmd(t, ctsight(t, "serve", "--web.listen-address", sidecar.FreeAddress(t), "--flight.dir", others))
+	said := strings.SplitAfter(strings.TrimSuffix(denied.stderr, "\n"), "\n")
+	denied.stderr = said[len(said)-1] + "\n" // behind what it has given up
+	oneError(t, denied, exitCannot, "flight.dir", "permission denied: give it to the user of ctsight")
 	must(t, s.Cmd.Process.Kill())
 	_ = s.Wait()
 

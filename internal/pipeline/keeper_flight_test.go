@@ -84,6 +84,47 @@ func TestKeeperFlight(t *testing.T) {
 	}
 }
 
+// What is kept of the middle of a run finds what was found in it, though the files before
+// it are not there: the same incident with the same counts.
+func TestKeeperFlightMiddle(t *testing.T) {
+	lab.NeedRoot(t)
+	scanner := netip.MustParseAddr("10.7.0.1")
+	l := newLab(t, netlab.Options{Name: labName(), ClientNets: []netip.Prefix{netip.MustParsePrefix("10.7.0.0/24")}})
+	where := t.TempDir()
+	dir, err := flight.Take(flight.Config{Dir: where, Bytes: 64 << 20, Span: time.Second})
+	must(t, err)
+	var got told
+	k, stop := keep(t, KeeperConfig{Census: agg.CensusConfig{Dims: []agg.Dim{agg.BySrc}}, Detection: Detection{Found: got.add},
+		Flight: &Flight{Dir: dir, Before: time.Second, After: 3 * time.Second}})
+	_, err = l.SendFlows(t.Context(), flows("198.51.100.1", 2, 50, netlab.Sink(0)), netlab.SendOptions{})
+	must(t, err)
+	eventually(t, "the ring has turned over", func() bool { s := k.Flight(); return s != nil && s.Segments > 15 })
+	_, err = l.Scan(t.Context(), scanner, netlab.ServerV4, netlab.Ports{First: 3000, N: 200}, 2000)
+	must(t, err)
+	eventually(t, "the scan is told and kept", func() bool { return got.last("scan", scanner).Recording != "" && len(k.Flight().Kept) > 0 })
+	first := got.last("scan", scanner)
+	until := k.Flight().Segments + 8
+	eventually(t, "what comes behind it", func() bool { return k.Flight().Segments > until })
+	stop()
+
+	all, err := filepath.Glob(filepath.Join(where, "*.ctsight"))
+	must(t, err)
+	kept, err := filepath.Glob(filepath.Join(first.Recording, "*.ctsight"))
+	must(t, err)
+	if len(kept) == 0 || len(kept) >= len(all)-10 || filepath.Base(kept[0]) == filepath.Base(all[0]) {
+		t.Fatalf("%d of %d files are kept, from %s on", len(kept), len(all), kept[0])
+	}
+	same := false
+	_, err = ReplayCapture(t.Context(), openKept(t, first.Recording), ReplayConfig{Detect: detect.Config{Tell: func(f *agg.Finding) {
+		a, b := f.Evidence, first.Evidence
+		same = same || f.ID == first.ID && f.State == first.State && f.Severity == first.Severity && f.Why == first.Why && a.Refused == b.Refused && a.Unanswered == b.Unanswered && f.First.Equal(first.First)
+	}}})
+	must(t, err)
+	if !same {
+		t.Errorf("it is not found again: %s", asJSON(t, &first))
+	}
+}
+
 // keeping is a flight recorder of which the clock is ours.
 func keeping(t *testing.T, before, after time.Duration) (r *recorder, at *time.Time) {
 	t.Helper()

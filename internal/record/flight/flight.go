@@ -116,7 +116,11 @@ func Take(c Config) (*Dir, error) {
 	if c.Now == nil {
 		c.Now = time.Now
 	}
-	if err := os.MkdirAll(filepath.Join(c.Dir, keptDir), 0o750); err != nil {
+	err := os.MkdirAll(filepath.Dir(c.Dir), 0o755) // which others may need to pass
+	if err == nil {
+		err = os.MkdirAll(filepath.Join(c.Dir, keptDir), 0o750)
+	}
+	if err != nil {
 		return nil, err
 	}
 	lock, err := os.OpenFile(filepath.Join(c.Dir, lockName), os.O_CREATE|os.O_RDWR, 0o640)

@@ -3,6 +3,7 @@ package flight
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
@@ -214,5 +215,37 @@ func TestKeptGoesOn(t *testing.T) {
 	must(t, y.r.Close())
 	if string(why) != "first reason\nsecond\n" || len(s.Kept) != 1 || s.Kept[0].Why != "first reason" || s.Kept[0].Name != "a" || s.Kept[0].Bytes == 0 {
 		t.Errorf("%q %+v", why, s.Kept)
+	}
+}
+
+// TestMostKept: of many small ones the newest stay, and what one is kept for while the disk
+// takes nothing is bounded.
+func TestMostKept(t *testing.T) {
+	x := fly(t, t.TempDir(), Config{Bytes: ringBytes, Kept: 1 << 30})
+	for i := range mostKept + 7 {
+		_, err := x.r.Keep(fmt.Sprintf("%03d", i), x.now(), x.now(), "")
+		must(t, err)
+		if i%20 == 0 {
+			x.seconds(1)
+		}
+	}
+	for range 3 * whysWait {
+		_, err := x.r.Keep("many", x.now(), x.now(), "why")
+		must(t, err)
+	}
+	x.seconds(2)
+	must(t, x.r.Close())
+	s := x.r.Stats()
+	why, err := os.ReadFile(filepath.Join(x.dir, keptDir, "many", whyName))
+	must(t, err)
+	if len(s.Kept) != mostKept || s.Err != nil || strings.Count(string(why), "\n") != whysWait {
+		t.Errorf("%d are kept, one for %d reasons; %v", len(s.Kept), strings.Count(string(why), "\n"), s.Err)
+	}
+	names := map[string]bool{}
+	for _, k := range s.Kept {
+		names[k.Name] = true
+	}
+	if names["000"] || !names["206"] || !names["many"] {
+		t.Error("the oldest are kept")
 	}
 }

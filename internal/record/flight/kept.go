@@ -31,6 +31,10 @@ type keep struct {
 const (
 	whyName = "why.txt"
 	whyMost = 64 << 10 // bytes of it
+	// whysWait is how many lines of it wait at most for a disk that takes none.
+	whysWait = 256
+	// mostKept is how many there are at most, whatever their size.
+	mostKept = 200
 	// patience is for how long what could not be kept is tried again.
 	patience = time.Hour
 )
@@ -45,7 +49,7 @@ func (r *Ring) Keep(name string, from, until time.Time, why string) (string, err
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.asked = append(r.asked, keep{name: name, from: from, until: until, whys: []string{strings.ReplaceAll(why, "\n", " ")}, held: map[string]bool{}})
+	r.asked = ask(r.asked, keep{name: name, from: from, until: until, whys: []string{strings.ReplaceAll(why, "\n", " ")}, held: map[string]bool{}})
 	return r.path(name), nil
 }
 
@@ -58,7 +62,7 @@ func (r *Ring) tend(now time.Time) {
 	r.asked = nil
 	r.mu.Unlock()
 	for i := range asked {
-		r.ask(&asked[i])
+		r.keeps = ask(r.keeps, asked[i])
 	}
 	r.keepsErr = nil
 	changed := len(asked) > 0
@@ -74,20 +78,23 @@ func (r *Ring) tend(now time.Time) {
 	}
 }
 
-func (r *Ring) ask(k *keep) {
-	i := slices.IndexFunc(r.keeps, func(x keep) bool { return x.name == k.name })
+// ask adds one, to that of the same name where there is one.
+func ask(all []keep, k keep) []keep {
+	i := slices.IndexFunc(all, func(x keep) bool { return x.name == k.name })
 	if i < 0 {
-		r.keeps = append(r.keeps, *k)
-		return
+		return append(all, k)
 	}
-	x := &r.keeps[i]
+	x := &all[i]
 	if k.from.Before(x.from) {
 		x.from = k.from
 	}
 	if k.until.After(x.until) {
 		x.until = k.until
 	}
-	x.whys = append(x.whys, k.whys...)
+	if len(x.whys) < whysWait {
+		x.whys = append(x.whys, k.whys...)
+	}
+	return all
 }
 
 // fill makes a second name for each file of the ring that is to be kept: it is there until
@@ -142,7 +149,7 @@ func (r *Ring) letGo() (err error) {
 	for _, k := range r.kept {
 		total += k.Bytes
 	}
-	for len(r.kept) > 1 && total > r.c.Kept {
+	for len(r.kept) > 1 && (total > r.c.Kept || len(r.kept) > mostKept) {
 		oldest := r.kept[0]
 		if err := os.RemoveAll(oldest.Dir); err != nil {
 			return err
