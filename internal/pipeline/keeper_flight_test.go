@@ -7,11 +7,15 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/ctsight/ctsight/internal/agg"
 	"github.com/ctsight/ctsight/internal/detect"
+	"github.com/ctsight/ctsight/internal/event"
 	"github.com/ctsight/ctsight/internal/lab"
 	"github.com/ctsight/ctsight/internal/netlab"
 	"github.com/ctsight/ctsight/internal/record/capture"
@@ -99,6 +103,9 @@ func TestKeeperFlightMiddle(t *testing.T) {
 	_, err = l.SendFlows(t.Context(), flows("198.51.100.1", 2, 50, netlab.Sink(0)), netlab.SendOptions{})
 	must(t, err)
 	eventually(t, "the ring has turned over", func() bool { s := k.Flight(); return s != nil && s.Segments > 15 })
+	was, err := l.R.Sysctl("net.netfilter." + timeoutName)
+	must(t, err)
+	must(t, l.SetSysctl(l.R, "net.netfilter."+timeoutName, "7"))
 	_, err = l.Scan(t.Context(), scanner, netlab.ServerV4, netlab.Ports{First: 3000, N: 200}, 2000)
 	must(t, err)
 	eventually(t, "the scan is told and kept", func() bool { return got.last("scan", scanner).Recording != "" && len(k.Flight().Kept) > 0 })
@@ -114,6 +121,10 @@ func TestKeeperFlightMiddle(t *testing.T) {
 	if len(kept) == 0 || len(kept) >= len(all)-10 || filepath.Base(kept[0]) == filepath.Base(all[0]) {
 		t.Fatalf("%d of %d files are kept, from %s on", len(kept), len(all), kept[0])
 	}
+	head := func(path string) string { return headerOf(t, path).Sysctls[l.R.Inode().String()][timeoutName] }
+	if before, after := head(all[0]), head(all[len(all)-1]); before != was || after != "7" {
+		t.Errorf("in the headers %s is %s and then %s, want %s and 7", timeoutName, before, after, was)
+	}
 	same := false
 	_, err = ReplayCapture(t.Context(), openKept(t, first.Recording), ReplayConfig{Detect: detect.Config{Tell: func(f *agg.Finding) {
 		a, b := f.Evidence, first.Evidence
@@ -123,6 +134,132 @@ func TestKeeperFlightMiddle(t *testing.T) {
 	if !same {
 		t.Errorf("it is not found again: %s", asJSON(t, &first))
 	}
+}
+
+const timeoutName = "nf_conntrack_icmp_timeout"
+
+func headerOf(t *testing.T, path string) *capture.Header {
+	t.Helper()
+	f, err := os.Open(path)
+	must(t, err)
+	defer f.Close()
+	r, err := capture.NewReader(f)
+	must(t, err)
+	return r.About()
+}
+
+// A table that fills to 85 and 95 % of a limit that somebody has lowered: all of that is
+// in the recording, and what was around it is kept. In a guest, since the limit is that of
+// the machine.
+func TestKeeperFlightFills(t *testing.T) {
+	lab.NeedVM(t)
+	l := newLab(t, netlab.Options{Name: labName()})
+	const name, limit = "net.netfilter.nf_conntrack_max", 2000
+	was, err := l.R.Sysctl(name)
+	must(t, err)
+	where := t.TempDir()
+	dir, err := flight.Take(flight.Config{Dir: where, Bytes: 64 << 20})
+	must(t, err)
+	k, stop := keep(t, KeeperConfig{Census: agg.CensusConfig{Dims: []agg.Dim{agg.BySrc}}, Flight: &Flight{Dir: dir, Before: time.Minute, After: 10 * time.Second}})
+	level := func() (level agg.Level, fill float64) {
+		for _, x := range k.Status().Tables {
+			if x.NetNS == l.R.Inode() {
+				level, fill = x.Level, x.Fill()
+			}
+		}
+		return level, fill
+	}
+	eventually(t, "the table is known", func() bool { _, fill := level(); return fill > 0 || len(k.Status().Tables) > 0 })
+	time.Sleep(2 * sysctlEvery) // a change is one from what was seen before
+	must(t, l.SetSysctl(nil, name, fmt.Sprint(limit)))
+	eventually(t, "the limit is known", func() bool {
+		for _, x := range k.Status().Tables {
+			if x.NetNS == l.R.Inode() && x.Max == limit {
+				return true
+			}
+		}
+		return false
+	})
+	for i, want := range []agg.Level{agg.LevelTrend, agg.LevelAction, agg.LevelCritical} {
+		n := []int{1450, 1750, 1920}[i]
+		_, err := l.SendFlows(t.Context(), flows(fmt.Sprintf("198.51.100.%d", i+1), 1, n-[]int{0, 1450, 1750}[i], netlab.Sink(i)), netlab.SendOptions{})
+		must(t, err)
+		eventually(t, want.String(), func() bool { l, _ := level(); return l == want })
+	}
+	must(t, conn(t, l.R).Flush())
+	eventually(t, "it is empty", func() bool { l, _ := level(); return l == agg.LevelOK })
+	eventually(t, "it is kept", func() bool { return len(k.Flight().Kept) > 0 })
+	time.Sleep(2 * sysctlEvery)
+	kept := k.Flight().Kept
+	stop()
+
+	var crossed []string
+	limits := 0
+	files, err := filepath.Glob(filepath.Join(where, "*.ctsight"))
+	must(t, err)
+	for _, m := range marksIn(t, files[0]) {
+		if x := m.Threshold; x != nil && x.NetNS == l.R.Inode() {
+			crossed = append(crossed, x.From+">"+x.To)
+		}
+		if x := m.Sysctl; x != nil && x.Name == "nf_conntrack_max" {
+			if limits++; fmt.Sprint(x.From) != was || x.To != limit || x.Namespaces < 2 {
+				t.Errorf("%+v, it was %s", x, was)
+			}
+		}
+	}
+	if d := cmp.Diff([]string{"ok>trend", "trend>action", "action>critical", "critical>ok"}, crossed); d != "" || limits != 1 {
+		t.Errorf("%d changes of the limit; %s", limits, d)
+	}
+	why, err := os.ReadFile(filepath.Join(kept[0].Dir, "why.txt"))
+	must(t, err)
+	if !strings.Contains(string(why), "at 8") || !strings.Contains(string(why), "at 9") {
+		t.Errorf("kept because of %s", why)
+	}
+}
+
+// A disk that hangs keeps nobody waiting but who writes to it: not who traces, shows, finds
+// or ends.
+func TestHangingDisk(t *testing.T) {
+	var hangs atomic.Bool
+	goes := make(chan struct{})
+	d, err := flight.Take(flight.Config{Dir: t.TempDir(), Bytes: 16 << 20, Now: func() time.Time {
+		if hangs.Load() {
+			<-goes
+		}
+		return time.Now()
+	}})
+	must(t, err)
+	ring, err := d.Begin(func() capture.Header { return capture.Header{} })
+	must(t, err)
+	r := &recorder{c: Flight{Dir: d, Before: time.Minute, After: time.Minute}, ring: ring, now: time.Now, findings: map[string]string{}}
+	hangs.Store(true)
+	done := make(chan error, 1)
+	go func() {
+		events := make([]event.Event, 4096)
+		for range 100 {
+			ring.Recorder().Events(capture.Events, events)
+			ring.Recorder().Flush()
+		}
+		for i := range 100 {
+			r.found(paged(fmt.Sprint(i), time.Now()))
+		}
+		r.crossed(&agg.TableState{NetNS: 7}, agg.LevelOK, agg.LevelCritical)
+		if s := r.state(); s.Events+s.Lost < 50*4096 || s.Lost == 0 {
+			t.Errorf("%+v", s)
+		}
+		done <- r.land()
+	}()
+	select {
+	case err := <-done:
+		if err == nil || !strings.Contains(err.Error(), "hangs") {
+			t.Errorf("it ends with %v", err)
+		}
+	case <-time.After(time.Minute):
+		t.Fatal("somebody waits for the disk")
+	}
+	hangs.Store(false)
+	close(goes)
+	eventually(t, "it is kept after all", func() bool { return len(ring.Stats().Kept) == 1 })
 }
 
 // keeping is a flight recorder of which the clock is ours.
