@@ -191,7 +191,15 @@ func (r *Recorder) Close(ledger json.RawMessage) error {
 	close(r.full)
 	r.mu.Unlock()
 	<-r.done
-	return r.file.Close(ledger)
+	err := r.file.Close(ledger)
+	if gone := r.file.W.unwritten(); gone != (tally{}) {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.stats.Events -= gone.events
+		r.stats.Lost += gone.events + gone.sums
+		r.stats.Err = err
+	}
+	return err
 }
 
 // write stores what is handed over.
@@ -225,7 +233,7 @@ func (r *Recorder) write() {
 			}
 		}
 	}
-	if lost > 0 && r.file.Retry() == nil {
+	if r.file.Retry() == nil && lost > 0 {
 		r.file.W.gapNow(lost)
 	}
 }

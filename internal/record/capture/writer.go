@@ -32,7 +32,18 @@ type Writer struct {
 	at     int64
 	end    End
 	last   event.Ktime
-	err    error // of the file; what could not be written is in out
+	err    error  // of the file; what could not be written is in out
+	sums   uint64 // events that the sums stand for
+	framed tally  // in frames, those of out too
+	inFile tally
+}
+
+// tally is what was taken, or is in the file.
+type tally struct{ events, sums uint64 }
+
+// unwritten is what was taken and is not in the file.
+func (c *Writer) unwritten() tally {
+	return tally{c.end.Events - c.inFile.events, c.sums - c.inFile.sums}
 }
 
 type frameAt struct {
@@ -149,6 +160,7 @@ func (c *Writer) Sum(x *event.Sum) error {
 	c.when(x.Last)
 	c.frame.items++
 	c.end.Sums++
+	c.sums += x.N
 	at := c.begin(Sums)
 	b := binary.AppendUvarint(c.body, uint64(x.NetNS))
 	b = binary.AppendUvarint(b, uint64(x.Zone))
@@ -227,6 +239,7 @@ func (c *Writer) cut() error {
 		offset = int64(len(Magic))
 	}
 	c.index = append(c.index, frameAt{*f, offset})
+	c.framed = tally{c.end.Events, c.sums}
 	c.fresh(frameData)
 	return c.again()
 }
@@ -236,7 +249,7 @@ func (c *Writer) cut() error {
 func (c *Writer) again() error {
 	if _, c.err = c.w.Write(c.out); c.err == nil {
 		c.at += int64(len(c.out))
-		c.out = c.out[:0]
+		c.out, c.inFile = c.out[:0], c.framed
 	}
 	return c.err
 }
