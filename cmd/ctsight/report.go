@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -27,6 +29,8 @@ type reportFlags struct {
 	max     uint64
 	from    []string
 	where   string
+	png     []string
+	page    bool // a report is written, and not only pictures
 }
 
 // Formats of a report.
@@ -45,14 +49,20 @@ no script, light and dark, and it can be printed. Several captures, as of severa
 nodes, are read as one by their times. The same captures give the same bytes.
 
 --compare sets another capture beside it: before and after. --format md is for a
-ticket. A capture in text tells neither lost packets nor the limit of the table, which
---max does; a recording of ctsight record tells all.`,
+ticket, and --png writes pictures by themselves. A capture in text tells neither lost
+packets nor the limit of the table, which --max does; a recording of ctsight record
+tells all.`,
 		Example: `  ctsight report night.ctsight -o report.html
   ctsight report node1.ctr.tsv.gz node2.ctr.tsv.gz --max 262144 -o report.html
-  ctsight report after.ctr.tsv.zst --compare before.ctr.tsv.zst --format md -o -`,
-		RunE: func(cmd *cobra.Command, args []string) error { return r.run(cmd.Context(), g, args) },
+  ctsight report after.ctr.tsv.zst --compare before.ctr.tsv.zst --format md -o -
+  ctsight report night.ctsight --png occupancy=table.png --png drops=lost.png`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			r.page = len(r.png) == 0 || cmd.Flags().Changed("output")
+			return r.run(cmd.Context(), g, args)
+		},
 	}
 	f := cmd.Flags()
+	f.StringArrayVar(&r.png, "png", nil, "write a picture by itself: NAME=FILE, or DIR for all; without -o nothing else; may be given more than once. NAME: "+strings.Join(report.ChartNames, ", "))
 	f.StringVarP(&r.to, "output", "o", "report.html", "write to this file; - is standard output")
 	f.StringVar(&r.format, "format", formatHTML, "html, or md for a ticket")
 	f.StringArrayVar(&r.compare, "compare", nil, "set this capture beside it as what was before; may be given more than once")
@@ -77,7 +87,7 @@ func (r *reportFlags) check(files []string) error {
 		return fmt.Errorf("%w: standard input can be read once", errUsage)
 	case r.format != formatHTML && r.format != formatMarkdown:
 		return fmt.Errorf("%w: --format %q: %s, %s", errUsage, r.format, formatHTML, formatMarkdown)
-	case r.to == "":
+	case r.page && r.to == "":
 		return fmt.Errorf("%w: -o: a file, or - for standard output", errUsage)
 	}
 	return nil
@@ -88,11 +98,11 @@ func (r *reportFlags) run(ctx context.Context, g *globals, args []string) error 
 		return err
 	}
 	files := append(args, r.from...)
-	if err := r.check(files); err != nil {
+	if err := errors.Join(r.check(files), r.checkPNG()); err != nil {
 		return err
 	}
 	to := r.to
-	if to == record.Stdin {
+	if to == record.Stdin || !r.page {
 		to = ""
 	}
 	out, err := newPage("-o", to)
@@ -114,6 +124,9 @@ func (r *reportFlags) run(ctx context.Context, g *globals, args []string) error 
 	if ctx.Err() != nil {
 		return errors.New("interrupted, no report was written")
 	}
+	if err := r.pictures(d); err != nil || !r.page {
+		return err
+	}
 	write := func(w io.Writer) error { return report.WriteHTML(w, d, before) }
 	if r.format == formatMarkdown {
 		write = func(w io.Writer) error { return report.WriteMarkdown(w, d, before) }
@@ -122,6 +135,64 @@ func (r *reportFlags) run(ctx context.Context, g *globals, args []string) error 
 		return write(g.stdout)
 	}
 	return out.write(write)
+}
+
+// pictures writes those of --png.
+func (r *reportFlags) pictures(d *report.Data) error {
+	if len(r.png) == 0 {
+		return nil
+	}
+	all := report.Charts(d)
+	var names []string
+	for i := range all {
+		names = append(names, all[i].Name)
+	}
+	for _, arg := range r.png {
+		name, file, one := strings.Cut(arg, "=")
+		if !one {
+			if err := os.MkdirAll(arg, 0o755); err != nil {
+				return fmt.Errorf("--png: %w", err)
+			}
+			for i := range all {
+				if err := writePicture(&all[i], filepath.Join(arg, all[i].Name+".png")); err != nil {
+					return err
+				}
+			}
+			continue
+		}
+		i := slices.Index(names, name)
+		if i < 0 {
+			return fmt.Errorf("--png %s: this capture has no picture of that name, but %s", arg, strings.Join(names, ", "))
+		}
+		if err := writePicture(&all[i], file); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func writePicture(c *report.Chart, file string) error {
+	out, err := newPage("--png", file)
+	if err != nil {
+		return err
+	}
+	defer out.discard()
+	return out.write(c.WritePNG)
+}
+
+// checkPNG is what --png can be told before anything is read.
+func (r *reportFlags) checkPNG() error {
+	for _, arg := range r.png {
+		name, file, one := strings.Cut(arg, "=")
+		known := slices.Contains(report.ChartNames, name) || strings.HasPrefix(name, "scan")
+		switch {
+		case arg == "" || one && file == "":
+			return fmt.Errorf("%w: --png %q: NAME=FILE, or a directory for all pictures", errUsage, arg)
+		case one && !known:
+			return fmt.Errorf("%w: --png %q: the pictures are %s", errUsage, arg, strings.Join(report.ChartNames, ", "))
+		}
+	}
+	return nil
 }
 
 // gather reads captures as one.

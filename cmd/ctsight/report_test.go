@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"image/png"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -64,6 +65,41 @@ func TestReportFilter(t *testing.T) {
 	if r.code != exitDone || !strings.Contains(r.stdout, "1 connection in ") {
 		t.Errorf("%+v", r)
 	}
+}
+
+// Pictures by themselves: one of a name, or all, and without -o no report.
+func TestReportPNG(t *testing.T) {
+	from, dir := file(t, "x", scanCapture()), t.TempDir()
+	one, all := filepath.Join(dir, "one.png"), filepath.Join(dir, "all")
+	cmd := ctsight(t, "report", from, "--png", "rates="+one, "--png", all, "--log.level", "error")
+	cmd.Dir = dir
+	if r := runCmd(t, cmd); r.code != exitDone || r.stdout+r.stderr != "" {
+		t.Fatalf("%+v", r)
+	}
+	b, err := os.ReadFile(one)
+	must(t, err)
+	if m, err := png.DecodeConfig(bytes.NewReader(b)); err != nil || m.Width != 2080 || m.Height < 400 {
+		t.Errorf("%+v %v", m, err)
+	}
+	again, err := os.ReadFile(filepath.Join(all, "rates.png"))
+	must(t, err)
+	if !bytes.Equal(b, again) {
+		t.Error("the same picture differs")
+	}
+	var names []string
+	for _, of := range []string{dir, all} {
+		left, err := os.ReadDir(of)
+		must(t, err)
+		for _, f := range left {
+			names = append(names, f.Name())
+		}
+	}
+	if got, want := strings.Join(names, " "), "all one.png holders.png lifetimes.png occupancy.png rates.png scan0.png sources.png timeline.png"; got != want {
+		t.Errorf("%s, want %s", got, want)
+	}
+	oneError(t, runCmd(t, ctsight(t, "report", from, "--png", "none="+one)), exitUsage, "occupancy, rates")
+	oneError(t, runCmd(t, ctsight(t, "report", from, "--png", "drops="+one, "--log.level", "error")), exitFailed, "no picture of that name, but timeline,")
+	oneError(t, runCmd(t, ctsight(t, "report", from, "--png", "rates=")), exitUsage, "NAME=FILE")
 }
 
 // What is wrong with a capture, or with where the report goes, leaves no half report.

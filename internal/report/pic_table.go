@@ -113,11 +113,11 @@ func (p *plot) limits(t *TableData, y svg.Scale) {
 				if pct == 100 {
 					text = "limit " + count(t.Columns[i].Max)
 				}
-				x := p.col(i) + 3
-				if pct == 95 { // beside the limit's, which is close above
-					x += 127
+				x, y := p.col(i)+3, p.y(at(i))-3
+				if pct == 95 { // under its line: the limit is close above
+					x, y = x+45, y+14
 				}
-				p.Put(`<text x="{}" y="{}">{}</text>`, x, p.y(at(i))-3, text)
+				p.Put(`<text x="{}" y="{}">{}</text>`, x, y, text)
 				break
 			}
 		}

@@ -375,7 +375,7 @@
         const i = l.table.max?.findIndex((n, i) => n && data.from + (i + 1) * l.step > view[0]) ?? -1;
         if (i < 0) return;
         ctx.fillStyle = css("--soft");
-        for (const p of shares) ctx.fillText(p === 100 ? "limit " + count(l.table.max[i]) : p + " %", Math.max(g.r.left, g.x(data.from + i * l.step)) + (p === 95 ? 130 : 3) * g.k, g.y(l.table.max[i] * p / 100) - 3 * g.k);
+        for (const p of shares) ctx.fillText(p === 100 ? "limit " + count(l.table.max[i]) : p + " %", Math.max(g.r.left, g.x(data.from + i * l.step)) + (p === 95 ? 48 : 3) * g.k, g.y(l.table.max[i] * p / 100) + (p === 95 ? 11 : -3) * g.k);
       },
       values: (t) => {
         const l = level(), i = columnAt(t, l), x = l.table, n = of(l).top[i] ?? 0;
