@@ -21,7 +21,7 @@ import (
 )
 
 type detectFlags struct {
-	from    string
+	past
 	limit   time.Duration
 	states  []string
 	invalid bool
@@ -41,7 +41,8 @@ func newDetect(g *globals) *cobra.Command {
 it goes on, and when it is over. A line ends with the id of its finding.
 
 With --from a capture is read in place of this kernel, as fast as it can be; the
-same capture gives the same bytes. What is wrong with a capture ends the command
+same capture gives the same bytes. Several captures are read side by side, each by itself:
+findings come in the order of their time. What is wrong with a capture ends the command
 with the number of the line, after what was found before it.
 
 --feed writes what is told to a file too, in a form that collectors read; --feed -
@@ -55,7 +56,7 @@ ctsight serve has one.`,
 		RunE: func(cmd *cobra.Command, args []string) error { return d.run(cmd.Context(), g, args) },
 	}
 	f := cmd.Flags()
-	fromFlag(f, &d.from)
+	d.flags(f)
 	f.DurationVar(&d.limit, "for", 0, "end after this time, of the capture with --from (default: until Ctrl-C, or all of it)")
 	f.StringSliceVar(&d.states, "state", findingStates, "only findings in these states")
 	f.BoolVar(&d.invalid, "invalid", false, "also scans that make no entry: FIN, NULL, Xmas (hooks every packet)")
@@ -66,6 +67,9 @@ ctsight serve has one.`,
 }
 
 func (d *detectFlags) check() error {
+	if err := d.past.check(manyCaptures); err != nil {
+		return err
+	}
 	for _, s := range d.states {
 		if !slices.Contains(findingStates, s) {
 			return fmt.Errorf("%w: --state %q: %s", errUsage, s, strings.Join(findingStates, ", "))
@@ -74,10 +78,10 @@ func (d *detectFlags) check() error {
 	if !slices.Contains(feed.Formats, d.format) {
 		return fmt.Errorf("%w: --feed-format %q: %s", errUsage, d.format, strings.Join(feed.Formats, ", "))
 	}
-	if d.invalid && d.from != "" {
+	if d.invalid && d.given() {
 		return fmt.Errorf("%w: --invalid with --from: a capture in text has no packets", errUsage)
 	}
-	if d.nft && d.from != "" {
+	if d.nft && d.given() {
 		return fmt.Errorf("%w: --feed-nft with --from: a capture is not now", errUsage)
 	}
 	return nil
@@ -93,7 +97,7 @@ func (d *detectFlags) run(ctx context.Context, g *globals, args []string) error 
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	out := &findingOutput{g: g, states: d.states, cancel: cancel, allow: feed.NewAllow(nil, nil)}
-	if d.from != "" {
+	if d.given() {
 		return d.replay(ctx, out, args)
 	}
 	return d.live(ctx, out, args)
@@ -101,22 +105,41 @@ func (d *detectFlags) run(ctx context.Context, g *globals, args []string) error 
 
 // replay finds in a capture.
 func (d *detectFlags) replay(ctx context.Context, out *findingOutput, args []string) error {
-	in, err := out.g.openPart(d.from, args)
+	in, err := out.g.openParts(&d.past, args)
 	if err != nil {
 		return err
 	}
-	o := in.Origin()
+	var o pipeline.Origin
+	if len(in) == 1 {
+		o = in[0].Origin()
+	}
 	if err := out.open(d, view.FindingOptions{Names: out.g.namesIn(o), Own: o.Own}); err != nil {
-		in.Close()
+		for _, c := range in {
+			c.Close()
+		}
 		return err
 	}
-	r, err := in.Replay(ctx, pipeline.ReplayConfig{For: d.limit, Detect: detect.Config{Tell: out.tell}})
+	config := pipeline.ReplayConfig{For: d.limit, Detect: detect.Config{Tell: out.tell}}
+	var read []pipeline.Replayed
+	if len(in) == 1 {
+		var r pipeline.Replayed
+		r, err = in[0].Replay(ctx, config)
+		read = append(read, r)
+	} else {
+		read, err = pipeline.ReplayTogether(ctx, in, config, func(_ int, t *pipeline.Told) {
+			if t.Found != nil {
+				out.tell(t.Found)
+			}
+		})
+	}
 	if broken := out.close(); broken != nil {
 		return broken
 	}
-	if err == nil {
-		out.g.replayed(d.from, &r)
-		out.g.lacks(d.from, in)
+	for i := range read {
+		if err == nil {
+			out.g.replayed(d.from[i], &read[i])
+			out.g.lacks(d.from[i], in[i])
+		}
 	}
 	return err
 }

@@ -3,15 +3,18 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/ctsight/ctsight/internal/agg"
 	"github.com/ctsight/ctsight/internal/pipeline"
 	"github.com/ctsight/ctsight/internal/view"
 )
 
 type dropsFlags struct {
+	past
 	limit   time.Duration
 	ruleset bool
 	invalid bool
@@ -25,11 +28,22 @@ func newDrops(g *globals) *cobra.Command {
 		Short: "the drop ledger: reason x source x destination against the kernel's own counters",
 		Long: `The drop ledger of an interval: who lost packets to which reason, what was
 evicted for whom, the kernel's own counters over the same time, and the
-difference, which is shown even when it is not zero.`,
-		RunE: func(cmd *cobra.Command, args []string) error { return d.run(cmd.Context(), g, args) },
+difference, which is shown even when it is not zero.
+
+With --from it is the account of a recording, or of a part of one, with the counters that
+it has: they were read four times a minute.`,
+		Example: `  ctsight drops --for 1m
+  ctsight drops --from night.ctsight --since 03:10 --until 03:20`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if d.given() && !cmd.Flags().Changed("for") {
+				d.limit = 0
+			}
+			return d.run(cmd.Context(), g, args)
+		},
 	}
 	f := cmd.Flags()
-	f.DurationVar(&d.limit, "for", 10*time.Second, "how long to look; Ctrl-C ends and prints as well")
+	d.flags(f)
+	f.DurationVar(&d.limit, "for", 10*time.Second, "how long to look; Ctrl-C ends and prints as well; with --from: so much of the capture (default: all of it)")
 	f.BoolVar(&d.ruleset, "ruleset", false, "list drops by the operator's own rules too")
 	f.BoolVar(&d.invalid, "invalid", false, "also balance the counters invalid and error (hooks every packet)")
 	f.IntVar(&d.top, "top", 20, "rows of each table of the text form")
@@ -37,8 +51,11 @@ difference, which is shown even when it is not zero.`,
 }
 
 func (d *dropsFlags) run(ctx context.Context, g *globals, args []string) error {
-	if err := g.check(); err != nil {
+	if err := errors.Join(g.check(), d.check(1)); err != nil {
 		return err
+	}
+	if d.given() {
+		return d.replay(ctx, g, args)
 	}
 	flt, err := g.filter(args)
 	if err != nil {
@@ -59,7 +76,27 @@ func (d *dropsFlags) run(ctx context.Context, g *globals, args []string) error {
 		return err
 	}
 	names := g.namesNow()
-	o := view.LedgerOptions{Color: g.color(), Ruleset: d.ruleset, Top: d.top, Names: names.view()}
+	return d.print(g, doc, names.view())
+}
+
+// replay prints the account of a capture.
+func (d *dropsFlags) replay(ctx context.Context, g *globals, args []string) error {
+	if d.invalid {
+		return fmt.Errorf("%w: --invalid with --from: what is in a capture is in it", errUsage)
+	}
+	p, o, err := g.read(ctx, &d.past, args, pipeline.PastConfig{For: d.limit})
+	if err != nil {
+		return err
+	}
+	doc, err := p.Ledger()
+	if err != nil {
+		return err
+	}
+	return d.print(g, doc, g.namesIn(o))
+}
+
+func (d *dropsFlags) print(g *globals, doc *agg.Doc, names view.Names) error {
+	o := view.LedgerOptions{Color: g.color(), Ruleset: d.ruleset, Top: d.top, Names: names}
 	if g.json() {
 		return view.WriteLedgerJSON(g.stdout, doc, o)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -13,7 +14,7 @@ import (
 )
 
 type explainFlags struct {
-	from  string
+	past
 	steps int
 }
 
@@ -28,7 +29,7 @@ were after it. Give the same capture and FILTER of which the finding is.`,
 		Example: `  ctsight explain 62c92fd5d6aa --from capture.ctr.tsv.gz`,
 		RunE:    func(cmd *cobra.Command, args []string) error { return x.run(cmd.Context(), g, args) },
 	}
-	fromFlag(cmd.Flags(), &x.from)
+	x.flags(cmd.Flags())
 	cmd.Flags().IntVar(&x.steps, "steps", 50, "the first and the last so many pieces of evidence")
 	return cmd
 }
@@ -37,14 +38,14 @@ func (x *explainFlags) check(args []string) error {
 	switch {
 	case len(args) == 0:
 		return fmt.Errorf("%w: explain which finding? ctsight detect --from FILE lists them, the id is at the end of a line", errUsage)
-	case x.from == "":
+	case !x.given():
 		return fmt.Errorf("%w: explain needs the capture that the finding is of: --from FILE", errUsage)
-	case x.from == record.Stdin:
+	case slices.Contains(x.from, record.Stdin):
 		return fmt.Errorf("%w: explain reads the capture twice: --from a file", errUsage)
 	case x.steps < 0:
 		return fmt.Errorf("%w: --steps %d: a number from 0 on", errUsage, x.steps)
 	}
-	return nil
+	return x.past.check(1)
 }
 
 func (x *explainFlags) run(ctx context.Context, g *globals, args []string) error {
@@ -55,11 +56,11 @@ func (x *explainFlags) run(ctx context.Context, g *globals, args []string) error
 		return err
 	}
 	id := args[0]
-	open := func() (pipeline.Capture, error) { return g.openPart(x.from, args[1:]) }
+	open := func() (pipeline.Capture, error) { return g.openPart(&x.past, x.from[0], args[1:]) }
 	e, err := pipeline.Explain(ctx, open, id, x.steps, pipeline.ReplayConfig{})
 	switch {
 	case errors.Is(err, pipeline.ErrNoFinding):
-		return fmt.Errorf("%s has no finding %q; this lists them: ctsight detect --from %[1]s", x.from, id)
+		return fmt.Errorf("%s has no finding %q; this lists them: ctsight detect --from %[1]s", x.from[0], id)
 	case errors.Is(err, context.Canceled):
 		return errors.New("interrupted before the capture was read twice")
 	case e.Finding.ID == "":

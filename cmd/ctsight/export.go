@@ -21,7 +21,10 @@ import (
 
 var exportForms = []string{"parquet", "jsonl", "ctr"}
 
-type exportFlags struct{ to, out string }
+type exportFlags struct {
+	past
+	to, out string
+}
 
 func newExport(g *globals) *cobra.Command {
 	var x exportFlags
@@ -38,6 +41,7 @@ output.`,
 		RunE: func(cmd *cobra.Command, args []string) error { return x.run(cmd.Context(), g, args) },
 	}
 	f := cmd.Flags()
+	x.within(f)
 	f.StringVar(&x.to, "to", "", "the form: "+strings.Join(exportForms, ", "))
 	f.StringVarP(&x.out, "output", "o", "", "the file, which must not be there yet; - is standard output")
 	return cmd
@@ -59,7 +63,7 @@ func (x *exportFlags) run(ctx context.Context, g *globals, args []string) (err e
 	if err := errors.Join(x.check(args), g.check()); err != nil {
 		return err
 	}
-	in, err := g.openPart(args[0], args[1:])
+	in, err := g.openPart(&x.past, args[0], args[1:])
 	if err != nil {
 		return err
 	}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -19,9 +20,97 @@ import (
 	"github.com/ctsight/ctsight/internal/view"
 )
 
-// fromFlag is the flag for a capture in place of this kernel.
-func fromFlag(f *pflag.FlagSet, from *string) {
-	f.StringVar(from, "from", "", "work on this capture (of ctsight record, the directory of one with --ring, or .ctr.tsv, plain, gzip or zstd; - is standard input), in its time")
+// past is the flags for captures in place of this kernel.
+type past struct {
+	from         []string
+	since, until string
+}
+
+func (p *past) flags(f *pflag.FlagSet) {
+	f.StringArrayVar(&p.from, "from", nil, "work on this `capture` (of ctsight record, the directory of one with --ring, or .ctr.tsv, plain, gzip or zstd; - is standard input), in its time")
+	p.within(f)
+}
+
+// within are the flags for a part of it.
+func (p *past) within(f *pflag.FlagSet) {
+	f.StringVar(&p.since, "since", "", "of a capture only what is from this `time` on: RFC 3339, 15:04:05, +10m after its beginning, or -5m before its end")
+	f.StringVar(&p.until, "until", "", "and before this `time`")
+}
+
+func (p *past) given() bool { return len(p.from) > 0 }
+
+// check says what does not fit together; most is how many captures there may be.
+func (p *past) check(most int) error {
+	switch {
+	case !p.given() && p.since+p.until != "":
+		return fmt.Errorf("%w: --since and --until are for a capture: --from FILE", errUsage)
+	case len(p.from) > most:
+		return fmt.Errorf("%w: --from %d times: this works on one capture", errUsage, len(p.from))
+	}
+	return nil
+}
+
+const manyCaptures = 1 << 10
+
+func (p *past) openOne(from string) (pipeline.Capture, error) {
+	in, err := openCapture(from)
+	if err != nil || p.since+p.until == "" {
+		return in, err
+	}
+	since, err := timeIn(in, p.since)
+	if err != nil {
+		in.Close()
+		return nil, fmt.Errorf("%w: --since %w", errUsage, err)
+	}
+	until, err := timeIn(in, p.until)
+	if err == nil && until != 0 && until <= since {
+		err = fmt.Errorf("%q: not after --since %q", p.until, p.since)
+	}
+	if err != nil {
+		in.Close()
+		return nil, fmt.Errorf("%w: --until %w", errUsage, err)
+	}
+	return pipeline.Between(in, since, until), nil
+}
+
+// timeIn is a time of a capture, 0 for "".
+func timeIn(in pipeline.Capture, s string) (event.Ktime, error) {
+	if s == "" {
+		return 0, nil
+	}
+	clock := in.Clock()
+	if t, err := time.Parse(time.RFC3339, s); err == nil {
+		return max(1, clock.Of(t)), nil
+	}
+	first, last, err := in.Bounds()
+	if err != nil {
+		return 0, err
+	}
+	if d, err := time.ParseDuration(s); err == nil && (s[0] == '+' || s[0] == '-') {
+		switch {
+		case first == 0:
+			return 0, fmt.Errorf("%q: when this capture begins and ends is not known before it is read: give a time, as 2006-01-02T15:04:05Z", s)
+		case s[0] == '+':
+			return first + event.Ktime(d), nil
+		}
+		return max(1, last+event.Ktime(d)), nil
+	}
+	for _, form := range []string{time.TimeOnly, "15:04"} {
+		t, err := time.Parse(form, s)
+		if err != nil {
+			continue
+		}
+		if first == 0 {
+			return 0, fmt.Errorf("%q: of which day is not known before this capture is read: give a time, as 2006-01-02T15:04:05Z", s)
+		}
+		begin := clock.At(first).Local()
+		day := time.Date(begin.Year(), begin.Month(), begin.Day(), t.Hour(), t.Minute(), t.Second(), t.Nanosecond(), time.Local)
+		if day.Before(begin) {
+			day = day.AddDate(0, 0, 1)
+		}
+		return clock.Of(day), nil
+	}
+	return 0, fmt.Errorf("%q: a time, as 2006-01-02T15:04:05Z, 15:04:05, +10m or -5m", s)
 }
 
 // openCapture opens a capture for a replay: what its first bytes say decides how.
@@ -45,7 +134,11 @@ func openCapture(from string) (pipeline.Capture, error) {
 		done()
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
-	in = io.MultiReader(bytes.NewReader(head[:n]), in)
+	if f, ok := in.(*os.File); ok && rewind(f, n) { // which can be read anywhere
+		in = f
+	} else {
+		in = io.MultiReader(bytes.NewReader(head[:n]), in)
+	}
 	if string(head[:n]) == capture.Magic {
 		r, err := capture.NewReader(in)
 		if err != nil {
@@ -60,6 +153,12 @@ func openCapture(from string) (pipeline.Capture, error) {
 		return nil, err
 	}
 	return pipeline.Text(closing{r, done}), nil
+}
+
+// rewind goes back to the beginning, where so many bytes were read of; not of a pipe.
+func rewind(f *os.File, n int) bool {
+	_, err := f.Seek(-int64(n), io.SeekCurrent)
+	return err == nil
 }
 
 // openRing opens what a recorder has left in a directory.
@@ -109,6 +208,33 @@ func (g *globals) lacks(from string, in pipeline.Capture) {
 	if !whole {
 		g.logger().Warn("the recording has no end: who wrote it was killed, or still does", "capture", from)
 	}
+}
+
+// read adds up captures, and says what is missing in them. Of several the names are not
+// known: numbers of namespaces are those of one machine.
+func (g *globals) read(ctx context.Context, p *past, args []string, c pipeline.PastConfig) (*pipeline.Past, pipeline.Origin, error) {
+	var o pipeline.Origin
+	all, err := g.openParts(p, args)
+	if err != nil {
+		return nil, o, err
+	}
+	if len(all) == 1 {
+		o = all[0].Origin()
+	}
+	out, read, err := pipeline.ReadPast(ctx, all, c)
+	if err != nil {
+		return nil, o, err
+	}
+	if ctx.Err() != nil {
+		return nil, o, errors.New("interrupted before the capture was read")
+	}
+	for i := range read {
+		g.replayed(p.from[i], &read[i])
+		if c.For == 0 {
+			g.lacks(p.from[i], all[i])
+		}
+	}
+	return out, o, nil
 }
 
 // replayed says what was in a capture, and what of it does not fit together.

@@ -13,14 +13,14 @@ import (
 	"github.com/ctsight/ctsight/internal/pipeline"
 )
 
-// openPart opens a capture of which the arguments and --netns leave a part.
-func (g *globals) openPart(from string, args []string) (only, error) {
+// openPart opens a capture of which the arguments, --since, --until and --netns leave a part.
+func (g *globals) openPart(p *past, from string, args []string) (only, error) {
 	text := strings.Join(args, " ")
 	anything := func(string) (event.NetNS, bool) { return 1, true }
 	if _, err := filter.Parse(text, filter.Options{NetNS: anything}); err != nil {
 		return only{}, err // before a file is opened
 	}
-	in, err := openCapture(from)
+	in, err := p.openOne(from)
 	if err != nil {
 		return only{}, err
 	}
@@ -33,6 +33,21 @@ func (g *globals) openPart(from string, args []string) (only, error) {
 		return only{}, err
 	}
 	return only{in, flt, ns}, nil
+}
+
+// openParts opens all captures so, or none.
+func (g *globals) openParts(p *past, args []string) (all []pipeline.Capture, err error) {
+	for _, from := range p.from {
+		in, err := g.openPart(p, from, args)
+		if err != nil {
+			for _, c := range all {
+				c.Close()
+			}
+			return nil, err
+		}
+		all = append(all, in)
+	}
+	return all, nil
 }
 
 // captureFilter parses a filter and adds --netns for a capture, whose namespaces are
@@ -111,12 +126,7 @@ func (o only) Replay(ctx context.Context, c pipeline.ReplayConfig) (pipeline.Rep
 	each, tell := c.Each, c.Detect.Tell
 	c.Each = func(t *pipeline.Told) {
 		if t.State != nil {
-			s := pipeline.Second{Loss: t.State.Loss}
-			for i := range t.State.Tables {
-				if t.State.Tables[i].NetNS == o.netns {
-					s.Tables = append(s.Tables, t.State.Tables[i])
-				}
-			}
+			s := t.State.Only(o.netns)
 			t = &pipeline.Told{At: t.At, State: &s}
 		}
 		if each != nil {

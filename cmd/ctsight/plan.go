@@ -19,7 +19,7 @@ import (
 )
 
 type planFlags struct {
-	from     string
+	past
 	limit    time.Duration
 	max      uint64
 	timeouts string
@@ -55,7 +55,7 @@ fullest table, or that of --netns.`,
 		RunE: func(cmd *cobra.Command, args []string) error { return p.run(cmd.Context(), g, cmd.Flags(), args) },
 	}
 	f := cmd.Flags()
-	fromFlag(f, &p.from)
+	p.flags(f)
 	f.DurationVar(&p.limit, "for", time.Minute, "how long to look, of the capture with one (default: all of it); Ctrl-C ends and prints as well")
 	f.Uint64Var(&p.max, "max", 0, "what if nf_conntrack_max were this")
 	f.StringVar(&p.timeouts, "timeout", "", "what if these timeouts were, as udp=10s,udp_stream=60s,tcp_established=1h")
@@ -72,10 +72,10 @@ func (p *planFlags) check(g *globals, f *pflag.FlagSet, args []string) (w plan.W
 		return w, err
 	}
 	if len(args) == 1 {
-		if p.from != "" {
-			return w, fmt.Errorf("%w: --from %s and %s: one capture at a time", errUsage, p.from, args[0])
+		if p.given() {
+			return w, fmt.Errorf("%w: --from %s and %s: one capture at a time", errUsage, p.from[0], args[0])
 		}
-		p.from = args[0]
+		p.from = args[:1]
 	}
 	w = plan.WhatIf{Max: p.max, Factor: p.factor, After: p.after}
 	switch {
@@ -87,7 +87,7 @@ func (p *planFlags) check(g *globals, f *pflag.FlagSet, args []string) (w plan.W
 		return w, fmt.Errorf("%w: --after %s: not before the beginning", errUsage, p.after)
 	case p.limit <= 0 && f.Changed("for"):
 		return w, fmt.Errorf("%w: --for %s: a time to look", errUsage, p.limit)
-	case p.from == "" && (p.recordedMax > 0 || p.recordedTimeouts != ""):
+	case !p.given() && (p.recordedMax > 0 || p.recordedTimeouts != ""):
 		return w, fmt.Errorf("%w: --recorded-max and --recorded-timeout are for a capture: this kernel is asked", errUsage)
 	}
 	if p.timeouts != "" {
@@ -103,7 +103,7 @@ func (p *planFlags) run(ctx context.Context, g *globals, f *pflag.FlagSet, args 
 	if err != nil {
 		return err
 	}
-	if p.from != "" {
+	if p.given() {
 		if !f.Changed("for") {
 			p.limit = 0
 		}
@@ -122,7 +122,7 @@ func (p *planFlags) capture(ctx context.Context, g *globals, w plan.WhatIf) erro
 			return fmt.Errorf("%w: --recorded-timeout %w", errUsage, err)
 		}
 	}
-	in, err := openCapture(p.from)
+	in, err := p.openOne(p.from[0])
 	if err != nil {
 		return err
 	}
@@ -135,10 +135,10 @@ func (p *planFlags) capture(ctx context.Context, g *globals, w plan.WhatIf) erro
 	if err != nil {
 		return err
 	}
-	g.lacks(p.from, in)
+	g.lacks(p.from[0], in)
 	from, to := c.Window()
 	if from == to {
-		return fmt.Errorf("%s: nothing in it to plan for", p.from)
+		return fmt.Errorf("%s: nothing in it to plan for", p.from[0])
 	}
 	k := plan.Kernel{Max: cmp.Or(p.recordedMax, c.Max), Timeouts: plan.TimeoutsOf(c.Timeouts)}
 	for _, c := range were {
@@ -148,7 +148,7 @@ func (p *planFlags) capture(ctx context.Context, g *globals, w plan.WhatIf) erro
 	if err != nil {
 		return err
 	}
-	d.From, d.To, d.Source, d.NetNS = clock.At(from), clock.At(to), p.from, c.NetNS
+	d.From, d.To, d.Source, d.NetNS = clock.At(from), clock.At(to), p.from[0], c.NetNS
 	if backend != "" {
 		d.Source += " (" + backend + ")"
 	}

@@ -27,10 +27,10 @@ type reportFlags struct {
 	compare []string
 	limit   time.Duration
 	max     uint64
-	from    []string
-	where   string
 	png     []string
 	page    bool // a report is written, and not only pictures
+	past
+	where string
 }
 
 // Formats of a report.
@@ -67,6 +67,7 @@ tells all.`,
 	f.StringVar(&r.format, "format", formatHTML, "html, or md for a ticket")
 	f.StringArrayVar(&r.compare, "compare", nil, "set this capture beside it as what was before; may be given more than once")
 	f.StringArrayVar(&r.from, "from", nil, "the same as FILE, as in other commands; may be given more than once")
+	r.within(f)
 	f.StringVar(&r.where, "filter", "", "only what this FILTER lets through")
 	f.DurationVar(&r.limit, "for", 0, "end after this time of the capture (default: all of it)")
 	f.Uint64Var(&r.max, "max", 0, "nf_conntrack_max, where the capture does not tell it")
@@ -111,13 +112,13 @@ func (r *reportFlags) run(ctx context.Context, g *globals, args []string) error 
 	}
 	defer out.discard()
 	readMemory()
-	d, err := r.gather(ctx, g, files)
+	d, err := r.gather(ctx, g, past{files, r.since, r.until})
 	if err != nil {
 		return err
 	}
 	var before *report.Data
 	if len(r.compare) > 0 {
-		if before, err = r.gather(ctx, g, r.compare); err != nil {
+		if before, err = r.gather(ctx, g, past{from: r.compare}); err != nil {
 			return err
 		}
 	}
@@ -196,8 +197,9 @@ func (r *reportFlags) checkPNG() error {
 }
 
 // gather reads captures as one.
-func (r *reportFlags) gather(ctx context.Context, g *globals, files []string) (*report.Data, error) {
-	all, err := g.openAll(files, strings.Fields(r.where))
+func (r *reportFlags) gather(ctx context.Context, g *globals, p past) (*report.Data, error) {
+	files := p.from
+	all, err := g.openParts(&p, strings.Fields(r.where))
 	if err != nil {
 		return nil, err
 	}
@@ -224,21 +226,6 @@ func (r *reportFlags) gather(ctx context.Context, g *globals, files []string) (*
 		g.lacks(files[i], all[i])
 	}
 	return to.Data(), nil
-}
-
-// openAll opens captures, all or none.
-func (g *globals) openAll(files, filter []string) (all []pipeline.Capture, err error) {
-	for _, f := range files {
-		in, err := g.openPart(f, filter)
-		if err != nil {
-			for _, c := range all {
-				c.Close()
-			}
-			return nil, err
-		}
-		all = append(all, in)
-	}
-	return all, nil
 }
 
 // tellReport gives a step of a replay to a report.

@@ -21,6 +21,7 @@ import (
 )
 
 type topFlags struct {
+	past
 	limit time.Duration
 	once  bool
 	sort  string
@@ -36,14 +37,25 @@ func newTop(g *globals) *cobra.Command {
 		Long: `Who fills the connection tracking tables: sources (or destinations, edges,
 prefixes, namespaces) by new connections, live entries, packets lost, entries
 evicted, distinct destinations and ports, and the outcome of first contacts.
-Entries from before the start are read once from each namespace's table.`,
+Entries from before the start are read once from each namespace's table.
+
+With --from it is the picture at the end of a capture, or of a part of one, as it was
+then. Several captures are added up: what has one address in network namespaces of one
+number is one row, of whichever machine.`,
 		Example: `  ctsight top
   ctsight top --once --by dst --sort live
+  ctsight top --from /var/lib/ctsight/ring --since -5m --by edge
   ctsight top -o json --for 10s 'src 10.0.0.0/8' | jq .sources`,
-		RunE: func(cmd *cobra.Command, args []string) error { return t.run(cmd.Context(), g, args) },
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if t.given() && !cmd.Flags().Changed("for") {
+				t.limit = 0
+			}
+			return t.run(cmd.Context(), g, args)
+		},
 	}
 	f := cmd.Flags()
-	f.DurationVar(&t.limit, "for", 3*time.Second, "with --once or -o json: how long to look")
+	t.flags(f)
+	f.DurationVar(&t.limit, "for", 3*time.Second, "with --once or -o json: how long to look; with --from: so much of the capture (default: all of it)")
 	f.BoolVar(&t.once, "once", false, "print one picture as text and end")
 	f.StringVar(&t.sort, "sort", agg.ColNew.String(), "column to sort by: "+strings.Join(words(agg.NumColumns), ", "))
 	f.StringVar(&t.by, "by", agg.BySrc.String(), "rows: "+strings.Join(words(agg.NumDims), ", "))
@@ -63,7 +75,7 @@ func words[T interface {
 }
 
 func (t *topFlags) run(ctx context.Context, g *globals, args []string) error {
-	if err := g.check(); err != nil {
+	if err := errors.Join(g.check(), t.check(manyCaptures)); err != nil {
 		return err
 	}
 	by, ok := agg.ParseDim(t.by)
@@ -76,6 +88,9 @@ func (t *topFlags) run(ctx context.Context, g *globals, args []string) error {
 	}
 	if t.top < 0 {
 		return fmt.Errorf("%w: --top %d: a number of rows", errUsage, t.top)
+	}
+	if t.given() {
+		return t.replay(ctx, g, args, by, column)
 	}
 	flt, err := g.filter(args)
 	if err != nil {
@@ -113,7 +128,8 @@ func (t *topFlags) run(ctx context.Context, g *globals, args []string) error {
 		if err := p.Close(); err != nil {
 			return err
 		}
-		return t.print(g, doc, column)
+		names := g.namesNow()
+		return t.print(g, doc, column, names.view())
 	}
 	w := p.NewWatch(clock, agg.CensusConfig{})
 	w.Detect(pipeline.Detection{})
@@ -132,12 +148,20 @@ func (t *topFlags) run(ctx context.Context, g *globals, args []string) error {
 	return errors.Join(err, <-traced, p.Close())
 }
 
-func (t *topFlags) print(g *globals, doc *agg.TopDoc, column agg.Column) error {
-	names := g.namesNow()
-	if g.json() {
-		return view.WriteTopJSON(g.stdout, doc, view.TopOptions{Sort: column, Names: names.view()})
+// replay prints the picture of captures.
+func (t *topFlags) replay(ctx context.Context, g *globals, args []string, by agg.Dim, column agg.Column) error {
+	p, o, err := g.read(ctx, &t.past, args, pipeline.PastConfig{For: t.limit, Dims: []agg.Dim{by}})
+	if err != nil {
+		return err
 	}
-	_, err := io.WriteString(g.stdout, view.TopScreen(doc, view.ScreenOptions{Color: g.color(), Sort: column, Names: names.view()}))
+	return t.print(g, p.Top(by, column, t.top, nil), column, g.namesIn(o))
+}
+
+func (t *topFlags) print(g *globals, doc *agg.TopDoc, column agg.Column, names view.Names) error {
+	if g.json() {
+		return view.WriteTopJSON(g.stdout, doc, view.TopOptions{Sort: column, Names: names})
+	}
+	_, err := io.WriteString(g.stdout, view.TopScreen(doc, view.ScreenOptions{Color: g.color(), Sort: column, Names: names}))
 	return err
 }
 

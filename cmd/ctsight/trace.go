@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -13,6 +14,7 @@ import (
 	"github.com/ctsight/ctsight/internal/event"
 	"github.com/ctsight/ctsight/internal/pipeline"
 	"github.com/ctsight/ctsight/internal/probe"
+	"github.com/ctsight/ctsight/internal/record"
 	"github.com/ctsight/ctsight/internal/view"
 )
 
@@ -23,7 +25,7 @@ const flushEvery = 50 * time.Millisecond
 var errEnough = errors.New("enough")
 
 type traceFlags struct {
-	from    string
+	past
 	limit   time.Duration
 	count   uint64
 	invalid bool
@@ -42,7 +44,7 @@ func newTrace(g *globals) *cobra.Command {
 		RunE: func(cmd *cobra.Command, args []string) error { return t.run(cmd.Context(), g, args) },
 	}
 	f := cmd.Flags()
-	fromFlag(f, &t.from)
+	t.flags(f)
 	f.DurationVar(&t.limit, "for", 0, "end after this time, of the capture with --from (default: until Ctrl-C, or all of it)")
 	f.Uint64Var(&t.count, "count", 0, "end after this many events")
 	f.BoolVar(&t.invalid, "invalid", false, "also packets that conntrack calls invalid (hooks every packet)")
@@ -51,10 +53,10 @@ func newTrace(g *globals) *cobra.Command {
 }
 
 func (t *traceFlags) run(ctx context.Context, g *globals, args []string) error {
-	if err := g.check(); err != nil {
+	if err := errors.Join(g.check(), t.check(manyCaptures)); err != nil {
 		return err
 	}
-	if t.from != "" {
+	if t.given() {
 		return t.replay(ctx, g, args)
 	}
 	flt, err := g.filter(args)
@@ -101,16 +103,31 @@ func (t *traceFlags) replay(ctx context.Context, g *globals, args []string) erro
 	if t.invalid {
 		return fmt.Errorf("%w: --invalid with --from: what is in a capture is in it", errUsage)
 	}
-	in, err := g.openPart(t.from, args)
+	in, err := g.openParts(&t.past, args)
 	if err != nil {
 		return err
 	}
+	if len(in) > 1 {
+		return t.together(ctx, g, in)
+	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	o := in.Origin()
-	out := newLineOutput(g, g.namesIn(o), o.Own, in.Clock(), cancel)
+	o := in[0].Origin()
+	out := newLineOutput(g, g.namesIn(o), o.Own, in[0].Clock(), cancel)
+	err = in[0].Events(ctx, t.printer(out))
+	switch {
+	case errors.Is(err, errEnough):
+		err = nil
+	case err == nil:
+		g.lacks(t.from[0], in[0])
+	}
+	return errors.Join(err, out.flush())
+}
+
+// printer prints events, until it is enough.
+func (t *traceFlags) printer(out *lineOutput) func(*event.Event) error {
 	var first event.Ktime
-	err = in.Events(ctx, func(e *event.Event) error {
+	return func(e *event.Event) error {
 		if first == 0 {
 			first = e.Time
 		}
@@ -127,12 +144,46 @@ func (t *traceFlags) replay(ctx context.Context, g *globals, args []string) erro
 			return errEnough
 		}
 		return nil
+	}
+}
+
+// together prints what has happened in several captures, in the order of the time. Where
+// that was is said with the name of the node.
+func (t *traceFlags) together(ctx context.Context, g *globals, in []pipeline.Capture) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	where := make([]view.Names, len(in))
+	node := 0
+	for i, c := range in {
+		where[i] = g.namesIn(c.Origin())
+	}
+	names := view.Names{NetNS: func(ns event.NetNS) string {
+		name, of := where[node].NetNS(ns), in[node].Origin().Node
+		if of == "" {
+			return name
+		}
+		return of + ":" + cmp.Or(name, ns.String())
+	}}
+	out := newLineOutput(g, names, 0, record.Clock(), cancel)
+	write := t.printer(out)
+	var failed error
+	_, err := pipeline.ReplayTogether(ctx, in, pipeline.ReplayConfig{}, func(n int, x *pipeline.Told) {
+		if x.Event == nil || failed != nil {
+			return
+		}
+		if node, failed = n, write(x.Event); failed != nil {
+			cancel()
+		}
 	})
 	switch {
-	case errors.Is(err, errEnough):
+	case errors.Is(failed, errEnough):
 		err = nil
+	case failed != nil:
+		err = failed
 	case err == nil:
-		g.lacks(t.from, in)
+		for i := range in {
+			g.lacks(t.from[i], in[i])
+		}
 	}
 	return errors.Join(err, out.flush())
 }

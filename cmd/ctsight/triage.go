@@ -11,10 +11,12 @@ import (
 	"github.com/ctsight/ctsight/internal/agg"
 	"github.com/ctsight/ctsight/internal/event"
 	"github.com/ctsight/ctsight/internal/pipeline"
+	"github.com/ctsight/ctsight/internal/triage"
 	"github.com/ctsight/ctsight/internal/view"
 )
 
 type triageFlags struct {
+	past
 	limit time.Duration
 	top   int
 }
@@ -28,22 +30,36 @@ func newTriage(g *globals) *cobra.Command {
 fast it fills and until when, who holds it and in which state, what is lost to
 which cause, whether that looks legitimate and new, and what to do first, with
 the commands to type. It executes none of them, changes nothing, and reads a full
-table without dumping it. It is about the fullest table, or that of --netns.`,
+table without dumping it. It is about the fullest table, or that of --netns.
+
+With --from it is the triage of the end of a recording, or of a part of one, as it would
+have been told then; who held the table in which state is known as of its snapshots.`,
+		Example: `  ctsight triage
+  ctsight triage --from /var/lib/ctsight/ring --until 03:12`,
 		Args: noArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error { return t.run(cmd.Context(), g) },
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if t.given() && !cmd.Flags().Changed("for") {
+				t.limit = 0
+			}
+			return t.run(cmd.Context(), g)
+		},
 	}
 	f := cmd.Flags()
-	f.DurationVar(&t.limit, "for", 5*time.Second, "how long to look; Ctrl-C ends and prints as well")
+	t.flags(f)
+	f.DurationVar(&t.limit, "for", 5*time.Second, "how long to look; Ctrl-C ends and prints as well; with --from: so much of the capture (default: all of it)")
 	f.IntVar(&t.top, "top", 20, "rows of each list (JSON)")
 	return cmd
 }
 
 func (t *triageFlags) run(ctx context.Context, g *globals) error {
-	if err := g.check(); err != nil {
+	if err := errors.Join(g.check(), t.check(1)); err != nil {
 		return err
 	}
 	if t.top < 1 {
 		return fmt.Errorf("%w: --top %d: at least 1", errUsage, t.top)
+	}
+	if t.given() {
+		return t.replay(ctx, g)
 	}
 	var focus event.NetNS
 	if g.netns != "" {
@@ -65,7 +81,7 @@ func (t *triageFlags) run(ctx context.Context, g *globals) error {
 	if err != nil {
 		return err
 	}
-	w := p.NewTriage(clock, agg.CensusConfig{Dims: []agg.Dim{agg.BySrc, agg.ByDst, agg.ByPrefix, agg.ByNetNS}})
+	w := p.NewTriage(clock, agg.CensusConfig{Dims: pipeline.TriageDims})
 	ctx, cancel := limited(ctx, t.limit)
 	defer cancel()
 	if err := errors.Join(w.Run(ctx, nil), w.Finish()); err != nil {
@@ -77,7 +93,37 @@ func (t *triageFlags) run(ctx context.Context, g *globals) error {
 		return err
 	}
 	names := g.namesNow()
-	o := view.TriageOptions{Color: g.color(), Names: names.view()}
+	return t.print(g, doc, names.view())
+}
+
+// replay prints the triage of a recording.
+func (t *triageFlags) replay(ctx context.Context, g *globals) error {
+	var focus event.NetNS // of the recording; nothing else of it is left out
+	if g.netns != "" {
+		in, err := t.openOne(t.from[0])
+		if err != nil {
+			return err
+		}
+		if focus, err = g.captureNetNS(in); err != nil {
+			return err
+		}
+		in.Close()
+	}
+	of := *g
+	of.netns = ""
+	p, o, err := of.read(ctx, &t.past, nil, pipeline.PastConfig{For: t.limit, Dims: pipeline.TriageDims})
+	if err != nil {
+		return err
+	}
+	doc, err := p.Triage(focus, t.top)
+	if err != nil {
+		return err
+	}
+	return t.print(g, doc, g.namesIn(o))
+}
+
+func (t *triageFlags) print(g *globals, doc *triage.Doc, names view.Names) error {
+	o := view.TriageOptions{Color: g.color(), Names: names}
 	if g.json() {
 		return view.WriteTriageJSON(g.stdout, doc, o)
 	}

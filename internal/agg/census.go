@@ -93,18 +93,22 @@ const (
 // NewCensus returns an empty census that begins now.
 func NewCensus(c CensusConfig, now event.Ktime) *Census {
 	c.MaxRows, c.MaxLive, c.MaxJudged = cmp.Or(c.MaxRows, DefaultRows), cmp.Or(c.MaxLive, DefaultLive), cmp.Or(c.MaxJudged, DefaultJudged)
+	c.MaxPools = cmp.Or(c.MaxPools, DefaultPools)
 	if len(c.Dims) == 0 {
 		c.Dims = []Dim{BySrc, ByDst, ByEdge, ByPrefix, ByNetNS}
 	}
 	s := &Census{cfg: c, began: now, last: now, live: NewLive[liveEntry](c.MaxLive, 0), lived: lived{all: Lifetimes{}}, contacts: newRecentSet(c.MaxRows)}
 	s.blocks.limit = c.MaxRows / 4
-	s.pools.limit = cmp.Or(c.MaxPools, DefaultPools)
+	s.pools.limit = c.MaxPools
 	s.none = wyhash.Addr(&[16]byte{}, c.Seed+1)
 	for _, d := range c.Dims {
 		s.dims[d] = newRows(d, c.MaxRows, c.Seed, &s.blocks)
 	}
 	return s
 }
+
+// Config is that of the census, with the defaults.
+func (s *Census) Config() CensusConfig { return s.cfg }
 
 // Add counts an event, and gives a destroy its lifetime when the insert was seen.
 func (s *Census) Add(e *event.Event) {

@@ -1,6 +1,7 @@
 package agg
 
 import (
+	"slices"
 	"time"
 
 	"github.com/ctsight/ctsight/internal/event"
@@ -44,6 +45,18 @@ type Loss struct {
 	Aggregated uint64 // came through as sums only
 	Lost       uint64
 	ByStage    []StageLoss
+}
+
+// Plus adds what another source has lost.
+func (l *Loss) Plus(o *Loss) {
+	l.Seen, l.Delivered, l.Aggregated, l.Lost = l.Seen+o.Seen, l.Delivered+o.Delivered, l.Aggregated+o.Aggregated, l.Lost+o.Lost
+	for _, s := range o.ByStage {
+		if i := slices.IndexFunc(l.ByStage, func(x StageLoss) bool { return x.Stage == s.Stage }); i >= 0 {
+			l.ByStage[i].Lost += s.Lost
+		} else {
+			l.ByStage = append(l.ByStage, s)
+		}
+	}
 }
 
 // StageLoss says how many of the lost were lost where.

@@ -2,6 +2,7 @@ package agg
 
 import (
 	"cmp"
+	"encoding/json"
 	"maps"
 	"slices"
 	"time"
@@ -87,4 +88,52 @@ func compareBool(a, b bool) int {
 		return -1
 	}
 	return 1
+}
+
+// holdings is how a Holdings is stored.
+type holdings struct {
+	NAT     uint64    `json:"nat,omitempty"`
+	Expired uint64    `json:"expired,omitempty"`
+	Sorts   []holding `json:"sorts"`
+}
+
+type holding struct {
+	Proto   uint8          `json:"proto"`
+	State   event.TCPState `json:"state,omitempty"`
+	Replied bool           `json:"replied,omitempty"`
+	Assured bool           `json:"assured,omitempty"`
+	N       uint64         `json:"n"`
+	Sum     time.Duration  `json:"sum_ns"` // of what they have left
+}
+
+// MarshalJSON stores all of it.
+func (h *Holdings) MarshalJSON() ([]byte, error) {
+	out := holdings{NAT: h.NAT, Expired: h.Expired, Sorts: []holding{}}
+	for _, x := range h.Rows() {
+		out.Sorts = append(out.Sorts, holding{x.Proto, x.State, x.Replied, x.Assured, x.N, h.by[x.HoldingKey].sum})
+	}
+	return json.Marshal(out)
+}
+
+// UnmarshalJSON is the inverse; sorts without an entry are left out.
+func (h *Holdings) UnmarshalJSON(b []byte) error {
+	var in holdings
+	if err := json.Unmarshal(b, &in); err != nil {
+		return err
+	}
+	*h = Holdings{NAT: in.NAT, Expired: in.Expired, by: map[HoldingKey]*Holding{}}
+	for _, x := range in.Sorts {
+		if x.N == 0 {
+			continue
+		}
+		k := HoldingKey{x.Proto, x.State, x.Replied, x.Assured}
+		h.by[k] = &Holding{HoldingKey: k, N: x.N, sum: x.Sum}
+		if h.N += x.N; !x.Replied {
+			h.Unreplied += x.N
+		}
+		if x.Assured {
+			h.Assured += x.N
+		}
+	}
+	return nil
 }

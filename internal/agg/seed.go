@@ -46,8 +46,12 @@ func (s *Census) Forget(expected int) {
 	s.pools.forget()
 }
 
-// Seed takes an entry of the dump and says whether it was news.
+// Seed takes an entry of the dump and says whether it was news. A dump that nobody has
+// begun begins with it.
 func (s *Census) Seed(ns event.NetNS, zone uint16, t *event.Tuple) bool {
+	if s.seeding == nil {
+		s.BeginSeed()
+	}
 	p := &s.places[0]
 	s.locate(p, ns, zone, t)
 	if _, touched := s.seeding[p.id]; touched {

@@ -29,6 +29,9 @@ type Clock struct {
 // At converts kernel time to wall time (UTC).
 func (c Clock) At(k Ktime) time.Time { return c.Wall.Add(time.Duration(k - c.Mono)).UTC() }
 
+// Of is the inverse of At.
+func (c Clock) Of(t time.Time) Ktime { return c.Mono + Ktime(t.Sub(c.Wall)) }
+
 // NetNS is the inode number of a network namespace (net->ns.inum).
 type NetNS uint32
 

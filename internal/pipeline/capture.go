@@ -24,6 +24,9 @@ type Capture interface {
 	// Events calls fn for what has happened, in the order of its time, until it
 	// returns an error or ctx ends. Events are not to be kept.
 	Events(ctx context.Context, fn func(*event.Event) error) error
+	// Bounds are the times of its first and its last event, as far as a look at its
+	// index tells; 0 where it has to be read for that.
+	Bounds() (first, last event.Ktime, err error)
 	// Lost is what is missing in what was read: events that found no room when it was
 	// recorded, and what is damaged. Whole says whether it was ended by who wrote it.
 	Lost() (lost capture.Missing, whole bool)
@@ -40,11 +43,15 @@ type Origin struct {
 	Backend string
 	Own     event.NetNS // namespace of who recorded, 0 for not known
 	Names   map[event.NetNS]string
+
+	header *capture.Header // nil of text
 }
 
 type text struct{ Lines }
 
 func (text) Origin() Origin { return Origin{} }
+
+func (text) Bounds() (first, last event.Ktime, err error) { return 0, 0, nil }
 
 func (text) Clock() event.Clock { return record.Clock() }
 
@@ -83,11 +90,13 @@ type recording struct {
 	done func()
 }
 
+func (c recording) Bounds() (first, last event.Ktime, err error) { return c.r.Bounds() }
+
 func (c recording) Clock() event.Clock { return c.r.About().Clock() }
 
 func (c recording) Origin() Origin {
 	h := c.r.About()
-	o := Origin{Boot: h.BootID, Node: h.Node, Backend: h.Backend, Own: event.NetNS(h.Own), Names: map[event.NetNS]string{}}
+	o := Origin{Boot: h.BootID, Node: h.Node, Backend: h.Backend, Own: event.NetNS(h.Own), Names: map[event.NetNS]string{}, header: h}
 	for number, name := range h.Names {
 		if n, err := strconv.ParseUint(number, 10, 32); err == nil {
 			o.Names[event.NetNS(n)] = name

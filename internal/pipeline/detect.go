@@ -3,7 +3,6 @@ package pipeline
 import (
 	"cmp"
 	"context"
-	"math/rand/v2"
 	"net/netip"
 	"slices"
 	"time"
@@ -28,7 +27,6 @@ type Detection struct {
 type detector struct {
 	cfg    Detection
 	engine *detect.Engine
-	seed   uint64 // of its tables
 	looks  looker
 	due    []detect.Look // of the goroutine that looks, used again
 	seen   []detect.Seen
@@ -55,8 +53,7 @@ const (
 // Detect has the watch find incidents; before Run.
 func (w *Watch) Detect(c Detection) {
 	d := &detector{cfg: c, due: make([]detect.Look, 0, contactBatch), seen: make([]detect.Seen, contactBatch)}
-	d.seed = rand.Uint64()
-	d.engine = detect.New(detect.Config{Clock: w.clock, Seed: d.seed, Allow: c.Allow,
+	d.engine = detect.New(detect.Config{Clock: w.clock, Seed: w.tableSeed, Allow: c.Allow,
 		Tell: func(f *agg.Finding) { d.tell(f); w.markFinding(f) }}, w.start)
 	switch p := w.p.Source.(type) {
 	case peeker:
@@ -92,7 +89,11 @@ func (d *detector) urgent() []agg.Finding {
 	if d == nil {
 		return nil
 	}
-	out := slices.DeleteFunc(slices.Clone(d.open), func(f agg.Finding) bool { return f.State == agg.Cleared })
+	return urgent(d.open)
+}
+
+func urgent(all []agg.Finding) []agg.Finding {
+	out := slices.DeleteFunc(slices.Clone(all), func(f agg.Finding) bool { return f.State == agg.Cleared })
 	slices.SortStableFunc(out, func(a, b agg.Finding) int {
 		return cmp.Or(cmp.Compare(agg.Urgency(a.Severity), agg.Urgency(b.Severity)), cmp.Compare(a.State, b.State))
 	})
@@ -121,7 +122,7 @@ func (w *Watch) lookAtContacts(ctx context.Context) {
 	for until := now(); ; {
 		w.lock()
 		looks, seen := d.engine.Due(until, d.due), d.seen
-		w.recordLooks(until, nil)
+		w.recordLooks(until, nil, nil)
 		w.mu.Unlock()
 		if len(looks) == 0 {
 			return
@@ -135,7 +136,7 @@ func (w *Watch) lookAtContacts(ctx context.Context) {
 		w.lock()
 		at := now()
 		d.engine.SeenAll(looks, at, seen)
-		w.recordLooks(at, seen[:len(looks)])
+		w.recordLooks(at, looks, seen[:len(looks)])
 		w.mu.Unlock()
 	}
 }
@@ -169,21 +170,24 @@ func (w *Watch) handOut() {
 	}
 }
 
-// detect ends a second.
-func (w *Watch) detect() {
+// second ends a second, where somebody wants to know.
+func (w *Watch) second() {
 	d := w.detector
-	if d == nil {
+	if d == nil && w.rec.Recorder == nil {
 		return
 	}
 	tables, ahead, loss := w.all(), w.poolsAhead(), w.p.loss()
 	w.lock()
 	defer w.mu.Unlock()
 	at := w.now()
-	s := detect.State{Tables: w.tableStates(tables, at), Loss: loss}
-	s.Pools, _ = w.poolStates(tables, ahead)
-	d.engine.Tick(at, s)
-	w.recordSecond(at, s, false)
+	s := secondState{Tables: w.tableStates(tables, at), Loss: loss}
+	s.Pools, s.PoolSums = w.poolStates(tables, ahead)
+	w.recordSecond(at, s)
 	w.markLevels(at, s.Tables)
+	if d == nil {
+		return
+	}
+	d.engine.Tick(at, detect.State{Tables: s.Tables, Pools: s.Pools, Loss: loss})
 	d.over = d.engine.Overflow()
 	if d.news {
 		d.news = false

@@ -84,7 +84,7 @@ func (b *balances) readNow(p *Pipeline) error {
 		return err
 	}
 	b.after, b.to, b.took = after, now(), time.Since(begin)
-	turns := p.seesTurns()
+	turns := p.hooked().seesTurns()
 	fresh := map[event.NetNS]reading{}
 	var doc agg.Doc
 	for ns, a := range after {
@@ -96,7 +96,7 @@ func (b *balances) readNow(p *Pipeline) error {
 			b.before[ns] = a // compared from now on
 		}
 	}
-	p.account(&doc, b.before, fresh)
+	p.hooked().account(&doc, b.before, fresh)
 	maps.DeleteFunc(b.before, func(ns event.NetNS, _ reading) bool { _, ok := after[ns]; return !ok })
 	maps.DeleteFunc(b.hidden, func(ns event.NetNS, _ int) bool { _, ok := after[ns]; return !ok })
 	b.learn(doc.Balance, after)
@@ -184,7 +184,7 @@ func (k *Keeper) Ledger(context.Context) (*agg.Doc, error) {
 	doc.Snapshot = k.journal.ledger.Snapshot()
 	doc.Totals = w.census.Brief(w.now()).Totals
 	w.mu.Unlock()
-	p.account(doc, b.before, b.after)
+	p.hooked().account(doc, b.before, b.after)
 	doc.Loss = p.loss()
 	return doc, nil
 }

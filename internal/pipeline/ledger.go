@@ -115,7 +115,7 @@ func (p *Pipeline) Ledger(ctx context.Context, clock event.Clock, each func(*eve
 		return nil, err
 	}
 	doc.Snapshot = in.Snapshot()
-	p.account(doc, before, after)
+	p.hooked().account(doc, before, after)
 	doc.Loss = p.loss()
 	return doc, nil
 }
@@ -150,9 +150,8 @@ func now() event.Ktime {
 
 // account fills in the kernel's side and the balance, for every namespace in
 // which something was counted by either side.
-func (p *Pipeline) account(doc *agg.Doc, before, after map[event.NetNS]reading) {
-	traced := p.traced()
-	turns := p.seesTurns()
+func (h hooks) account(doc *agg.Doc, before, after map[event.NetNS]reading) {
+	traced, turns := h.traced(), h.seesTurns()
 	var lacking string
 	if after[probe.OtherNetNS].ours != before[probe.OtherNetNS].ours {
 		lacking = errTooMany.Error() + ", some of it may be missing here"
@@ -227,9 +226,8 @@ func fellBack(b, a reading) bool {
 }
 
 // seesTurns says whether both hooks of Counters.Turns are in place.
-func (p *Pipeline) seesTurns() bool {
-	has := p.hooked()
-	return has["nf_conntrack_init_net"] && has["nf_conntrack_expect_pernet_fini"]
+func (h hooks) seesTurns() bool {
+	return h["nf_conntrack_init_net"] && h["nf_conntrack_expect_pernet_fini"]
 }
 
 func join(a, b string) string {
@@ -240,11 +238,10 @@ func join(a, b string) string {
 }
 
 // traced is the set of counters that the attached hooks see in full.
-func (p *Pipeline) traced() agg.CounterSet {
-	set, has := agg.CounterSet(0), p.hooked()
+func (h hooks) traced() (set agg.CounterSet) {
 	add := func(c agg.Counter, symbols ...string) {
 		for _, s := range symbols {
-			if !has[s] {
+			if !h[s] {
 				return
 			}
 		}
@@ -262,9 +259,11 @@ func (p *Pipeline) traced() agg.CounterSet {
 	return set
 }
 
-// hooked is the set of functions with programs in place.
-func (p *Pipeline) hooked() map[string]bool {
-	has := map[string]bool{}
+// hooks is the set of functions with programs in place.
+type hooks map[string]bool
+
+func (p *Pipeline) hooked() hooks {
+	has := hooks{}
 	for _, h := range p.Report().Hooks {
 		has[h.Symbol] = h.Backend != ""
 	}

@@ -3,7 +3,6 @@ package pipeline
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"maps"
 	"slices"
 	"time"
@@ -59,17 +58,9 @@ type Place struct {
 	Name  string      `json:"netns_name,omitempty"`
 }
 
-// markOf is the mark that an item has.
-func markOf(x *capture.Item) (m Mark, err error) {
-	if err = json.Unmarshal(x.JSON, &m); err != nil {
-		err = badSection("a mark", x.JSON, err)
-	}
-	return m, err
-}
-
 // markFinding notes a finding that is told. The lock is held.
 func (w *Watch) markFinding(f *agg.Finding) {
-	if w.rec != nil {
+	if w.rec.Recorder != nil {
 		w.rec.JSON(capture.Mark, now(), Mark{Finding: &FindingMark{ID: f.ID, Class: f.Class, State: f.State, Severity: f.Severity,
 			NetNS: f.NetNS, Source: view.SourceText(f.Source), Why: f.Why}})
 	}
@@ -113,7 +104,7 @@ func (l levels) crossed(tables []agg.TableState, fn func(t *agg.TableState, from
 
 // markLevels notes thresholds that were crossed. The lock is held.
 func (w *Watch) markLevels(at event.Ktime, tables []agg.TableState) {
-	if w.rec == nil {
+	if w.rec.Recorder == nil {
 		return
 	}
 	w.levels.crossed(tables, func(t *agg.TableState, from, to agg.Level) {

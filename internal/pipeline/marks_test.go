@@ -36,7 +36,7 @@ func marksIn(t *testing.T, path string) (out []Mark) {
 		}
 		must(t, err)
 		if x.Kind == capture.Mark {
-			m, err := markOf(x)
+			m, err := sectionOf[Mark](x)
 			must(t, err)
 			out = append(out, m)
 		}

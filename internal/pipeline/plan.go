@@ -127,19 +127,26 @@ func planRecording(ctx context.Context, in capture.Source, ns event.NetNS, limit
 			ns = n
 		}
 	}
-	p := Planned{Collector: r.nets[ns], NetNS: ns, Max: r.max[ns], Timeouts: map[string]int{}}
+	p := Planned{Collector: r.nets[ns], NetNS: ns, Max: r.max[ns]}
 	if p.Collector == nil {
 		p.Collector = plan.NewCollector(r.from, false)
 		p.Close(r.from)
 	}
-	for name, value := range in.About().Sysctls[ns.String()] {
+	p.Timeouts = timeoutsIn(in.About(), ns)
+	return p, nil
+}
+
+// timeoutsIn are the sysctls of a namespace by their names after nf_conntrack_.
+func timeoutsIn(h *capture.Header, ns event.NetNS) map[string]int {
+	out := map[string]int{}
+	for name, value := range h.Sysctls[ns.String()] {
 		if _, name, ok := strings.Cut(name, "nf_conntrack_"); ok {
 			if v, err := strconv.Atoi(value); err == nil {
-				p.Timeouts[name] = v
+				out[name] = v
 			}
 		}
 	}
-	return p, nil
+	return out
 }
 
 func (r *recorded) take(x *capture.Item) error {
@@ -186,7 +193,7 @@ func (r *recorded) of(e *event.Event) *plan.Collector {
 }
 
 func (r *recorded) second(x *capture.Item) error {
-	s, err := secondOf(x)
+	s, err := sectionOf[secondState](x)
 	if err != nil {
 		return err
 	}

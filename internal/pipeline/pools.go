@@ -72,10 +72,8 @@ func (w *Watch) poolStates(tables []table, ahead map[agg.Key]poolForecast) (out 
 
 // exhaustedPools are the pools of a namespace that lost packets, most first. How
 // many ports are in use is not known in a triage: a walk does not tell replies.
-func (w *Watch) exhaustedPools(ns event.NetNS) []agg.Pool {
-	w.lock()
-	defer w.mu.Unlock()
-	all, _ := w.census.Pools(agg.DefaultPools, func(k *agg.Key) bool { return k.NetNS == ns })
+func exhaustedPools(c *agg.Census, ns event.NetNS) []agg.Pool {
+	all, _ := c.Pools(agg.DefaultPools, func(k *agg.Key) bool { return k.NetNS == ns })
 	all = slices.DeleteFunc(all, func(p agg.Pool) bool { return p.Drops == 0 })
 	slices.SortStableFunc(all, func(a, b agg.Pool) int { return cmp.Compare(b.Drops, a.Drops) })
 	return all[:min(len(all), poolRows)]

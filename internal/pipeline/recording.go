@@ -2,13 +2,12 @@ package pipeline
 
 import (
 	"context"
-	"encoding/json"
-	"errors"
-	"fmt"
+	"maps"
 	"os"
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -16,62 +15,224 @@ import (
 	"github.com/ctsight/ctsight/internal/ctnl"
 	"github.com/ctsight/ctsight/internal/detect"
 	"github.com/ctsight/ctsight/internal/event"
+	"github.com/ctsight/ctsight/internal/probe"
 	"github.com/ctsight/ctsight/internal/record/capture"
 )
 
 // What a Watch makes use of is recorded where it does so, in that order: with it alone
 // all that was made of it can be made again.
 
-// secondState is the state once a second, as it is in a recording (capture.Second).
-type secondState struct {
-	Tables []agg.TableState `json:"tables,omitempty"`
-	Pools  []agg.PoolState  `json:"pools,omitempty"`
-	Loss   agg.Loss         `json:"loss"`
-	End    bool             `json:"end,omitempty"` // of the recording: what is open is told
+// tape is how the recording of a Watch stands.
+type tape struct {
+	*capture.Recorder // nil where nothing is recorded
+
+	limit     int       // that the census was told last
+	files     int       // that were begun when the last snapshot was taken
+	snapshot  time.Time // when that was
+	events    uint64    // how many events there had been
+	took      time.Duration
+	counts    time.Time // of the last reading
+	countsFor time.Duration
+
+	// The first and the last reading: the first had ended, and the last began.
+	before, after map[event.NetNS]reading
+	from, to      event.Ktime
 }
 
-// secondOf is the state that an item has.
-func secondOf(x *capture.Item) (s secondState, err error) {
-	if err = json.Unmarshal(x.JSON, &s); err != nil {
-		err = badSection("a state", x.JSON, err)
-	}
-	return s, err
-}
-
-// lookStep is a step of looking at contacts (capture.Looks): first those are taken that
-// are due, then comes what each has shown.
-type lookStep struct {
-	Due  bool     `json:"due,omitempty"`
-	Seen []uint64 `json:"seen,omitempty"` // packLook
-}
-
-// packLook puts what a look has shown into a number: bit 0 known, 1 by a query, 2 live,
-// 3 to 10 the state of TCP, the status from bit 11 on.
-func packLook(s *detect.Seen) (v uint64) {
-	for i, is := range []bool{s.Known, s.Query, s.Live} {
-		if is {
-			v |= 1 << i
-		}
-	}
-	return v | uint64(s.TCPState)<<3 | uint64(s.Status)<<11
-}
-
-func unpackLook(v uint64) detect.Seen {
-	return detect.Seen{Known: v&1 != 0, Query: v&2 != 0, Live: v&4 != 0, TCPState: event.TCPState(v >> 3), Status: event.Status(v >> 11)}
-}
+const (
+	countsEvery   = 15 * time.Second
+	countsShare   = 200 // of the time at most one part goes into readings
+	snapshotEvery = 10 * time.Minute
+	snapshotLong  = time.Hour // and then whatever it costs
+	snapshotShare = 20        // as for countsShare
+)
 
 // Record has the watch record what it makes use of; after Detect and before Run. The
 // recorder is not closed.
-func (w *Watch) Record(r *capture.Recorder) { w.rec, w.levels = r, levels{} }
+func (w *Watch) Record(r *capture.Recorder) {
+	w.rec, w.levels = tape{Recorder: r, limit: -1, snapshot: time.Now()}, levels{}
+	w.recordStep(w.start, censusStep{Begin: true})
+	w.recordCounts(false)
+	for ns, x := range w.rec.before { // what is lost is counted from the same moment on
+		w.first[ns] = x.ours
+	}
+}
+
+// recordStep notes a step of the census. The lock is held.
+func (w *Watch) recordStep(at event.Ktime, s censusStep) {
+	if w.rec.Recorder != nil {
+		w.rec.JSON(capture.Steps, at, s)
+	}
+}
+
+// recordLimit notes a bound, when it is another one. The lock is held.
+func (w *Watch) recordLimit(n int) {
+	if w.rec.Recorder != nil && n != w.rec.limit {
+		w.rec.limit = n
+		w.recordStep(w.now(), censusStep{Limit: &n})
+	}
+}
+
+// recordJudged notes what first contacts have shown. The lock is held.
+func (w *Watch) recordJudged(contacts []agg.Contact, q []probe.Peek) {
+	if w.rec.Recorder == nil {
+		return
+	}
+	s, verdicts := censusStep{}, make([]byte, len(q))
+	for i := range q {
+		switch {
+		case q[i].Result != probe.PeekLive:
+			verdicts[i] = contactGone
+		case q[i].Status&event.SeenReply != 0:
+			verdicts[i] = contactAnswered
+		default:
+			verdicts[i] = contactSilent
+		}
+		s.Tags = appendTag(s.Tags, contacts[i].Ptr, contacts[i].Time, &contacts[i].Orig)
+	}
+	s.Judged = string(verdicts)
+	w.recordStep(w.now(), s)
+}
+
+// recordCounts takes a reading of all counters, and notes it. Where it cannot be taken the
+// next one will do.
+func (w *Watch) recordCounts(last bool) {
+	began, at := time.Now(), now()
+	all, err := w.p.readings()
+	if err != nil {
+		return
+	}
+	w.lock()
+	defer w.mu.Unlock()
+	done, t := now(), &w.rec
+	for _, c := range countsOf(all, done, last) {
+		t.JSON(capture.Counts, at, c)
+	}
+	if t.before == nil {
+		t.before, t.from = all, done
+	}
+	t.after, t.to = all, at
+	t.counts, t.countsFor = time.Now(), time.Since(began)
+}
+
+// keepRecord notes once in a while what a recording needs to be read from its middle: the
+// counters, and what is in the tables. The latter takes as much room as so many events: it
+// comes when as many have come, at the beginning of a file and now and then.
+func (w *Watch) keepRecord(ctx context.Context) {
+	t, s := &w.rec, time.Now()
+	if t.Recorder == nil {
+		return
+	}
+	if s.Sub(t.counts) >= max(countsEvery, countsShare*t.countsFor) {
+		w.recordCounts(false)
+	}
+	if w.unread() || s.Sub(t.snapshot) < snapshotShare*t.took {
+		return
+	}
+	files, events, since := t.Stats().Files, w.cameSoFar(), s.Sub(t.snapshot)
+	if (files != t.files || since >= snapshotEvery) && (events-t.events >= uint64(w.held()) || since >= snapshotLong) {
+		w.takeSnapshot(ctx)
+		t.files, t.events = files, events
+	}
+}
+
+// takeSnapshot notes which entries there are.
+func (w *Watch) takeSnapshot(ctx context.Context) {
+	began := time.Now()
+	w.note(capture.Snapshot, struct{}{})
+	var n uint64
+	var batch []event.Event
+	flush := func() {
+		w.rec.Wait()
+		w.rec.Events(capture.Stands, batch)
+		n += uint64(len(batch))
+		batch = batch[:0]
+	}
+	end := w.walkStanding(ctx, func(e *event.Event) {
+		if !w.p.cfg.Filter.Match(e) {
+			return
+		}
+		if batch = append(batch, *e); len(batch) == agg.Batch {
+			flush()
+		}
+	})
+	flush()
+	end.Entries = n
+	w.note(capture.Held, end)
+	w.rec.snapshot, w.rec.took = time.Now(), time.Since(began)
+}
+
+// note notes that a snapshot begins or has ended.
+func (w *Watch) note(k capture.Kind, v any) {
+	w.lock()
+	defer w.mu.Unlock()
+	w.rec.JSON(k, w.now(), v)
+}
+
+// walkStanding calls fn for the entries of all tables, which is told of one twice where a
+// table was replaced meanwhile.
+func (w *Watch) walkStanding(ctx context.Context, fn func(*event.Event)) (end snapshotEnd) {
+	at := now()
+	if _, ok := w.p.Source.(walker); ok {
+		buckets, err := w.walkHeld(func(q *probe.Peek) {
+			fn(&event.Event{Kind: event.New, Time: at, NetNS: q.NetNS, Zone: q.Zone, Orig: q.Orig, Status: q.Status, TCPState: q.TCPState})
+		})
+		if err != nil {
+			end.Why = err.Error()
+		}
+		end.Whole, end.Buckets, end.Held = err == nil, buckets, w.heldRows()
+		return end
+	}
+	end.Whole, end.Why = true, errNoWalk.Error()
+	for _, t := range w.all() {
+		err := w.dumpTo(ctx, t.ns, func(e event.Event) {
+			e.Time = at
+			fn(&e)
+		})
+		end.Whole = end.Whole && err == nil
+	}
+	return end
+}
+
+// walkHeld reads all tables, calls fn, if not nil, for each entry, and keeps what sort of
+// entries hold them.
+func (w *Watch) walkHeld(fn func(*probe.Peek)) (buckets uint64, err error) {
+	var all map[event.NetNS]*agg.Holdings
+	walked, err := w.walkAll(func() func(*probe.Peek) {
+		all = map[event.NetNS]*agg.Holdings{}
+		return func(q *probe.Peek) {
+			if all[q.NetNS] == nil {
+				all[q.NetNS] = &agg.Holdings{}
+			}
+			all[q.NetNS].Add(&q.Orig, q.Status, q.TCPState, q.Timeout)
+			if fn != nil {
+				fn(q)
+			}
+		}
+	})
+	if err != nil {
+		return 0, err
+	}
+	w.holders = all
+	return uint64(walked.Buckets), nil
+}
+
+func (w *Watch) heldRows() (out []held) {
+	for _, ns := range slices.Sorted(maps.Keys(w.holders)) {
+		out = append(out, held{ns, w.holders[ns]})
+	}
+	return out
+}
 
 // CaptureHeader is that of a recording of this watch; after Detect.
 func (w *Watch) CaptureHeader(tool string) capture.Header {
 	report := w.p.Report()
 	h := capture.Header{Tool: tool, Backend: report.Backend, Wall: w.clock.Wall, Mono: int64(w.clock.Mono), Start: int64(w.start),
 		Filter: w.p.cfg.Filter.String(), Sysctls: map[string]map[string]string{}, Names: map[string]string{}}
-	if w.detector != nil {
-		h.Seed = w.detector.seed
-	}
+	h.Seed = w.tableSeed
+	c := w.census.Config()
+	h.Census = &capture.Census{Rows: c.MaxRows, Live: c.MaxLive, Judged: c.MaxJudged, Pools: c.MaxPools, Sums: c.Sums, Seed: c.Seed}
+	h.EntryBytes = EntrySize()
 	for _, k := range report.Hooks {
 		if k.Backend != "" {
 			h.Hooks = append(h.Hooks, k.Symbol)
@@ -118,219 +279,28 @@ const namespacesTold = 256
 
 // record notes events. The lock is held.
 func (w *Watch) record(events []event.Event) {
-	if w.rec != nil {
+	if w.rec.Recorder != nil {
 		w.rec.Events(capture.Events, events)
 	}
 }
 
 // recordLooks notes a step of looking. The lock is held.
-func (w *Watch) recordLooks(at event.Ktime, seen []detect.Seen) {
-	if w.rec == nil {
+func (w *Watch) recordLooks(at event.Ktime, looks []detect.Look, seen []detect.Seen) {
+	if w.rec.Recorder == nil {
 		return
 	}
 	s := lookStep{Due: seen == nil}
 	for i := range seen {
 		s.Seen = append(s.Seen, packLook(&seen[i]))
+		s.Tags = appendTag(s.Tags, looks[i].Ptr, looks[i].At, &looks[i].Orig)
 	}
 	w.rec.JSON(capture.Looks, at, s)
 }
 
 // recordSecond notes the state. The lock is held.
-func (w *Watch) recordSecond(at event.Ktime, s detect.State, end bool) {
-	if w.rec != nil {
-		w.rec.JSON(capture.Second, at, secondState{s.Tables, s.Pools, s.Loss, end})
+func (w *Watch) recordSecond(at event.Ktime, s secondState) {
+	if w.rec.Recorder != nil {
+		w.rec.JSON(capture.Second, at, s)
 		w.rec.Flush()
 	}
-}
-
-// badSection says that a section of a recording is not what it should be.
-func badSection(what string, b json.RawMessage, err error) error {
-	const most = 40
-	return fmt.Errorf("%s %q: %w", what, b[:min(len(b), most)], err)
-}
-
-// ReplayCapture runs an Engine over a recording, as fast as it can: the same steps in the
-// same order as live, and so the same findings. With a filter the engine sees less, and is
-// told of its contacts what was found out of them then.
-func ReplayCapture(ctx context.Context, in capture.Source, c ReplayConfig) (Replayed, error) {
-	h := in.About()
-	c.Detect.Clock, c.Detect.Seed = h.Clock(), h.Seed
-	r := captured{c: c, engine: detect.New(c.Detect, event.Ktime(h.Start)), from: event.Ktime(h.Start)}
-	if r.all = r.engine; !c.Filter.All() {
-		r.all = detect.New(detect.Config{Clock: h.Clock(), Seed: h.Seed}, event.Ktime(h.Start))
-		r.known = map[contact]detect.Seen{}
-	}
-	err := eachItem(ctx, in, r.take)
-	if errors.Is(err, errEnough) {
-		err = nil
-	}
-	return r.done(), err
-}
-
-var errEnough = errors.New("enough")
-
-// captured is a replay of a recording that is under way.
-type captured struct {
-	c      ReplayConfig
-	out    Replayed
-	engine *detect.Engine
-	all    *detect.Engine // without the filter: the one that the looks were for
-	known  map[contact]detect.Seen
-	kept   []event.Event
-	looks  []detect.Look // that are due
-	filled []detect.Look // of the engine with the filter
-	from   event.Ktime
-	first  event.Ktime
-	last   event.Ktime
-}
-
-// contact says whose look it was.
-type contact struct {
-	ptr uint64
-	at  event.Ktime
-}
-
-func (r *captured) take(x *capture.Item) error {
-	switch x.Kind {
-	case capture.Events:
-		return r.events(x.Events)
-	case capture.Entries:
-		for i := range x.Events {
-			if r.all.Seed(&x.Events[i]); r.known != nil && r.c.Filter.Match(&x.Events[i]) {
-				r.engine.Seed(&x.Events[i])
-			}
-			if r.c.Filter.Match(&x.Events[i]) {
-				r.c.each(Told{At: x.Events[i].Time, Entry: &x.Events[i]})
-			}
-		}
-	case capture.Sums:
-		for i := range x.Sums {
-			r.all.AddSum(&x.Sums[i]) // of a filter that programs know nothing of, nothing is summed
-			if !r.c.takes(&x.Sums[i]) {
-				continue
-			}
-			if r.known != nil {
-				r.engine.AddSum(&x.Sums[i])
-			}
-			r.c.each(Told{At: x.Sums[i].Last, Sum: &x.Sums[i]})
-		}
-	case capture.Looks:
-		return r.look(x)
-	case capture.Second:
-		return r.second(x)
-	case capture.Mark:
-		m, err := markOf(x)
-		if err != nil {
-			return err
-		}
-		r.c.each(Told{At: x.At, Mark: &m})
-	case capture.Gap:
-		r.c.each(Told{At: x.At, Missing: max(1, x.Lost.Events)})
-	}
-	return nil
-}
-
-func (r *captured) events(events []event.Event) error {
-	if r.first == 0 {
-		r.first = events[0].Time
-	}
-	if r.c.For > 0 && events[len(events)-1].Time.Sub(r.from) >= r.c.For {
-		n := 0
-		for n < len(events) && events[n].Time.Sub(r.from) < r.c.For {
-			n++
-		}
-		if events = events[:n]; n == 0 {
-			return errEnough
-		}
-	}
-	r.last = events[len(events)-1].Time
-	r.out.Lines += uint64(len(events))
-	if r.known == nil {
-		r.out.Events += uint64(len(events))
-		r.tell(events)
-	}
-	r.all.AddAll(events)
-	if r.known == nil {
-		return nil
-	}
-	r.kept = r.kept[:0]
-	for i := range events {
-		if r.c.Filter.Match(&events[i]) {
-			r.kept = append(r.kept, events[i])
-		}
-	}
-	r.out.Events += uint64(len(r.kept))
-	r.tell(r.kept)
-	r.engine.AddAll(r.kept)
-	return nil
-}
-
-func (r *captured) tell(events []event.Event) {
-	for i := range events {
-		r.c.each(Told{At: events[i].Time, Event: &events[i]})
-	}
-}
-
-func (r *captured) look(x *capture.Item) error {
-	var s lookStep
-	if err := json.Unmarshal(x.JSON, &s); err != nil {
-		return badSection("looks", x.JSON, err)
-	}
-	if s.Due {
-		r.looks = r.all.Due(x.At, slices.Grow(r.looks[:0], contactBatch)[:0:contactBatch])
-		if r.known != nil {
-			r.filled = r.engine.Due(x.At, slices.Grow(r.filled[:0], contactBatch)[:0:contactBatch])
-		}
-		return nil
-	}
-	seen := make([]detect.Seen, len(r.looks)) // where a part of the file is missing they are others
-	for i := range min(len(s.Seen), len(seen)) {
-		seen[i] = unpackLook(s.Seen[i])
-	}
-	for i := range seen {
-		if l := &r.looks[i]; seen[i].Known && seen[i].Live {
-			r.c.each(Told{At: x.At, Seen: &Standing{l.NetNS, l.Zone, l.Ptr, l.Orig, seen[i].Status}})
-		}
-	}
-	r.all.SeenAll(r.looks, x.At, seen)
-	if r.known == nil {
-		return nil
-	}
-	clear(r.known)
-	for i := range r.looks {
-		r.known[contact{r.looks[i].Ptr, r.looks[i].At}] = seen[i]
-	}
-	for i := range r.filled {
-		r.engine.Seen(&r.filled[i], x.At, r.known[contact{r.filled[i].Ptr, r.filled[i].At}])
-	}
-	r.filled = r.filled[:0]
-	return nil
-}
-
-func (r *captured) second(x *capture.Item) error {
-	s, err := secondOf(x)
-	if err != nil {
-		return err
-	}
-	state := detect.State{Tables: s.Tables, Pools: s.Pools, Loss: s.Loss}
-	r.c.each(Told{At: x.At, State: &Second{s.Tables, s.Loss}})
-	engines := []*detect.Engine{r.all}
-	if r.known != nil {
-		engines = append(engines, r.engine)
-	}
-	for _, e := range engines {
-		if s.End {
-			e.End(x.At)
-		} else {
-			e.Tick(x.At, state)
-		}
-	}
-	return nil
-}
-
-func (r *captured) done() Replayed {
-	clock := r.c.Detect.Clock
-	r.out.First, r.out.Last = clock.At(r.first), clock.At(r.last)
-	r.out.Found, r.out.Overflow = r.engine.Found(), r.engine.Overflow()
-	return r.out
 }

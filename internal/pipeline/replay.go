@@ -29,6 +29,12 @@ type ReplayConfig struct {
 	// found in it: of what has happened and of entries with those that the filter lets
 	// through.
 	Each func(*Told)
+
+	// judged is for a Past: told are what first contacts have shown, and which findings are
+	// open. dues is the census that Each tells of all that happens, without a filter; nil
+	// for none.
+	judged bool
+	dues   dues
 }
 
 // Replayed is what was in a capture.

@@ -98,7 +98,9 @@ func (w *Watch) bound() {
 	}
 	w.lock()
 	defer w.mu.Unlock()
-	w.census.LimitLive(min(max(full, one), 2*held+liveFresh) + resyncOver)
+	n := min(max(full, one), 2*held+liveFresh) + resyncOver
+	w.census.LimitLive(n)
+	w.recordLimit(n)
 }
 
 // unread says whether a table is still to be read.

@@ -99,7 +99,7 @@ func ledgerOf(t *testing.T, backend string, do func(*Pipeline)) *agg.Doc {
 }
 
 // hooks says whether a backend sees namespaces come and go.
-func hooks(backend string) bool { return backend == probe.Fentry || backend == probe.Kprobe }
+func hasHooks(backend string) bool { return backend == probe.Fentry || backend == probe.Kprobe }
 
 // turnsOf is how often a namespace with the number of l came or went.
 func turnsOf(p *Pipeline, l *life) uint64 {
@@ -164,7 +164,7 @@ func TestLedgerReusedNumber(t *testing.T) {
 				doc := ledgerOf(t, backend, func(p *Pipeline) {
 					turns := turnsOf(p, l)
 					l = tc.do(l)
-					if errors.Is(tc.note, ctnl.ErrNetNSGone) && hooks(p.Report().Backend) {
+					if errors.Is(tc.note, ctnl.ErrNetNSGone) && hasHooks(p.Report().Backend) {
 						within(func() bool { return turnsOf(p, l) > turns })
 					}
 				})
@@ -172,7 +172,7 @@ func TestLedgerReusedNumber(t *testing.T) {
 					t.Skip("the kernel did not use the number again for the next namespaces")
 				}
 				switch {
-				case hooks(doc.Backend):
+				case hasHooks(doc.Backend):
 					checkInserts(t, doc, l.Inode(), tc.kernel, tc.note)
 				case tc.name == "two lives":
 					t.Skip("this backend cannot know that there was another")
@@ -280,7 +280,7 @@ func TestLedgerAccount(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			var doc agg.Doc
-			(&Pipeline{Source: counted{}}).account(&doc, map[event.NetNS]reading{7: tc.before}, map[event.NetNS]reading{7: tc.after})
+			(&Pipeline{Source: counted{}}).hooked().account(&doc, map[event.NetNS]reading{7: tc.before}, map[event.NetNS]reading{7: tc.after})
 			r := insertRow(t, &doc, 7)
 			if known := r.Kernel != nil; known != (tc.kernel >= 0) || known && (*r.Kernel != tc.kernel || *r.Difference != 0) || r.Note != tc.note {
 				t.Errorf("traced %v, kernel %v, note %q; want %d, %q", str(r.Traced), str(r.Kernel), r.Note, tc.kernel, tc.note)
@@ -295,7 +295,7 @@ func TestLedgerPlacesRanOut(t *testing.T) {
 	ns := reading{ns: ctnl.NS{Inode: 7}, exists: true, ours: probe.Counters{NetNS: 7, NewByUser: 1, Turns: 1}, stats: ctnl.Totals{Known: 1<<ctnl.NumCounters - 1}}
 	ns.stats.N[ctnl.StatInsert] = 4
 	var doc agg.Doc
-	(&Pipeline{Source: counted{}}).account(&doc, map[event.NetNS]reading{}, map[event.NetNS]reading{7: ns, probe.OtherNetNS: other})
+	(&Pipeline{Source: counted{}}).hooked().account(&doc, map[event.NetNS]reading{}, map[event.NetNS]reading{7: ns, probe.OtherNetNS: other})
 	if r := insertRow(t, &doc, 7); *r.Difference != -3 || !strings.Contains(r.Note, errTooMany.Error()) {
 		t.Errorf("difference %d, note %q", *r.Difference, r.Note)
 	}

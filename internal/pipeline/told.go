@@ -22,6 +22,19 @@ type Told struct {
 	Found *agg.Finding
 	// Missing is how many events are not in the capture, and should be here.
 	Missing uint64
+
+	// For a Past.
+	step   *censusStep
+	judged *judged
+	counts *countsState
+	held   *snapshotEnd
+	open   []agg.Finding // those that are open, when something was told
+}
+
+// judged is a first contact with what a look at it has shown.
+type judged struct {
+	contact  *agg.Contact
+	answered bool
 }
 
 // Standing is what became of a live entry.
@@ -37,6 +50,18 @@ type Standing struct {
 type Second struct {
 	Tables []agg.TableState
 	Loss   agg.Loss
+
+	// For a Past.
+	pools []agg.PoolState
+	sums  agg.PoolSums
+	end   bool
+}
+
+// Only is what it says of one namespace.
+func (s Second) Only(ns event.NetNS) Second {
+	s.Tables = slices.DeleteFunc(slices.Clone(s.Tables), func(t agg.TableState) bool { return t.NetNS != ns })
+	s.pools = slices.DeleteFunc(slices.Clone(s.pools), func(p agg.PoolState) bool { return p.NetNS != ns })
+	return s
 }
 
 // each tells a step to who wants to know, who must not keep what it points to.
@@ -95,8 +120,16 @@ func (t *Told) on(to *copied, clock event.Clock, room uint64) *Told {
 		out.Sum = &s
 	}
 	if t.State != nil {
-		out.State = &Second{slices.Clone(t.State.Tables), t.State.Loss}
+		s := *t.State
+		s.Tables, s.pools = slices.Clone(s.Tables), slices.Clone(s.pools)
+		out.State = &s
 	}
+	if t.judged != nil {
+		c := *t.judged.contact
+		c.Time, c.Ptr = c.Time+late, apart(c.Ptr, room)
+		out.judged = &judged{&c, t.judged.answered}
+	}
+	out.step, out.open = t.step, t.open
 	return out
 }
 

@@ -20,6 +20,9 @@ import (
 // errNoWalk is why a backend does not know who holds the table.
 var errNoWalk = errors.New("this backend cannot read the table without dumping it")
 
+// TriageDims are those of the census that a triage is made of.
+var TriageDims = []agg.Dim{agg.BySrc, agg.ByDst, agg.ByPrefix, agg.ByNetNS}
+
 // NewTriage is NewWatch for a table that may be full: it is walked without a
 // lock, not dumped.
 func (p *Pipeline) NewTriage(clock event.Clock, c agg.CensusConfig) *Watch {
@@ -66,7 +69,22 @@ func (w *Watch) walkAll(begin func() func(*probe.Peek)) (probe.Walked, error) {
 // Triage returns what is known after Finish, of one namespace or, with 0, of the
 // fullest. own is the namespace that commands are typed in.
 func (w *Watch) Triage(focus, own event.NetNS, rows int) *triage.Doc {
-	top := w.Top(agg.ByNetNS, agg.ColLive, 0, nil)
+	return triageOf(w, focus, own, rows)
+}
+
+// scene is what a triage looks at: a Watch that has ended, or a Past.
+type scene interface {
+	Top(by agg.Dim, c agg.Column, n int, keep func(*agg.Key) bool) *agg.TopDoc
+	topOf(by agg.Dim, c agg.Column, n int, ns event.NetNS) agg.Top
+	memory() (object int, buckets uint64)
+	heldIn(ns event.NetNS) (h *agg.Holdings, why string) // or why it is not known
+	lostIn(ns event.NetNS) agg.Exact
+	exhausted(ns event.NetNS) []agg.Pool
+	place(ns event.NetNS) (at ctnl.NS, timeouts map[string]int)
+}
+
+func triageOf(s scene, focus, own event.NetNS, rows int) *triage.Doc {
+	top := s.Top(agg.ByNetNS, agg.ColLive, 0, nil)
 	d := &triage.Doc{From: top.From, To: top.To, Backend: top.Backend, Table: top.Table, Loss: top.Loss}
 	for _, t := range d.Table {
 		if t.NetNS == focus || focus == 0 && (d.Focus.NetNS == 0 || fuller(&t, &d.Focus)) {
@@ -74,26 +92,19 @@ func (w *Watch) Triage(focus, own event.NetNS, rows int) *triage.Doc {
 		}
 	}
 	ns := d.Focus.NetNS
-	d.Holders = w.topOf(agg.BySrc, agg.ColLive, rows, ns)
-	d.Arrivals = w.topOf(agg.BySrc, agg.ColNewRate, rows, ns)
-	d.Targets = w.topOf(agg.ByDst, agg.ColLive, rows, ns)
-	d.Prefixes = w.topOf(agg.ByPrefix, agg.ColLive, rows, ns)
-	var err error
-	if d.Held, d.Memory.Buckets, err = w.holdings(ns); err != nil {
-		d.HeldErr = err.Error()
-	}
-	d.Memory.Object = EntrySize()
-	w.lost(d, ns)
-	d.Pools = w.exhaustedPools(ns)
-	for _, t := range w.all() {
-		if t.ns.Inode != ns {
-			continue
-		}
-		d.Timeouts = t.ns.Timeouts()
-		if ns != own {
-			if d.Enter = triage.EnterName(t.ns.Name); t.ns.Name == "" {
-				d.Enter = triage.EnterPath(t.ns.Path)
-			}
+	d.Holders = s.topOf(agg.BySrc, agg.ColLive, rows, ns)
+	d.Arrivals = s.topOf(agg.BySrc, agg.ColNewRate, rows, ns)
+	d.Targets = s.topOf(agg.ByDst, agg.ColLive, rows, ns)
+	d.Prefixes = s.topOf(agg.ByPrefix, agg.ColLive, rows, ns)
+	d.Held, d.HeldErr = s.heldIn(ns)
+	d.Memory.Object, d.Memory.Buckets = s.memory()
+	d.Drops, d.Evicted = lostOf(s.lostIn(ns))
+	d.Pools = s.exhausted(ns)
+	var at ctnl.NS
+	at, d.Timeouts = s.place(ns)
+	if at.Path != "" && ns != own {
+		if d.Enter = triage.EnterName(at.Name); at.Name == "" {
+			d.Enter = triage.EnterPath(at.Path)
 		}
 	}
 	d.Judge()
@@ -105,47 +116,61 @@ func fuller(a, b *agg.TableState) bool {
 	return cmp.Or(cmp.Compare(a.Fill(), b.Fill()), cmp.Compare(a.NewRate, b.NewRate)) > 0
 }
 
-// topOf is Top of one namespace; its Total and Tracked are that one's.
 func (w *Watch) topOf(by agg.Dim, c agg.Column, n int, ns event.NetNS) agg.Top {
 	w.lock()
 	defer w.mu.Unlock()
-	at := w.now()
-	t := w.census.Top(by, c, n, at, func(k *agg.Key) bool { return k.NetNS == ns })
-	t.Total, t.Tracked = w.census.NetNS(ns, at), t.Kept
+	return topOf(w.census, by, c, n, ns, w.now())
+}
+
+// topOf is Top of one namespace; its Total and Tracked are that one's.
+func topOf(census *agg.Census, by agg.Dim, c agg.Column, n int, ns event.NetNS, at event.Ktime) agg.Top {
+	t := census.Top(by, c, n, at, func(k *agg.Key) bool { return k.NetNS == ns })
+	t.Total, t.Tracked = census.NetNS(ns, at), t.Kept
 	return t
 }
 
-// holdings reads the table once more: who holds it now, in which state.
-func (w *Watch) holdings(ns event.NetNS) (*agg.Holdings, uint64, error) {
-	var h *agg.Holdings
-	walked, err := w.walkAll(func() func(*probe.Peek) {
-		h = &agg.Holdings{}
-		return func(q *probe.Peek) {
-			if q.NetNS == ns {
-				h.Add(&q.Orig, q.Status, q.TCPState, q.Timeout)
-			}
-		}
-	})
-	if err != nil {
-		return nil, 0, err
+func (w *Watch) memory() (object int, buckets uint64) { return EntrySize(), w.heldSize }
+
+// heldIn says who held the table at the end, in which state.
+func (w *Watch) heldIn(ns event.NetNS) (*agg.Holdings, string) {
+	if w.heldErr != nil {
+		return nil, w.heldErr.Error()
 	}
-	return h, uint64(walked.Buckets), nil
+	return cmp.Or(w.holders[ns], &agg.Holdings{}), ""
 }
 
-// lost fills in what the programs counted since the beginning.
-func (w *Watch) lost(d *triage.Doc, ns event.NetNS) {
-	x := exact(w.p.countersOf(ns), w.first[ns])
+// lostIn is what the programs counted since the beginning.
+func (w *Watch) lostIn(ns event.NetNS) agg.Exact { return exact(w.last[ns], w.first[ns]) }
+
+func (w *Watch) place(ns event.NetNS) (at ctnl.NS, timeouts map[string]int) {
+	for _, t := range w.all() {
+		if t.ns.Inode == ns {
+			return t.ns, t.ns.Timeouts()
+		}
+	}
+	return at, nil
+}
+
+func (w *Watch) exhausted(ns event.NetNS) []agg.Pool {
+	w.lock()
+	defer w.mu.Unlock()
+	return exhaustedPools(w.census, ns)
+}
+
+// lostOf is what was lost and evicted, the packets most first.
+func lostOf(x agg.Exact) (drops []agg.ReasonCount, evicted []agg.CauseCount) {
 	for r, n := range x.Reasons {
 		if n > 0 && event.Reason(r).Kind() == event.Drop {
-			d.Drops = append(d.Drops, agg.ReasonCount{Reason: event.Reason(r), Count: n})
+			drops = append(drops, agg.ReasonCount{Reason: event.Reason(r), Count: n})
 		}
 	}
 	for _, c := range []event.Cause{event.EarlyDrop, event.EarlyDropGC} {
 		if n := x.Causes[c]; n > 0 {
-			d.Evicted = append(d.Evicted, agg.CauseCount{Cause: c, Count: n})
+			evicted = append(evicted, agg.CauseCount{Cause: c, Count: n})
 		}
 	}
-	slices.SortStableFunc(d.Drops, func(a, b agg.ReasonCount) int { return cmp.Compare(b.Count, a.Count) })
+	slices.SortStableFunc(drops, func(a, b agg.ReasonCount) int { return cmp.Compare(b.Count, a.Count) })
+	return drops, evicted
 }
 
 // EntrySize is the size of an entry's slab object, 0 where the kernel does not

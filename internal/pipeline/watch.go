@@ -12,7 +12,6 @@ import (
 
 	"github.com/ctsight/ctsight/internal/agg"
 	"github.com/ctsight/ctsight/internal/ctnl"
-	"github.com/ctsight/ctsight/internal/detect"
 	"github.com/ctsight/ctsight/internal/event"
 	"github.com/ctsight/ctsight/internal/forecast"
 	"github.com/ctsight/ctsight/internal/probe"
@@ -31,17 +30,18 @@ type Watch struct {
 	walks bool        // the tables are read by Walk, not dumped
 	first map[event.NetNS]probe.Counters
 
-	mu       sync.Mutex // guards the census and the feeds; held for one event or one picture
-	census   *agg.Census
-	came     uint64                                      // events and sums
-	keeps    *journal                                    // what serve wants besides; nil elsewhere
-	detector *detector                                   // nil where nobody wants findings
-	rec      *capture.Recorder                           // nil where nothing is recorded
-	levels   levels                                      // of tables, for who records
-	crossed  func(t *agg.TableState, from, to agg.Level) // nil for nobody
-	batch    []event.Event                               // not in the census yet
-	feeds    map[event.NetNS]*forecast.Feed
-	recent   struct { // the feed of the last event
+	mu        sync.Mutex // guards the census and the feeds; held for one event or one picture
+	census    *agg.Census
+	tableSeed uint64    // of all tables
+	came      uint64    // events and sums
+	keeps     *journal  // what serve wants besides; nil elsewhere
+	detector  *detector // nil where nobody wants findings
+	rec       tape
+	levels    levels                                      // of tables, for who records
+	crossed   func(t *agg.TableState, from, to agg.Level) // nil for nobody
+	batch     []event.Event                               // not in the census yet
+	feeds     map[event.NetNS]*forecast.Feed
+	recent    struct { // the feed of the last event
 		ns   event.NetNS
 		feed *forecast.Feed
 	}
@@ -56,6 +56,12 @@ type Watch struct {
 	peekErr, walkErr error
 	buckets          uint32
 	sync             syncState
+	holders          map[event.NetNS]*agg.Holdings // as of the last walk over all
+
+	// After Finish.
+	last     map[event.NetNS]probe.Counters
+	heldErr  error
+	heldSize uint64 // buckets
 }
 
 // Problems returns what could not be looked at, and what is missing for it. Run
@@ -114,7 +120,7 @@ func (p *Pipeline) NewWatch(clock event.Clock, c agg.CensusConfig) *Watch {
 	c.Sums = p.sums != nil
 	w := &Watch{p: p, clock: clock, start: now(), tables: map[event.NetNS]*table{}, feeds: map[event.NetNS]*forecast.Feed{},
 		first: map[event.NetNS]probe.Counters{}}
-	w.census = agg.NewCensus(c, w.start)
+	w.census, w.tableSeed = agg.NewCensus(c, w.start), c.Seed
 	for _, x := range p.Counters() {
 		w.first[x.NetNS] = x
 	}
@@ -136,7 +142,7 @@ func (w *Watch) Run(ctx context.Context, each func(*event.Event) error) error {
 	if w.detector != nil {
 		wg.Go(func() { w.contacts(ctx) })
 	}
-	if w.rec != nil {
+	if w.rec.Recorder != nil {
 		wg.Go(func() { w.mindSysctls(ctx) })
 	}
 	if b, ok := w.p.Source.(batcher); ok && each == nil {
@@ -179,8 +185,8 @@ func (w *Watch) addAll(events []event.Event) {
 
 // count gives the census and all others their events. The lock is held.
 func (w *Watch) count(events []event.Event) {
+	w.census.AddAll(events) // which tells destroys their lifetime
 	w.record(events)
-	w.census.AddAll(events)
 	for i := range events {
 		w.counted(&events[i])
 	}
@@ -214,8 +220,8 @@ func (w *Watch) add(e *event.Event, atOnce bool) bool {
 	w.came++
 	if atOnce {
 		w.flush()
-		w.record([]event.Event{*e})
 		w.census.Add(e)
+		w.record([]event.Event{*e})
 		w.counted(e)
 		if w.detector != nil {
 			w.detector.engine.Add(e)
@@ -245,7 +251,7 @@ func (w *Watch) addSum(x *event.Sum) {
 	if w.keeps != nil {
 		w.keeps.ledger.AddSum(x)
 	}
-	if w.rec != nil {
+	if w.rec.Recorder != nil {
 		w.rec.Sum(x)
 	}
 	if w.detector != nil {
@@ -314,7 +320,8 @@ func (w *Watch) lookOnce(ctx context.Context, l *looked) {
 	}
 	w.judge()
 	w.forecast()
-	w.detect()
+	w.second()
+	w.keepRecord(ctx)
 }
 
 // cameSoFar is a number that is another when something has happened.
@@ -386,8 +393,10 @@ func (w *Watch) seed(ctx context.Context) {
 	w.lock()
 	if w.sync.begin(begin, w.gone()) {
 		w.census.Forget(held)
+		w.recordStep(w.now(), censusStep{Forget: &held})
 	}
 	w.census.BeginSeed()
+	w.recordStep(w.now(), censusStep{Seed: seedBegin})
 	w.mu.Unlock()
 	whole := true
 	for _, t := range todo {
@@ -400,7 +409,12 @@ func (w *Watch) seed(ctx context.Context) {
 		w.nets.Unlock()
 	}
 	w.lock()
-	w.census.EndSeed(now(), whole)
+	at, how := now(), seedEnd
+	w.census.EndSeed(at, whole)
+	if whole {
+		how = seedWhole
+	}
+	w.recordStep(at, censusStep{Seed: how})
 	w.mu.Unlock()
 	w.sync.took = time.Since(begin)
 }
@@ -408,15 +422,20 @@ func (w *Watch) seed(ctx context.Context) {
 // dump tells the census what is in a namespace. One that was cut short, by a
 // resize of the hash table say, is begun again: what is told twice counts once.
 func (w *Watch) dump(ctx context.Context, ns ctnl.NS) error {
+	found := seeds{w: w}
+	defer found.flush()
+	return w.dumpTo(ctx, ns, found.add)
+}
+
+// dumpTo calls fn for the entries of a namespace.
+func (w *Watch) dumpTo(ctx context.Context, ns ctnl.NS, fn func(event.Event)) error {
 	conn, err := ctnl.Dial(ns)
 	if err != nil {
 		return err
 	}
 	defer conn.Close()
-	found := seeds{w: w}
-	defer found.flush()
 	return conn.Dump(ctx, func(e *ctnl.Entry) error {
-		found.add(event.Event{Kind: event.New, NetNS: ns.Inode, Zone: e.Zone, Mark: e.Mark, Orig: e.Orig, Reply: e.Reply, Status: e.Status})
+		fn(event.Event{Kind: event.New, NetNS: ns.Inode, Zone: e.Zone, Mark: e.Mark, Orig: e.Orig, Reply: e.Reply, Status: e.Status})
 		return nil
 	})
 }
@@ -440,13 +459,15 @@ func (s *seeds) add(e event.Event) {
 // flush tells the census of those that it was not told of yet.
 func (s *seeds) flush() {
 	w := s.w
+	if w.rec.Recorder != nil {
+		w.rec.Wait()
+	}
 	w.lock()
 	defer w.mu.Unlock()
 	for i := range s.all {
-		if e := &s.all[i]; w.census.Seed(e.NetNS, e.Zone, &e.Orig) {
-			w.census.SeedPool(e)
+		if e := &s.all[i]; seedCensus(w.census, e) {
 			w.detector.seeded(e)
-			if w.rec != nil {
+			if w.rec.Recorder != nil {
 				w.rec.Events(capture.Entries, s.all[i:i+1])
 			}
 		}
@@ -511,7 +532,9 @@ func (w *Watch) judge() {
 	contacts := make([]agg.Contact, 0, judgeBatch)
 	for {
 		w.lock()
-		contacts = w.census.Due(now()-event.Ktime(agg.JudgeAfter), contacts)
+		until := now() - event.Ktime(agg.JudgeAfter)
+		contacts = w.census.Due(until, contacts)
+		w.recordStep(until, censusStep{Due: true})
 		w.mu.Unlock()
 		if len(contacts) == 0 {
 			return
@@ -529,6 +552,7 @@ func (w *Watch) judge() {
 				w.census.Judge(&contacts[i], q[i].Status&event.SeenReply != 0)
 			}
 		}
+		w.recordJudged(contacts, q)
 		w.mu.Unlock()
 	}
 }
@@ -594,6 +618,7 @@ func (w *Watch) Seeded() bool {
 // which takes a while: from the first on nothing counts.
 func (w *Watch) Finish() error {
 	w.fills()
+	w.lastCounts()
 	w.lock()
 	w.end = now()
 	w.mu.Unlock()
@@ -603,13 +628,40 @@ func (w *Watch) Finish() error {
 		w.add(e, false)
 		return nil
 	}))
+	if w.walks || w.rec.Recorder != nil {
+		w.heldSize, w.heldErr = w.walkHeld(nil)
+	}
+	if w.rec.Recorder != nil {
+		s := snapshotEnd{Buckets: w.heldSize, Held: w.heldRows()}
+		if w.heldErr != nil {
+			s.Why = w.heldErr.Error()
+		}
+		w.note(capture.Held, s)
+	}
+	w.second()
+	w.lock()
 	if w.detector != nil {
-		w.detect()
-		w.lock()
 		w.detector.engine.End(w.now())
-		w.recordSecond(w.now(), detect.State{Loss: w.p.loss()}, true)
-		w.mu.Unlock()
+	}
+	w.recordSecond(w.now(), secondState{Loss: w.p.loss(), End: true})
+	w.mu.Unlock()
+	if w.detector != nil {
 		w.handOut()
 	}
 	return err
+}
+
+// lastCounts are what the programs have counted until now.
+func (w *Watch) lastCounts() {
+	w.last = map[event.NetNS]probe.Counters{}
+	if w.rec.Recorder != nil {
+		w.recordCounts(true)
+		for ns, x := range w.rec.after {
+			w.last[ns] = x.ours
+		}
+		return
+	}
+	for _, x := range w.p.Counters() {
+		w.last[x.NetNS] = x
+	}
 }

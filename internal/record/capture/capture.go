@@ -15,7 +15,7 @@ import (
 // what a later second number has added.
 const (
 	Major = 1
-	Minor = 0
+	Minor = 1
 )
 
 // Header is where a recording comes from.
@@ -37,6 +37,20 @@ type Header struct {
 	// Sysctls are net.netfilter.nf_conntrack_* of each namespace by its number.
 	Sysctls map[string]map[string]string `json:"sysctls,omitempty"`
 	Names   map[string]string            `json:"netns_names,omitempty"` // of namespaces, by number
+	// Census is what it was counted with, nil before format 1.1.
+	Census     *Census `json:"census,omitempty"`
+	EntryBytes int     `json:"entry_bytes,omitempty"` // of an entry in its slab
+}
+
+// Census is the bounds of the tables that counted, and their seed: with them the same
+// is counted again.
+type Census struct {
+	Rows   int    `json:"rows"`
+	Live   int    `json:"live"`
+	Judged int    `json:"judged"`
+	Pools  int    `json:"pools"`
+	Sums   bool   `json:"sums,omitempty"`
+	Seed   uint64 `json:"seed"`
 }
 
 // Clock is the clock pair.
@@ -54,15 +68,29 @@ const (
 	Looks   Kind = 5 // what looks at entries have shown
 	Gap     Kind = 6 // something is missing here
 	Mark    Kind = 7 // a finding, a threshold, a change of a sysctl
+	// Since format 1.1:
+	Steps    Kind = 8  // of the census, besides events
+	Counts   Kind = 9  // a reading of all counters, ours and the kernel's
+	Snapshot Kind = 10 // Stands follow; a reader may begin here
+	Stands   Kind = 11 // entries that are in the table: New events
+	Held     Kind = 12 // a snapshot has ended, or just who holds the tables
 )
+
+// plain says that an item is of JSON.
+func (k Kind) plain() bool {
+	return k == Second || k == Looks || k == Gap || k == Mark || k == Steps || k == Counts || k == Snapshot || k == Held
+}
+
+// batch says that an item is of events.
+func (k Kind) batch() bool { return k == Events || k == Entries || k == Stands }
 
 // Item is one of what a recording is made of. It is good until the next one is read.
 type Item struct {
 	Kind   Kind
-	At     event.Ktime   // of Second, Looks, Gap and Mark
-	Events []event.Event // of Events and Entries
+	At     event.Ktime   // of those with JSON, and of Gap
+	Events []event.Event // of Events, Entries and Stands
 	Sums   []event.Sum
-	JSON   json.RawMessage // of Second, Looks and Mark
+	JSON   json.RawMessage // of Second, Looks, and so on
 	Lost   Missing         // of Gap
 }
 

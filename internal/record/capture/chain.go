@@ -5,11 +5,16 @@ import (
 	"fmt"
 	"io"
 	"os"
+
+	"github.com/ctsight/ctsight/internal/event"
 )
 
 // Source is a recording that is read item by item: a Reader, or a Chain of files.
 type Source interface {
 	Next() (*Item, error)
+	SeekSnapshot(event.Ktime) (bool, error)
+	// Bounds are the first and the last time in it, 0 where a stream is read.
+	Bounds() (first, last event.Ktime, err error)
 	About() *Header
 	// Missing is what is missing in what was read; whole, whether it was ended by who
 	// wrote it.
@@ -25,6 +30,7 @@ func (r *Reader) Missing() (Missing, bool) { return r.Lost, r.End != nil }
 // Chain is the files of one run of a recorder, one behind the other, as if they were one:
 // those of a ring.
 type Chain struct {
+	all   []string
 	paths []string // that come yet
 	f     *os.File
 	r     *Reader
@@ -49,8 +55,26 @@ func OpenChain(paths []string) (c *Chain, skipped int, err error) {
 		}
 		skipped++
 	}
-	c = &Chain{paths: paths[skipped:], whole: true}
+	c = &Chain{all: paths[skipped:], paths: paths[skipped:], whole: true}
 	return c, skipped, c.open()
+}
+
+// SeekSnapshot goes to the last Snapshot that began at a time or before, in whichever
+// file; before anything is read. Where there is none it goes nowhere and says so.
+func (c *Chain) SeekSnapshot(t event.Ktime) (bool, error) {
+	for i := len(c.all) - 1; i >= 0; i-- {
+		if err := c.f.Close(); err != nil {
+			return false, err
+		}
+		c.paths, c.r = c.all[i:], nil
+		if err := c.open(); err != nil {
+			return false, err
+		}
+		if found, err := c.r.SeekSnapshot(t); found || err != nil {
+			return found, err
+		}
+	}
+	return false, nil // and is where it was: at the first
 }
 
 // run says which run of a recorder a file is of.
@@ -106,6 +130,24 @@ func (c *Chain) Next() (*Item, error) {
 			return nil, err
 		}
 	}
+}
+
+// Bounds are the first time in the first file, and the last in the last.
+func (c *Chain) Bounds() (first, last event.Ktime, err error) {
+	if first, last, err = c.r.Bounds(); err != nil || len(c.paths) == 0 {
+		return first, last, err
+	}
+	f, err := os.Open(c.all[len(c.all)-1])
+	if err != nil {
+		return first, last, err
+	}
+	defer f.Close()
+	r, err := NewReader(f)
+	if err != nil {
+		return first, last, err
+	}
+	_, end, err := r.Bounds()
+	return first, max(last, end), err
 }
 
 // About is the header of the file that is read.

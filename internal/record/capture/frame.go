@@ -37,10 +37,13 @@ const (
 
 const flagZstd = 1 // what is stored is one zstd frame
 
+const hasSnapshot = 1 // in frame.has: it begins with a Snapshot
+
 // frame is the header of a frame.
 type frame struct {
 	kind        frameKind
 	flags       uint8
+	has         uint8  // what a reader that looks for a place wants to know
 	seq         uint32 // 0 for the first in the file, one more for each
 	stored, raw uint32 // bytes, as they are in the file and as they were
 	items       uint32 // events and sums
@@ -54,7 +57,7 @@ var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 func (f *frame) append(b []byte) []byte {
 	le, at := binary.LittleEndian, len(b)
 	b = le.AppendUint32(b, frameMagic)
-	b = append(b, byte(f.kind), f.flags, 0, 0)
+	b = append(b, byte(f.kind), f.flags, f.has, 0)
 	b = le.AppendUint32(b, f.seq)
 	b = le.AppendUint32(b, f.stored)
 	b = le.AppendUint32(b, f.raw)
@@ -73,7 +76,7 @@ func (f *frame) parse(b []byte) error {
 	if le.Uint32(b) != frameMagic || le.Uint32(b[44:]) != crc(b[:44]) {
 		return errNoFrame
 	}
-	*f = frame{kind: frameKind(b[4]), flags: b[5], seq: le.Uint32(b[8:]), stored: le.Uint32(b[12:]), raw: le.Uint32(b[16:]),
+	*f = frame{kind: frameKind(b[4]), flags: b[5], has: b[6], seq: le.Uint32(b[8:]), stored: le.Uint32(b[12:]), raw: le.Uint32(b[16:]),
 		items: le.Uint32(b[20:]), first: event.Ktime(le.Uint64(b[24:])), last: event.Ktime(le.Uint64(b[32:])), crc: le.Uint32(b[40:])}
 	if f.stored > maxStored || f.raw > maxRaw || f.flags&^flagZstd != 0 || f.flags == 0 && f.stored != f.raw {
 		return fmt.Errorf("frame %d has %d bytes of %d and flags %#x: written by a newer ctsight, or by nobody", f.seq, f.stored, f.raw, f.flags)

@@ -267,15 +267,15 @@ func (r *Reader) section() error {
 	r.body = r.body[5+n:]
 	it := Item{Kind: kind}
 	var err error
-	switch kind {
-	case Events, Entries:
+	switch {
+	case kind.batch():
 		it.Events, err = r.batch.read(b)
 		if err == nil {
 			r.last = it.Events[len(it.Events)-1].Time
 		}
-	case Sums:
+	case kind == Sums:
 		it.Sums, err = r.readSum(b)
-	case Second, Looks, Gap, Mark:
+	case kind.plain():
 		at, k := binary.Varint(b)
 		if k <= 0 {
 			return errShort
@@ -312,42 +312,114 @@ func (r *Reader) readSum(b []byte) ([]event.Sum, error) {
 // be read anywhere; the index of one that was not closed is made anew. What comes next
 // may begin earlier.
 func (r *Reader) Seek(t event.Ktime) error {
-	f, ok := r.src.(interface {
-		io.ReadSeeker
-		io.ReaderAt
+	_, err := r.seek(func(_ io.ReaderAt, all []frameAt) (int, error) {
+		for i := range all {
+			if x := &all[i]; x.kind == frameData && x.last >= t {
+				return i, nil
+			}
+		}
+		return len(all), nil
 	})
+	return err
+}
+
+// SeekSnapshot goes to the last Snapshot that began at a time or before. Where there is
+// none, or the file cannot be read anywhere, it goes nowhere and says so.
+func (r *Reader) SeekSnapshot(t event.Ktime) (bool, error) {
+	if _, ok := r.src.(seekable); !ok {
+		return false, nil
+	}
+	return r.seek(func(f io.ReaderAt, all []frameAt) (int, error) {
+		for i, x := range slices.Backward(all) {
+			if x.kind != frameData || x.first > t {
+				continue
+			}
+			h, err := headAt(f, x.offset)
+			if err != nil {
+				return -1, err
+			}
+			if h.has&hasSnapshot != 0 {
+				return i, nil
+			}
+		}
+		return -1, nil
+	})
+}
+
+// Bounds are the first and the last time in a file, 0 where it cannot be read anywhere.
+func (r *Reader) Bounds() (first, last event.Ktime, err error) {
+	if _, ok := r.src.(seekable); !ok {
+		return 0, 0, nil
+	}
+	_, err = r.seek(func(_ io.ReaderAt, all []frameAt) (int, error) {
+		for i := range all {
+			if x := &all[i]; x.kind == frameData && x.last > 0 {
+				if first == 0 {
+					first = x.first
+				}
+				last = max(last, x.last)
+			}
+		}
+		return -1, nil
+	})
+	return first, last, err
+}
+
+// seekable is what a file is.
+type seekable interface {
+	io.ReadSeeker
+	io.ReaderAt
+}
+
+// seek goes to a frame that choose tells, -1 for none and one more than there are for the
+// end.
+func (r *Reader) seek(choose func(io.ReaderAt, []frameAt) (int, error)) (bool, error) {
+	f, ok := r.src.(seekable)
 	if !ok {
-		return errors.New("a stream has to be read from its beginning")
+		return false, errors.New("a stream has to be read from its beginning")
+	}
+	here, err := f.Seek(0, io.SeekCurrent)
+	if err != nil {
+		return false, err
 	}
 	size, err := f.Seek(0, io.SeekEnd)
 	if err != nil {
-		return err
+		return false, err
 	}
 	all, err := index(f, size)
 	if err != nil {
-		return err
+		return false, err
+	}
+	n, err := choose(f, all)
+	if err != nil {
+		return false, err
+	}
+	if n < 0 {
+		_, err = f.Seek(here, io.SeekStart)
+		return false, err
 	}
 	to, seq := size, uint32(len(all))
-	for i := range all {
-		if x := &all[i]; x.kind == frameData && x.last >= t {
-			to, seq = x.offset, uint32(i)
-			break
+	if n < len(all) {
+		to, seq = all[n].offset, uint32(n)
+		if x, err := headAt(f, to); err == nil { // frames may be missing before it
+			seq = x.seq
 		}
 	}
 	if _, err := f.Seek(to, io.SeekStart); err != nil {
-		return err
+		return false, err
 	}
 	r.in.Reset(f)
 	r.at, r.body, r.gaps, r.seq = to, nil, nil, seq
-	if h := make([]byte, frameSize); to < size { // frames may be missing before it
-		if _, err := f.ReadAt(h, to); err == nil {
-			var x frame
-			if x.parse(h) == nil {
-				r.seq = x.seq
-			}
-		}
+	return true, nil
+}
+
+// headAt reads the header of a frame.
+func headAt(f io.ReaderAt, at int64) (h frame, err error) {
+	b := make([]byte, frameSize)
+	if _, err = f.ReadAt(b, at); err != nil {
+		return h, err
 	}
-	return nil
+	return h, h.parse(b)
 }
 
 // index returns where the frames are: as the file says at its end, or as they lie.

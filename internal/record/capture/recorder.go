@@ -34,6 +34,7 @@ type Recorder struct {
 type Stats struct {
 	Events, Lost uint64 // recorded, and not for want of room
 	Bytes        int64  // in the file
+	Files        int    // that were begun after the first
 	Err          error  // why nothing is written at the moment; nil where all is well
 }
 
@@ -146,7 +147,7 @@ func (r *Recorder) Sum(x *event.Sum) {
 	r.stats.Lost += x.N
 }
 
-// JSON takes a Second, Looks or Mark.
+// JSON takes what is JSON, of a time.
 func (r *Recorder) JSON(k Kind, at event.Ktime, v any) {
 	b, err := json.Marshal(v)
 	if err != nil {
@@ -156,6 +157,14 @@ func (r *Recorder) JSON(k Kind, at event.Ktime, v any) {
 	defer r.mu.Unlock()
 	if c := r.room(); c != nil {
 		c.steps = append(c.steps, step{kind: k, at: at, json: b})
+	}
+}
+
+// Wait waits until there is room for much, a second at most: for who reads a whole table
+// and is not traffic.
+func (r *Recorder) Wait() {
+	for until := time.Now().Add(time.Second); len(r.free) < chunks/2 && time.Now().Before(until); {
+		time.Sleep(time.Millisecond)
 	}
 }
 
@@ -242,6 +251,7 @@ func (r *Recorder) write() {
 func (r *Recorder) turned() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.stats.Files++
 	r.stats.Bytes = r.file.W.Size()
 }
 
@@ -345,7 +355,7 @@ func (f *File) put(c *chunk) {
 	for i := range c.steps {
 		s := &c.steps[i]
 		switch s.kind {
-		case Events, Entries:
+		case Events, Entries, Stands:
 			f.W.whole(s.kind, events[:s.n]) // another kind follows, or Flush
 			events = events[s.n:]
 		case Sums:

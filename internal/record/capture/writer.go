@@ -90,6 +90,9 @@ func (c *Writer) Events(events []event.Event) error { return c.add(Events, event
 // Entries adds entries that were there before the start.
 func (c *Writer) Entries(entries []event.Event) error { return c.add(Entries, entries) }
 
+// Stands adds entries that are there now: those of a Snapshot.
+func (c *Writer) Stands(entries []event.Event) error { return c.add(Stands, entries) }
+
 func (c *Writer) add(k Kind, events []event.Event) error {
 	if c.kind != k {
 		c.section()
@@ -174,7 +177,7 @@ func (c *Writer) Sum(x *event.Sum) error {
 	return c.err
 }
 
-// JSON adds a Second, Looks or Mark of a time.
+// JSON adds what is JSON, of a time.
 func (c *Writer) JSON(k Kind, at event.Ktime, v any) error {
 	b, err := json.Marshal(v)
 	if err != nil {
@@ -196,7 +199,12 @@ func (c *Writer) raw(k Kind, at event.Ktime, b json.RawMessage) error {
 		at = max(at, c.last)
 	}
 	c.section()
-	c.when(at)
+	if k == Snapshot && len(c.body) > 0 {
+		_ = c.cut() // stays in err
+	}
+	if c.when(at); k == Snapshot {
+		c.frame.has |= hasSnapshot
+	}
 	pos := c.begin(k)
 	c.body = append(binary.AppendVarint(c.body, int64(at)), b...)
 	c.done(pos)
