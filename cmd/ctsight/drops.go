@@ -84,7 +84,11 @@ func (d *dropsFlags) replay(ctx context.Context, g *globals, args []string) erro
 	if d.invalid {
 		return fmt.Errorf("%w: --invalid with --from: what is in a capture is in it", errUsage)
 	}
-	p, o, err := g.read(ctx, &d.past, args, pipeline.PastConfig{For: d.limit})
+	all, err := g.openParts(&d.past, args)
+	if err != nil {
+		return err
+	}
+	p, o, err := g.read(ctx, &d.past, all, pipeline.PastConfig{For: d.limit})
 	if err != nil {
 		return err
 	}

@@ -210,14 +210,10 @@ func (g *globals) lacks(from string, in pipeline.Capture) {
 	}
 }
 
-// read adds up captures, and says what is missing in them. Of several the names are not
+// read adds up captures that were opened, and says what is missing in them. Of several the names are not
 // known: numbers of namespaces are those of one machine.
-func (g *globals) read(ctx context.Context, p *past, args []string, c pipeline.PastConfig) (*pipeline.Past, pipeline.Origin, error) {
+func (g *globals) read(ctx context.Context, p *past, all []pipeline.Capture, c pipeline.PastConfig) (*pipeline.Past, pipeline.Origin, error) {
 	var o pipeline.Origin
-	all, err := g.openParts(p, args)
-	if err != nil {
-		return nil, o, err
-	}
 	if len(all) == 1 {
 		o = all[0].Origin()
 	}

@@ -150,7 +150,11 @@ func (t *topFlags) run(ctx context.Context, g *globals, args []string) error {
 
 // replay prints the picture of captures.
 func (t *topFlags) replay(ctx context.Context, g *globals, args []string, by agg.Dim, column agg.Column) error {
-	p, o, err := g.read(ctx, &t.past, args, pipeline.PastConfig{For: t.limit, Dims: []agg.Dim{by}})
+	all, err := g.openParts(&t.past, args)
+	if err != nil {
+		return err
+	}
+	p, o, err := g.read(ctx, &t.past, all, pipeline.PastConfig{For: t.limit, Dims: []agg.Dim{by}})
 	if err != nil {
 		return err
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/ctsight/ctsight/internal/event"
+	"github.com/ctsight/ctsight/internal/filter"
 	"github.com/ctsight/ctsight/internal/pipeline"
 	"github.com/ctsight/ctsight/internal/probe"
 	"github.com/ctsight/ctsight/internal/record"
@@ -103,29 +104,33 @@ func (t *traceFlags) replay(ctx context.Context, g *globals, args []string) erro
 	if t.invalid {
 		return fmt.Errorf("%w: --invalid with --from: what is in a capture is in it", errUsage)
 	}
-	in, err := g.openParts(&t.past, args)
+	if len(t.from) > 1 {
+		in, err := g.openParts(&t.past, args)
+		if err != nil {
+			return err
+		}
+		return t.together(ctx, g, in)
+	}
+	in, err := g.openPart(&t.past, t.from[0], args)
 	if err != nil {
 		return err
 	}
-	if len(in) > 1 {
-		return t.together(ctx, g, in)
-	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	o := in[0].Origin()
-	out := newLineOutput(g, g.namesIn(o), o.Own, in[0].Clock(), cancel)
-	err = in[0].Events(ctx, t.printer(out))
+	o := in.Origin()
+	out := newLineOutput(g, g.namesIn(o), o.Own, in.Clock(), cancel)
+	err = in.Events(ctx, t.printer(out, in.filter))
 	switch {
 	case errors.Is(err, errEnough):
 		err = nil
 	case err == nil:
-		g.lacks(t.from[0], in[0])
+		g.lacks(t.from[0], in)
 	}
 	return errors.Join(err, out.flush())
 }
 
-// printer prints events, until it is enough.
-func (t *traceFlags) printer(out *lineOutput) func(*event.Event) error {
+// printer prints what a filter lets through, until it is enough.
+func (t *traceFlags) printer(out *lineOutput, f *filter.Filter) func(*event.Event) error {
 	var first event.Ktime
 	return func(e *event.Event) error {
 		if first == 0 {
@@ -134,7 +139,7 @@ func (t *traceFlags) printer(out *lineOutput) func(*event.Event) error {
 		if t.limit > 0 && e.Time.Sub(first) >= t.limit {
 			return errEnough
 		}
-		if !in.filter.Match(e) {
+		if !f.Match(e) {
 			return nil
 		}
 		if err := out.write(e); err != nil {
@@ -165,7 +170,7 @@ func (t *traceFlags) together(ctx context.Context, g *globals, in []pipeline.Cap
 		return of + ":" + cmp.Or(name, ns.String())
 	}}
 	out := newLineOutput(g, names, 0, record.Clock(), cancel)
-	write := t.printer(out)
+	write := t.printer(out, nil) // each has its own
 	var failed error
 	_, err := pipeline.ReplayTogether(ctx, in, pipeline.ReplayConfig{}, func(n int, x *pipeline.Told) {
 		if x.Event == nil || failed != nil {

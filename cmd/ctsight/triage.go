@@ -98,20 +98,15 @@ func (t *triageFlags) run(ctx context.Context, g *globals) error {
 
 // replay prints the triage of a recording.
 func (t *triageFlags) replay(ctx context.Context, g *globals) error {
-	var focus event.NetNS // of the recording; nothing else of it is left out
-	if g.netns != "" {
-		in, err := t.openOne(t.from[0])
-		if err != nil {
-			return err
-		}
-		if focus, err = g.captureNetNS(in); err != nil {
-			return err
-		}
-		in.Close()
+	in, err := t.openOne(t.from[0])
+	if err != nil {
+		return err
 	}
-	of := *g
-	of.netns = ""
-	p, o, err := of.read(ctx, &t.past, nil, pipeline.PastConfig{For: t.limit, Dims: pipeline.TriageDims})
+	focus, err := g.captureNetNS(in)
+	if err != nil {
+		return err
+	}
+	p, o, err := g.read(ctx, &t.past, []pipeline.Capture{in}, pipeline.PastConfig{For: t.limit, Dims: pipeline.TriageDims})
 	if err != nil {
 		return err
 	}

@@ -100,9 +100,13 @@ func (r *captured) take(x *capture.Item) error {
 				r.shadow.AddSum(&x.Sums[i])
 			}
 			r.all.AddSum(&x.Sums[i]) // of a filter that programs know nothing of, nothing is summed
-			if r.known == nil {
-				r.c.each(Told{At: x.Sums[i].Last, Sum: &x.Sums[i]})
+			if !r.c.takes(&x.Sums[i]) {
+				continue
 			}
+			if r.known != nil {
+				r.engine.AddSum(&x.Sums[i])
+			}
+			r.c.each(Told{At: x.Sums[i].Last, Sum: &x.Sums[i]})
 		}
 	case capture.Looks:
 		return r.look(x)
@@ -120,6 +124,12 @@ func (r *captured) take(x *capture.Item) error {
 			return err
 		}
 		r.c.each(Told{At: x.At, counts: &s})
+	case capture.Mark:
+		m, err := sectionOf[Mark](x)
+		if err != nil {
+			return err
+		}
+		r.c.each(Told{At: x.At, Mark: &m})
 	case capture.Gap:
 		r.c.each(Told{At: x.At, Missing: max(1, x.Lost.Events)})
 	}

@@ -51,7 +51,7 @@ func marking(t *testing.T) (w *Watch, path string, done func() []Mark) {
 	must(t, err)
 	flt, err := filter.Parse("", filter.Options{})
 	must(t, err)
-	w = &Watch{p: &Pipeline{cfg: Config{Filter: flt}}, tables: map[event.NetNS]*table{}, census: agg.NewCensus(agg.CensusConfig{}, 0)}
+	w = &Watch{p: &Pipeline{Source: counted{}, cfg: Config{Filter: flt}}, tables: map[event.NetNS]*table{}, census: agg.NewCensus(agg.CensusConfig{}, 0)}
 	w.Record(capture.NewRecorder(f))
 	return w, path, func() []Mark {
 		must(t, w.rec.Close(nil))
