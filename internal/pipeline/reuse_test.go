@@ -239,6 +239,8 @@ func (counted) Report() probe.Report {
 	return r
 }
 
+func (counted) Counters() []probe.Counters { return nil }
+
 func TestLedgerAccount(t *testing.T) {
 	stats := func(insert uint64) ctnl.Totals {
 		s := ctnl.Totals{Known: 1<<ctnl.NumCounters - 1}
