@@ -57,7 +57,6 @@ type excerpt struct {
 	pushed       *capture.Item  // was read too early
 	state        secondState    // the last one
 	known        bool           // there was one
-	at           event.Ktime
 
 	tables  map[stand]standing
 	n       uint64

@@ -112,7 +112,7 @@ func watched(t *testing.T, backend string, begin func(p *Pipeline, clock event.C
 
 func eachBackend(t *testing.T, fn func(t *testing.T, backend string)) {
 	lab.NeedRoot(t)
-	for _, backend := range []string{probe.Auto, probe.Netfilter, probe.Netlink} {
+	for _, backend := range []string{probe.Fentry, probe.Netfilter, probe.Netlink} {
 		t.Run(backend, func(t *testing.T) { fn(t, backend) })
 	}
 }
