@@ -154,7 +154,7 @@ func TestPlainManifest(t *testing.T) {
 // a Kubernetes that says AppArmor by annotation.
 func TestChartOptions(t *testing.T) {
 	text, err := helm("template", "y", chart, "-n", "y", "--kube-version", "1.28", "--set", strings.Join([]string{
-		"criSocket=/run/containerd/containerd.sock", "flight.hostPath=/var/lib/ctsight/flight", "oldKernels=true", "podMonitor.enabled=true", "serviceMonitor.enabled=true",
+		"criSocket=/run/containerd/containerd.sock", "flight.hostPath=/var/lib/ctsight/flight", "config.flight.size=2G", "oldKernels=true", "podMonitor.enabled=true", "serviceMonitor.enabled=true",
 		"prometheusRule.enabled=true", "prometheusRule.labels.release=prom", "scheme=HTTPS", "config.log.level=debug", "hostNetwork=false",
 		"seLinuxOptions.type=spc_t", "serviceAccount.name=other", "fullnameOverride=y"}, ","))
 	if err != nil {
@@ -175,7 +175,6 @@ func TestChartOptions(t *testing.T) {
 		{"port", pod.at("containers", 0, "ports", 0, "hostPort"), nil},
 		{"tracefs", pod.at("containers", 0, "volumeMounts", 2, "mountPath"), "/sys/kernel/tracing"},
 		{"socket", pod.at("containers", 0, "volumeMounts", 3, "mountPath"), "/run/containerd"},
-		{"flight recorder", pod.at("containers", 0, "args", 2), "--flight.dir=/var/lib/ctsight/flight"},
 		{"its mount", pod.at("containers", 0, "volumeMounts", 4, "mountPath"), "/var/lib/ctsight/flight"},
 		{"which can be written", pod.at("containers", 0, "volumeMounts", 4, "readOnly"), nil},
 		{"its volume", pod.at("volumes", 4, "hostPath", "path"), "/var/lib/ctsight/flight"},
@@ -186,7 +185,7 @@ func TestChartOptions(t *testing.T) {
 		}
 	}
 	c, err := config.Parse("ctsight.yml", []byte(all["ConfigMap y"].at("data", "ctsight.yml").(string)))
-	if err != nil || c.CRI.Socket != "/run/containerd/containerd.sock" || c.Log.Level != "debug" {
+	if err != nil || c.CRI.Socket != "/run/containerd/containerd.sock" || c.Log.Level != "debug" || c.Flight.Dir != "/var/lib/ctsight/flight" || c.Flight.Size != 2<<30 {
 		t.Errorf("%v: %+v", err, c)
 	}
 	for _, name := range []string{"alerts", "recording"} {

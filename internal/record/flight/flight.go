@@ -222,12 +222,13 @@ func (r *Ring) next() segment {
 func (r *Ring) turn(f *capture.File) *capture.File {
 	now, last := r.c.Now(), &r.all[len(r.all)-1]
 	last.size = f.W.Size()
+	next := f
 	if last.size >= r.c.Segment || r.c.Span > 0 && now.Sub(last.begin) >= r.c.Span {
-		f = r.turnOver(f, now)
+		next = r.turnOver(f, now)
 	}
-	r.tend(now)
+	r.tend(now, next != f) // somebody may have removed some meanwhile
 	r.show()
-	return f
+	return next
 }
 
 func (r *Ring) turnOver(f *capture.File, now time.Time) *capture.File {
@@ -312,7 +313,7 @@ func (r *Ring) Stats() Stats {
 // Close ends the last file.
 func (r *Ring) Close() error {
 	err := r.rec.Close(nil)
-	r.tend(r.c.Now())
+	r.tend(r.c.Now(), true)
 	r.show()
 	r.wg.Wait()
 	return errors.Join(err, r.lock.Close())

@@ -218,6 +218,25 @@ func TestKeptGoesOn(t *testing.T) {
 	}
 }
 
+// TestKeptRemoved: what somebody has removed is not told any more when the ring has turned
+// over.
+func TestKeptRemoved(t *testing.T) {
+	x := fly(t, t.TempDir(), Config{Bytes: ringBytes, Span: 2 * time.Second})
+	dir, err := x.r.Keep("a", x.now(), x.now(), "")
+	must(t, err)
+	x.seconds(3)
+	if s := x.r.Stats(); len(s.Kept) != 1 {
+		t.Errorf("%+v", s.Kept)
+	}
+	must(t, os.RemoveAll(dir))
+	x.seconds(5)
+	s := x.r.Stats()
+	must(t, x.r.Close())
+	if len(s.Kept) != 0 || s.Err != nil {
+		t.Errorf("%+v, %v", s.Kept, s.Err)
+	}
+}
+
 // TestMostKept: of many small ones the newest stay, and what one is kept for while the disk
 // takes nothing is bounded.
 func TestMostKept(t *testing.T) {

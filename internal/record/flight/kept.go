@@ -55,8 +55,9 @@ func (r *Ring) Keep(name string, from, until time.Time, why string) (string, err
 
 func (r *Ring) path(name string) string { return filepath.Join(r.c.Dir, keptDir, name) }
 
-// tend does what was asked for. What cannot be done now is tried again.
-func (r *Ring) tend(now time.Time) {
+// tend does what was asked for, and looks again at what is kept where that has changed or
+// may have. What cannot be done now is tried again.
+func (r *Ring) tend(now time.Time, changed bool) {
 	r.mu.Lock()
 	asked := r.asked
 	r.asked = nil
@@ -65,7 +66,7 @@ func (r *Ring) tend(now time.Time) {
 		r.keeps = ask(r.keeps, asked[i])
 	}
 	r.keepsErr = nil
-	changed := len(asked) > 0
+	changed = changed || len(asked) > 0
 	for i := range r.keeps {
 		more, err := r.fill(&r.keeps[i])
 		changed = changed || more

@@ -49,6 +49,9 @@ labels:
 {{- if .Values.criSocket }}
 {{- $_ := set $config "cri" (dict "socket" .Values.criSocket) }}
 {{- end }}
+{{- with .Values.flight.hostPath }}
+{{- $_ := set $config "flight" (mergeOverwrite (dict) (default dict $config.flight) (dict "dir" .)) }}
+{{- end }}
 {{- toYaml $config }}
 {{- end }}
 
