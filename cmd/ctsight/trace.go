@@ -176,7 +176,8 @@ func (t *traceFlags) together(ctx context.Context, g *globals, in []pipeline.Cap
 		if x.Event == nil || failed != nil {
 			return
 		}
-		if node, failed = n, write(x.Event); failed != nil {
+		node = n // the names are asked for meanwhile
+		if failed = write(x.Event); failed != nil {
 			cancel()
 		}
 	})

@@ -66,6 +66,7 @@ func (k *Keeper) fly(w *Watch) error {
 		return fmt.Errorf("flight recorder: %w", err)
 	}
 	w.Record(ring.Recorder())
+	w.rec.told, k.account.note = true, w.recordReading // one reads for both
 	r := &recorder{c: *c, ring: ring, now: time.Now, findings: map[string]string{}}
 	w.crossed = r.crossed
 	k.mu.Lock()

@@ -28,8 +28,9 @@ type balances struct {
 	after  map[event.NetNS]reading
 	to     event.Ktime
 	took   time.Duration
-	hidden map[event.NetNS]int // how often in a row
-	told   bool                // of the first
+	hidden map[event.NetNS]int                                                // how often in a row
+	told   bool                                                               // of the first
+	note   func(all map[event.NetNS]reading, at, done event.Ktime, last bool) // of who records; may be nil
 
 	known sync.Mutex // guards last
 	last  map[event.NetNS]differences
@@ -78,10 +79,13 @@ func (b *balances) readNow(p *Pipeline) error {
 	if !conntrackLoaded() { // the last reading stands
 		return nil
 	}
-	begin := time.Now()
+	begin, at := time.Now(), now()
 	after, err := p.readings()
 	if err != nil {
 		return err
+	}
+	if b.note != nil {
+		b.note(after, at, now(), false)
 	}
 	b.after, b.to, b.took = after, now(), time.Since(begin)
 	turns := p.hooked().seesTurns()

@@ -83,6 +83,7 @@ func ReadPast(ctx context.Context, in []Capture, c PastConfig) (*Past, []Replaye
 		return p, read, err
 	}
 	if p.from.header == nil {
+		p.from.Backend = "text"
 		p.said = &said{live: agg.NewLive[event.Status](keepLive, 0)}
 	} else {
 		p.begin(event.Ktime(p.from.header.Start))

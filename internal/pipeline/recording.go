@@ -31,7 +31,8 @@ type tape struct {
 	snapshot  time.Time // when that was
 	events    uint64    // how many events there had been
 	took      time.Duration
-	counts    time.Time // of the last reading
+	told      bool      // of readings by who takes some
+	counts    time.Time // of the last reading of its own
 	countsFor time.Duration
 
 	// The first and the last reading: the first had ended, and the last began.
@@ -53,9 +54,6 @@ func (w *Watch) Record(r *capture.Recorder) {
 	w.rec, w.levels = tape{Recorder: r, limit: -1, snapshot: time.Now()}, levels{}
 	w.recordStep(w.start, censusStep{Begin: true})
 	w.recordCounts(false)
-	for ns, x := range w.rec.before { // what is lost is counted from the same moment on
-		w.first[ns] = x.ours
-	}
 }
 
 // recordStep notes a step of the census. The lock is held.
@@ -102,9 +100,15 @@ func (w *Watch) recordCounts(last bool) {
 	if err != nil {
 		return
 	}
+	w.recordReading(all, at, now(), last)
+	w.rec.counts, w.rec.countsFor = time.Now(), time.Since(began)
+}
+
+// recordReading notes a reading that somebody has taken.
+func (w *Watch) recordReading(all map[event.NetNS]reading, at, done event.Ktime, last bool) {
 	w.lock()
 	defer w.mu.Unlock()
-	done, t := now(), &w.rec
+	t := &w.rec
 	for _, c := range countsOf(all, done, last) {
 		t.JSON(capture.Counts, at, c)
 	}
@@ -112,7 +116,6 @@ func (w *Watch) recordCounts(last bool) {
 		t.before, t.from = all, done
 	}
 	t.after, t.to = all, at
-	t.counts, t.countsFor = time.Now(), time.Since(began)
 }
 
 // keepRecord notes once in a while what a recording needs to be read from its middle: the
@@ -123,7 +126,7 @@ func (w *Watch) keepRecord(ctx context.Context) {
 	if t.Recorder == nil {
 		return
 	}
-	if s.Sub(t.counts) >= max(countsEvery, countsShare*t.countsFor) {
+	if !t.told && s.Sub(t.counts) >= max(countsEvery, countsShare*t.countsFor) {
 		w.recordCounts(false)
 	}
 	if w.unread() || s.Sub(t.snapshot) < snapshotShare*t.took {

@@ -60,6 +60,9 @@ func BenchmarkReplayCapture(b *testing.B) {
 	}}, {"detect", func(in *capture.Reader) error {
 		_, err := ReplayCapture(b.Context(), in, ReplayConfig{Detect: detect.Config{}})
 		return err
+	}}, {"top", func(in *capture.Reader) error { // detectors, ledger and the census of top
+		_, _, err := ReadPast(b.Context(), []Capture{Recording(in, func() {})}, PastConfig{Dims: []agg.Dim{agg.BySrc}})
+		return err
 	}}} {
 		b.Run(tc.name, func(b *testing.B) {
 			begin := cputime.Process()

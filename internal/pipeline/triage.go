@@ -139,8 +139,14 @@ func (w *Watch) heldIn(ns event.NetNS) (*agg.Holdings, string) {
 	return cmp.Or(w.holders[ns], &agg.Holdings{}), ""
 }
 
-// lostIn is what the programs counted since the beginning.
-func (w *Watch) lostIn(ns event.NetNS) agg.Exact { return exact(w.last[ns], w.first[ns]) }
+// lostIn is what the programs counted since the beginning; of a recording it is that
+// between its readings.
+func (w *Watch) lostIn(ns event.NetNS) agg.Exact {
+	if w.rec.before != nil {
+		return exact(w.rec.after[ns].ours, w.rec.before[ns].ours)
+	}
+	return exact(w.last[ns], w.first[ns])
+}
 
 func (w *Watch) place(ns event.NetNS) (at ctnl.NS, timeouts map[string]int) {
 	for _, t := range w.all() {

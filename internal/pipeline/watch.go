@@ -653,14 +653,10 @@ func (w *Watch) Finish() error {
 
 // lastCounts are what the programs have counted until now.
 func (w *Watch) lastCounts() {
-	w.last = map[event.NetNS]probe.Counters{}
 	if w.rec.Recorder != nil {
 		w.recordCounts(true)
-		for ns, x := range w.rec.after {
-			w.last[ns] = x.ours
-		}
-		return
 	}
+	w.last = map[event.NetNS]probe.Counters{}
 	for _, x := range w.p.Counters() {
 		w.last[x.NetNS] = x
 	}
