@@ -5,15 +5,18 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
 	"github.com/ctsight/ctsight/internal/ctnl"
+	"github.com/ctsight/ctsight/internal/event"
 	"github.com/ctsight/ctsight/internal/filter"
 	"github.com/ctsight/ctsight/internal/pipeline"
 	"github.com/ctsight/ctsight/internal/plan"
+	"github.com/ctsight/ctsight/internal/report"
 	"github.com/ctsight/ctsight/internal/triage"
 	"github.com/ctsight/ctsight/internal/view"
 )
@@ -25,6 +28,7 @@ type planFlags struct {
 	timeouts string
 	factor   float64
 	after    time.Duration
+	html     string
 
 	recordedMax      uint64
 	recordedTimeouts string
@@ -45,7 +49,8 @@ entries only. docs/plan.md has the formulas and their limits. Live it is about t
 fullest table, or that of --netns.`,
 		Example: `  ctsight plan --for 5m
   ctsight plan --timeout udp=10s,tcp_established=1h --max 131072
-  ctsight plan capture.ctr.tsv.gz --factor 2 -o json | jq .then.entries_peak`,
+  ctsight plan capture.ctr.tsv.gz --factor 2 -o json | jq .then.entries_peak
+  ctsight plan night.ctsight --html plan.html`,
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) > 1 {
 				return fmt.Errorf("%w: plan reads one capture, got %d", errUsage, len(args))
@@ -61,6 +66,7 @@ fullest table, or that of --netns.`,
 	f.StringVar(&p.timeouts, "timeout", "", "what if these timeouts were, as udp=10s,udp_stream=60s,tcp_established=1h")
 	f.Float64Var(&p.factor, "factor", 1, "what if so many times as many connections came")
 	f.DurationVar(&p.after, "after", 0, "the new timeouts are set so long after the beginning")
+	f.StringVar(&p.html, "html", "", "write the curves, too: entries and losses over the limit and over timeouts, as a file of HTML")
 	f.Uint64Var(&p.recordedMax, "recorded-max", 0, "the nf_conntrack_max under which a capture was made")
 	f.StringVar(&p.recordedTimeouts, "recorded-timeout", "", "the timeouts under which a capture was made, where they were not the kernel's own")
 	return cmd
@@ -112,6 +118,43 @@ func (p *planFlags) run(ctx context.Context, g *globals, f *pflag.FlagSet, args 
 	return p.live(ctx, g, w)
 }
 
+// planned is a capture that was read for a plan.
+type planned struct {
+	in       pipeline.Capture // closed
+	record   *plan.Record
+	from, to time.Time
+	netns    event.NetNS
+	backend  string
+}
+
+// planOf reads a capture. What k and were say wins over what the capture says of its
+// kernel.
+func planOf(ctx context.Context, g *globals, of *past, limit time.Duration, k plan.Kernel, were []plan.Change) (*planned, error) {
+	file := of.from[0]
+	in, err := of.openOne(file)
+	if err != nil {
+		return nil, err
+	}
+	ns, err := g.captureNetNS(in)
+	if err != nil {
+		return nil, err
+	}
+	clock, backend := in.Clock(), in.Origin().Backend
+	c, err := pipeline.PlanCapture(ctx, in, ns, limit)
+	if err != nil {
+		return nil, err
+	}
+	from, to := c.Window()
+	if from == to {
+		return nil, fmt.Errorf("%s: nothing in it to plan for", file)
+	}
+	k.Max, k.Timeouts = cmp.Or(k.Max, c.Max), plan.TimeoutsOf(c.Timeouts)
+	for _, c := range were {
+		k.Timeouts[c.Timer] = c.To
+	}
+	return &planned{in, plan.Read(c, k), clock.At(from), clock.At(to), c.NetNS, backend}, nil
+}
+
 // capture plans for what is in a file. What it costs is known of this kernel, which is
 // not the one that it was made on.
 func (p *planFlags) capture(ctx context.Context, g *globals, w plan.WhatIf) error {
@@ -122,37 +165,20 @@ func (p *planFlags) capture(ctx context.Context, g *globals, w plan.WhatIf) erro
 			return fmt.Errorf("%w: --recorded-timeout %w", errUsage, err)
 		}
 	}
-	in, err := p.openOne(p.from[0])
+	c, err := planOf(ctx, g, &p.past, p.limit, plan.Kernel{Max: p.recordedMax}, were)
 	if err != nil {
 		return err
 	}
-	ns, err := g.captureNetNS(in)
+	g.lacks(p.from[0], c.in)
+	d, err := plan.Make(c.record, w, triage.Memory{Object: pipeline.EntrySize()})
 	if err != nil {
 		return err
 	}
-	clock, backend := in.Clock(), in.Origin().Backend
-	c, err := pipeline.PlanCapture(ctx, in, ns, p.limit)
-	if err != nil {
-		return err
+	d.From, d.To, d.Source, d.NetNS = c.from, c.to, p.from[0], c.netns
+	if c.backend != "" {
+		d.Source += " (" + c.backend + ")"
 	}
-	g.lacks(p.from[0], in)
-	from, to := c.Window()
-	if from == to {
-		return fmt.Errorf("%s: nothing in it to plan for", p.from[0])
-	}
-	k := plan.Kernel{Max: cmp.Or(p.recordedMax, c.Max), Timeouts: plan.TimeoutsOf(c.Timeouts)}
-	for _, c := range were {
-		k.Timeouts[c.Timer] = c.To
-	}
-	d, err := plan.Make(plan.Read(c, k), w, triage.Memory{Object: pipeline.EntrySize()})
-	if err != nil {
-		return err
-	}
-	d.From, d.To, d.Source, d.NetNS = clock.At(from), clock.At(to), p.from[0], c.NetNS
-	if backend != "" {
-		d.Source += " (" + backend + ")"
-	}
-	return p.write(g, d)
+	return p.write(g, c.record, d)
 }
 
 // live plans for what this kernel does meanwhile.
@@ -188,13 +214,14 @@ func (p *planFlags) live(ctx context.Context, g *globals, w plan.WhatIf) error {
 	if loss.Lost > 0 {
 		g.logger().Warn("events were lost: there are more connections than those that are counted", "lost", loss.Lost, "seen", loss.Seen)
 	}
-	d, err := plan.Make(plan.Read(c, k), w, pipeline.EntryMemory())
+	r := plan.Read(c, k)
+	d, err := plan.Make(r, w, pipeline.EntryMemory())
 	if err != nil {
 		return err
 	}
 	from, to := c.Window()
 	d.From, d.To, d.Source, d.NetNS = clock.At(from), clock.At(to), backend, ns.Inode
-	return p.write(g, d)
+	return p.write(g, r, d)
 }
 
 // about is the namespace of --netns, or the fullest.
@@ -215,7 +242,17 @@ func (p *planFlags) about(g *globals) (ctnl.NS, error) {
 	return ctnl.NS{}, errors.Join(err, fmt.Errorf("network namespace %s has gone", g.netns))
 }
 
-func (p *planFlags) write(g *globals, d *plan.Doc) error {
+func (p *planFlags) write(g *globals, r *plan.Record, d *plan.Doc) error {
+	if p.html != "" {
+		out, err := newPage("--html", p.html)
+		if err != nil {
+			return err
+		}
+		defer out.discard()
+		if err := out.write(func(w io.Writer) error { return report.WritePlanHTML(w, &report.Plan{Doc: d, Curves: r.Curves(d)}) }); err != nil {
+			return err
+		}
+	}
 	if g.json() {
 		return view.WritePlanJSON(g.stdout, d)
 	}

@@ -15,10 +15,13 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/ctsight/ctsight/internal/agg"
 	"github.com/ctsight/ctsight/internal/event"
 	"github.com/ctsight/ctsight/internal/pipeline"
+	"github.com/ctsight/ctsight/internal/plan"
 	"github.com/ctsight/ctsight/internal/record"
 	"github.com/ctsight/ctsight/internal/report"
+	"github.com/ctsight/ctsight/internal/triage"
 )
 
 type reportFlags struct {
@@ -116,6 +119,9 @@ func (r *reportFlags) run(ctx context.Context, g *globals, args []string) error 
 	if err != nil {
 		return err
 	}
+	if len(files) == 1 {
+		r.plan(ctx, g, &past{files, r.since, r.until}, d)
+	}
 	var before *report.Data
 	if len(r.compare) > 0 {
 		if before, err = r.gather(ctx, g, past{from: r.compare}); err != nil {
@@ -136,6 +142,34 @@ func (r *reportFlags) run(ctx context.Context, g *globals, args []string) error 
 		return write(g.stdout)
 	}
 	return out.write(write)
+}
+
+// mostPlanned is of how many connections a report has curves of its capacity: a plan
+// holds them all.
+const mostPlanned = 200_000
+
+// plan reads a capture once more, for what it needs. Where that is not to be had there
+// are no curves; nothing of this machine is in them.
+func (r *reportFlags) plan(ctx context.Context, g *globals, of *past, d *report.Data) {
+	file := of.from[0]
+	switch {
+	case file == record.Stdin || r.where != "" || d.Totals.New == 0 || ctx.Err() != nil:
+		return
+	case d.Totals.New > mostPlanned:
+		d.Omitted = append(d.Omitted, agg.Omission{What: "connections in curves of what limit they need, for which they are too many: ctsight plan --html makes them", Count: d.Totals.New})
+		return
+	}
+	p, err := planOf(ctx, g, of, r.limit, plan.Kernel{Max: r.max}, nil)
+	if err != nil {
+		g.logger().Warn("no curves of what limit is needed", "capture", file, "why", oneLine(err))
+		return
+	}
+	doc, err := plan.Make(p.record, plan.WhatIf{}, triage.Memory{})
+	if err != nil {
+		return
+	}
+	doc.From, doc.To, doc.Source, doc.NetNS = p.from, p.to, filepath.Base(file), p.netns
+	d.Plan = &report.Plan{Doc: doc, Curves: p.record.Curves(doc)}
 }
 
 // pictures writes those of --png.

@@ -78,5 +78,8 @@ func TestReportMemory(t *testing.T) {
 		if !strings.Contains(r.stdout, "sources that made room for others") {
 			t.Errorf("%s: does not say which bound was reached", from)
 		}
+		if !strings.Contains(r.stdout, "500,000 connections in curves of what limit they need, for which they are too many") {
+			t.Errorf("%s: does not say why there are no curves", from)
+		}
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -36,7 +37,9 @@ func TestReport(t *testing.T) {
 	}
 	cmd := ctsight(t, "report", "-", "-o", "-", "--log.level", "error")
 	cmd.Stdin = strings.NewReader(gzipped(t, scanCapture()))
-	if got := strings.ReplaceAll(runCmd(t, cmd).stdout, "standard input", "x.ctr.tsv"); got != string(page) {
+	// A plan reads a capture once more, which standard input is not there for.
+	bare := regexp.MustCompile(`(?s)<section id="capacity".*?</section>\n`).ReplaceAllString(string(page), "")
+	if got := strings.ReplaceAll(runCmd(t, cmd).stdout, "standard input", "x.ctr.tsv"); got != bare || bare == string(page) {
 		t.Error("of standard input it differs")
 	}
 }
@@ -67,6 +70,34 @@ func TestReportFilter(t *testing.T) {
 	}
 }
 
+// What a capture needs is in its report, and by itself in that of plan: the same replays.
+func TestPlanCurves(t *testing.T) {
+	from := recording(t, "gw", 0)
+	page := filepath.Join(t.TempDir(), "plan.html")
+	r := runCmd(t, ctsight(t, "plan", from, "--html", page, "--log.level", "error"))
+	if r.code != exitDone || !strings.Contains(r.stdout, "needed") {
+		t.Fatalf("%+v", r)
+	}
+	b, err := os.ReadFile(page)
+	must(t, err)
+	whole := runCmd(t, ctsight(t, "report", from, "-o", "-", "--log.level", "error"))
+	section := func(doc string) string {
+		_, s, _ := strings.Cut(doc, `<section id="capacity"`)
+		s, _, _ = strings.Cut(s, "</section>")
+		return s
+	}
+	one, other := section(string(b)), section(whole.stdout)
+	if one == "" || one != other || !strings.Contains(one, "today&#39;s of 50 is too low") {
+		t.Errorf("by itself %.400q, in the report %.400q", one, other)
+	}
+	if !strings.Contains(string(b), "A file for /etc/sysctl.d") {
+		t.Error("no file for sysctl.d")
+	}
+	if two := runCmd(t, ctsight(t, "report", from, from, "-o", "-", "--log.level", "error")); section(two.stdout) != "" {
+		t.Error("two captures have a capacity")
+	}
+}
+
 // Pictures by themselves: one of a name, or all, and without -o no report.
 func TestReportPNG(t *testing.T) {
 	from, dir := file(t, "x", scanCapture()), t.TempDir()
@@ -94,7 +125,7 @@ func TestReportPNG(t *testing.T) {
 			names = append(names, f.Name())
 		}
 	}
-	if got, want := strings.Join(names, " "), "all one.png holders.png lifetimes.png occupancy.png rates.png scan0.png sources.png timeline.png"; got != want {
+	if got, want := strings.Join(names, " "), "all one.png capacity.png holders.png lifetimes.png occupancy.png rates.png scan0.png sources.png timeline.png"; got != want {
 		t.Errorf("%s, want %s", got, want)
 	}
 	oneError(t, runCmd(t, ctsight(t, "report", from, "--png", "none="+one)), exitUsage, "occupancy, rates")

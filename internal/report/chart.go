@@ -21,7 +21,7 @@ type Chart struct {
 
 // ChartNames are those that a report may have. There is a scan0, scan1 ... for each
 // scanner.
-var ChartNames = []string{"timeline", "occupancy", "rates", "sources", "lifetimes", "scan0", "drops", "holders"}
+var ChartNames = []string{"timeline", "occupancy", "rates", "sources", "lifetimes", "scan0", "drops", "holders", "capacity", "timeouts"}
 
 // Charts are the pictures that a report has, in its order.
 func Charts(d *Data) (out []Chart) {

@@ -22,6 +22,7 @@ import (
 // letters where it has text; the same each time.
 func TestCharts(t *testing.T) {
 	d := incident().g.Data()
+	d.Plan = made(t)
 	all := Charts(d)
 	var names []string
 	for i := range all {
@@ -71,7 +72,9 @@ func TestChartsAsChromium(t *testing.T) {
 	t.Parallel()
 	b := browser.Start(t)
 	dir := t.TempDir()
-	for _, c := range append(Charts(incident().g.Data()), Charts(small().g.Data())...) {
+	d := incident().g.Data()
+	d.Plan = made(t)
+	for _, c := range append(Charts(d), Charts(small().g.Data())...) {
 		bare := regexp.MustCompile(`<text [^>]*>[^<]*</text>`).ReplaceAll(c.SVG, nil)
 		style := markup.Base + ownStyle
 		for _, dark := range []bool{false, true} {

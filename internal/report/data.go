@@ -43,6 +43,7 @@ type Data struct {
 	LossTold  bool
 	Lost      uint64
 	Omitted   []agg.Omission // what the bounds left out
+	Plan      *Plan          // nil where nobody has made one
 }
 
 // TableData is one table over time.

@@ -55,6 +55,7 @@ func (d *doc) pictures() {
 	d.scanners()
 	d.drops()
 	d.holders()
+	d.capacity()
 	d.findings()
 }
 
@@ -87,15 +88,19 @@ func (d *doc) bottom() {
 	if d.data.Told > 0 {
 		d.series()
 	}
+	from := ""
+	if d.data.Plan == nil || d.data.Told > 0 {
+		from = " from the capture alone: the same capture gives the same bytes"
+	}
 	d.Put(`</main>
-<footer><p class="soft">Written by ctsight from the capture alone: the same capture gives the same bytes. Times are UTC. What each picture shows: docs/report.md; what the words mean: <code>ctsight help reasons</code>.</p></footer>
+<footer><p class="soft">Written by ctsight{}. Times are UTC. What each picture shows: docs/report.md; what the words mean: <code>ctsight help reasons</code>.</p></footer>
 <!-- uPlot {}
 {}-->
 <script>{}</script>
 <script>{}</script>
 </body>
 </html>
-`, uplot.Version, markup.Text(uplot.License), markup.Text(uplot.Script), markup.Text(script))
+`, from, uplot.Version, markup.Text(uplot.License), markup.Text(uplot.Script), markup.Text(script))
 }
 
 // begin opens a section with its figure, whose caption follows.
