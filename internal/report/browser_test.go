@@ -140,6 +140,15 @@ func TestHover(t *testing.T) {
 	if got, want := readout(p, "lifetimes"), d.Start.Add(time.Duration(len(d.Columns))*d.Width/2).UTC().Format("2006-01-02 15:04:05"); !strings.Contains(got, want) {
 		t.Errorf("says %q, want %q", got, want)
 	}
+	x, y, w, h = area(p, "sources")
+	for i := range d.Lines {
+		l := &d.Lines[i]
+		at, n := l.most()
+		p.Mouse("mouseMoved", x+w*(float64(at)+.5)/float64(len(d.Columns)), y+h*(float64(i)+.6)/float64(len(d.Lines)))
+		if got, want := readout(p, "sources"), l.Name+": "+count(n)+" in "; !strings.Contains(got, want) {
+			t.Errorf("source %d: says %q, want %q", i, got, want)
+		}
+	}
 	p.Mouse("mouseMoved", 2, 2)
 	for _, id := range []string{"rates", "occupancy", "lifetimes"} {
 		if got := readout(p, id); got != "" {

@@ -25,12 +25,13 @@ type doc struct {
 	*markup.Writer
 	data      *Data
 	drawnFans []fanSeries // of the picture of the table
+	maps      map[string]mapSeries
 }
 
 // WriteHTML writes the report as one file that asks for nothing else. before, if not
 // nil, is the capture to compare with.
 func WriteHTML(w io.Writer, d, before *Data) error {
-	x := &doc{Writer: &markup.Writer{}, data: d}
+	x := &doc{Writer: &markup.Writer{}, data: d, maps: map[string]mapSeries{}}
 	x.top()
 	x.summary()
 	if before != nil {

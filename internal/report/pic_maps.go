@@ -46,11 +46,14 @@ func (d *doc) sources() {
 	l := svg.NewLadder(most)
 	d.legend("h", &l, "new connections in each "+view.Span(x.Width))
 	p := &plot{doc: d, d: x, h: rowH * len(rows)}
+	told := mapSeries{H: rowH}
 	p.begin("sources", "New connections of each source over time", text)
 	for i, r := range rows {
 		y := headroom + float64(i*rowH)
 		p.Put(`<text class="name" x="{}" y="{}">{}</text><text class="end" x="{}" y="{}">{}</text>`, leftRoom, y+nameRoom-4, r.Name, chartW-right, y+nameRoom-4, x.lineSays(&r))
+		told.Names, told.N = append(told.Names, r.Name), append(told.N, r.New)
 	}
+	d.tell("sources", told)
 	p.inside(func() {
 		for i, r := range rows {
 			p.cells("h", headroom+float64(i*rowH)+nameRoom, cellH, func(i int) int { return l.Level(float64(r.New[i])) })
@@ -165,6 +168,13 @@ func (d *Data) sourcesCount() string {
 	return count(uint64(d.Sources))
 }
 
+// tell has the script say what is under the pointer.
+func (d *doc) tell(section string, m mapSeries) {
+	if d.maps != nil {
+		d.maps[section] = m
+	}
+}
+
 // legend says what the levels are.
 func (d *doc) legend(class markup.Text, l *svg.Ladder, unit string) {
 	d.Put(`<p class="legend"><span class="soft">{}</span>`, unit)
@@ -203,6 +213,15 @@ func (d *doc) lifetimes() {
 	low, high = max(0, low-1), min(LifeBuckets-1, high+1)
 	rows := high - low + 1
 	p := &plot{doc: d, d: x, h: rows * lifeH}
+	told := mapSeries{H: lifeH}
+	for b := high; b >= low; b-- {
+		n := make([]uint64, len(x.Columns))
+		for i := range n {
+			n[i] = uint64(x.Columns[i].Lives[b])
+		}
+		told.Names, told.N = append(told.Names, lifeText(b)), append(told.N, n)
+	}
+	d.tell("lifetimes", told)
 	p.begin("lifetimes", "Lifetimes of entries by when they ended", text)
 	p.Put(`<text x="{}" y="{}">lived, logarithmic</text><path class="grid" d="`, leftRoom, headroom-6)
 	yOf := func(b int) float64 { return headroom + float64((high-b)*lifeH) }

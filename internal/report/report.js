@@ -154,14 +154,22 @@
 
   // A picture, of which a part is shown.
   const picture = (over) => {
-    const c = chart(over), {svg, area} = c;
+    // Of a map also what is in the row under the pointer, or with the keyboard in the fullest.
+    const map = data.maps[over.closest("section").id];
+    let row = null;
+    const values = map && ((t) => {
+      const width = data.step * data.per, i = Math.min(data.n - 1, Math.floor((t - data.from) / width));
+      const r = row ?? map.n.reduce((best, n, k) => (n[i] > map.n[best][i] ? k : best), 0);
+      return map.names[r] + ": " + count(map.n[r][i]) + " in " + long(width);
+    });
+    const c = chart(over, values), {svg, area} = c;
     const inside = [...svg.querySelectorAll("svg.in")], texts = [...svg.querySelectorAll("text.at")].map((e) => [e, +e.getAttribute("x"), +e.dataset.from, +e.dataset.to]);
     const theirs = [...svg.querySelectorAll(".ticks")], ours = make("g", {}, svg);
     theirs[0].after(ours); // under all else
     const cross = make("line", {class: "cross", y1: area.y, y2: area.y + area.h}, svg), select = make("rect", {class: "select", y: area.y, height: area.h, width: 0}, svg);
     const place = (t) => area.x + area.w * (t - view[0]) / (view[1] - view[0]);
     const time = (x) => view[0] + (view[1] - view[0]) * Math.min(1, Math.max(0, (x - area.x) / area.w));
-    const pointer = (e) => new DOMPoint(e.clientX, e.clientY).matrixTransform(svg.getScreenCTM().inverse()).x;
+    const pointer = (e) => new DOMPoint(e.clientX, e.clientY).matrixTransform(svg.getScreenCTM().inverse());
     const from = (t) => area.x + area.w * (t - whole[0]) / (whole[1] - whole[0]);
     const look = (printed) => {
       const [a, b] = printed ? whole : view, x = from(a), w = from(b) - x, is = a === whole[0] && b === whole[1];
@@ -195,25 +203,29 @@
     const inArea = (x) => Math.min(area.x + area.w, Math.max(area.x, x));
     over.addEventListener("pointerdown", (e) => {
       if (e.button !== 0 || e.pointerType === "touch") return;
-      down = inArea(pointer(e));
+      down = inArea(pointer(e).x);
       over.setPointerCapture(e.pointerId);
       e.preventDefault();
     });
     over.addEventListener("pointermove", (e) => {
-      const x = inArea(pointer(e));
+      const at = pointer(e), x = inArea(at.x);
+      if (map) row = Math.min(map.n.length - 1, Math.max(0, Math.floor((at.y - area.y) / map.h)));
       if (down !== null) selected(x);
       point(time(x), c);
     });
     const up = (e) => {
       if (down === null) return;
-      const x = inArea(pointer(e)), a = time(Math.min(down, x)), b = time(Math.max(down, x)), far = Math.abs(x - down) > 4;
+      const x = inArea(pointer(e).x), a = time(Math.min(down, x)), b = time(Math.max(down, x)), far = Math.abs(x - down) > 4;
       select.setAttribute("width", 0);
       down = null;
       if (far && e.type === "pointerup") zoom(a, b);
     };
     over.addEventListener("pointerup", up);
     over.addEventListener("pointercancel", up);
-    over.addEventListener("pointerleave", () => point(null, c));
+    over.addEventListener("pointerleave", () => {
+      row = null;
+      point(null, c);
+    });
     over.addEventListener("dblclick", back);
   };
 

@@ -12,14 +12,22 @@ import (
 // seriesDoc is that. Times are seconds since 1970; arrays have a number for each fine
 // column, and begin and end where a wide one does.
 type seriesDoc struct {
-	From  float64      `json:"from"`
-	Step  float64      `json:"step"`
-	Per   int          `json:"per"`  // of a wide column
-	N     int          `json:"n"`    // wide columns
-	Told  bool         `json:"told"` // whether records are missing is known
-	Gaps  [][2]int     `json:"gaps"` // from one to before another
-	Rates ratesSeries  `json:"rates"`
-	Table *tableSeries `json:"occupancy,omitempty"`
+	From  float64              `json:"from"`
+	Step  float64              `json:"step"`
+	Per   int                  `json:"per"`  // of a wide column
+	N     int                  `json:"n"`    // wide columns
+	Told  bool                 `json:"told"` // whether records are missing is known
+	Gaps  [][2]int             `json:"gaps"` // from one to before another
+	Rates ratesSeries          `json:"rates"`
+	Table *tableSeries         `json:"occupancy,omitempty"`
+	Maps  map[string]mapSeries `json:"maps"` // by their sections
+}
+
+// mapSeries is the rows of a map from the top, with a number for each wide column.
+type mapSeries struct {
+	H     int        `json:"h"` // of a row
+	Names []string   `json:"names"`
+	N     [][]uint64 `json:"n"`
 }
 
 type ratesSeries struct {
@@ -60,7 +68,7 @@ func fine[T any](d *Data, all []T, of func(*T) uint64) []uint64 {
 // series writes what the script needs.
 func (d *doc) series() {
 	x := d.data
-	s := seriesDoc{From: float64(x.Start.UnixNano()) / 1e9, Step: x.Width.Seconds() / (1 << fineBits), Per: 1 << fineBits, N: len(x.Columns), Told: x.LossTold, Gaps: [][2]int{},
+	s := seriesDoc{From: float64(x.Start.UnixNano()) / 1e9, Step: x.Width.Seconds() / (1 << fineBits), Per: 1 << fineBits, N: len(x.Columns), Told: x.LossTold, Gaps: [][2]int{}, Maps: d.maps,
 		Rates: ratesSeries{New: fine(x, x.Fine, newOf), Peak: fine(x, x.Fine, peakOf)}}
 	if x.lostPackets() > 0 {
 		s.Rates.Lost = fine(x, x.Fine, droppedOf)
