@@ -65,6 +65,10 @@ type excerpt struct {
 	stood   uint64             // how often
 }
 
+// mostStanding bounds the entries that are known at the beginning of an excerpt, some 200
+// bytes each.
+const mostStanding = 1 << 22
+
 // stand is an entry's tuple: there is one of it at a time.
 type stand struct {
 	netns event.NetNS
@@ -199,7 +203,7 @@ func (w *excerpt) begin() error {
 	var entries []event.Event
 	for _, k := range slices.SortedFunc(maps.Keys(w.tables), func(a, b stand) int { return cmp.Compare(w.tables[a].n, w.tables[b].n) }) {
 		s := w.tables[k]
-		entries = append(entries, event.Event{Kind: event.New, NetNS: k.netns, Zone: k.zone, Orig: k.orig, Reply: s.reply, Status: s.status, Mark: s.mark})
+		entries = append(entries, event.Event{Kind: event.New, Time: w.since, NetNS: k.netns, Zone: k.zone, Orig: k.orig, Reply: s.reply, Status: s.status, Mark: s.mark})
 	}
 	if len(entries) > 0 {
 		w.queue = append(w.queue, capture.Item{Kind: capture.Entries, Events: entries})
@@ -269,6 +273,9 @@ func (w *excerpt) absorb(x *capture.Item) error {
 func keyOfStand(e *event.Event) stand { return stand{e.NetNS, e.Zone, e.Orig} }
 
 func (w *excerpt) enter(to map[stand]standing, e *event.Event) {
+	if len(to) >= mostStanding {
+		return // more than tables hold: nobody's file takes all memory
+	}
 	w.n++
 	to[keyOfStand(e)] = standing{e.Reply, e.Status, e.Mark, w.n}
 }

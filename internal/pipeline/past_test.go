@@ -52,7 +52,7 @@ func same(t *testing.T, what string, got, want any) {
 
 // watched is a Watch that is recorded, of a lab with some of everything: clients that are
 // served, entries from before, scans, and a table that is full where it may be made so.
-func watched(t *testing.T, backend string, begin func(p *Pipeline, clock event.Clock) *Watch, dims ...agg.Dim) (*Watch, *taped, *agg.Ledger) {
+func watched(t *testing.T, backend string, begin func(p *Pipeline, clock event.Clock) *Watch) (*Watch, *taped, *agg.Ledger) {
 	t.Helper()
 	l := newLab(t, netlab.Options{Name: "ctsight-past-test", ClientNets: []netip.Prefix{netip.MustParsePrefix("10.8.0.0/24")}})
 	svc, err := l.ServeTCP(netip.AddrPortFrom(netlab.ServerV4, 80))
@@ -80,10 +80,12 @@ func watched(t *testing.T, backend string, begin func(p *Pipeline, clock event.C
 	w := begin(p, clock)
 	rec := recordTo(t, w)
 	ledger := agg.NewLedger(agg.LedgerConfig{})
+	var events []event.Event
 	ctx, cancel := context.WithCancel(t.Context())
 	ran := make(chan error, 1)
 	go func() {
 		ran <- w.Run(ctx, func(e *event.Event) error {
+			events = append(events, *e)
 			one := *e
 			one.Sample = 0
 			if e.Time >= w.rec.from {
@@ -107,6 +109,20 @@ func watched(t *testing.T, backend string, begin func(p *Pipeline, clock event.C
 		t.Error(p)
 	}
 	must(t, rec.rec.Close(nil))
+	var again []event.Event // what trace shows
+	must(t, rec.capture(t).Events(t.Context(), func(e *event.Event) error {
+		again = append(again, *e)
+		return nil
+	}))
+	again = again[:min(len(again), len(events))] // the rest was told by Finish
+	if len(events) < 300 {
+		t.Errorf("%d events", len(events))
+	}
+	for i := range events {
+		if i >= len(again) || again[i] != events[i] {
+			t.Fatalf("event %d of %d, recorded are %d: %+v", i, len(events), len(again), events[i])
+		}
+	}
 	return w, rec, ledger
 }
 

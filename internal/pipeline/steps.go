@@ -80,7 +80,7 @@ func censusOf(h *capture.Header) agg.CensusConfig {
 	}
 	c := h.Census
 	bound := func(n, most int) int { return max(1, min(n, most)) } // nobody else's file takes all memory
-	return agg.CensusConfig{MaxRows: bound(c.Rows, 1<<22), MaxLive: bound(c.Live, 1<<26), MaxJudged: bound(c.Judged, 1<<20), MaxPools: bound(c.Pools, 1<<16),
+	return agg.CensusConfig{MaxRows: bound(c.Rows, 1<<22), MaxLive: bound(c.Live, 1<<24), MaxJudged: bound(c.Judged, 1<<20), MaxPools: bound(c.Pools, 1<<16),
 		Sums: c.Sums, Seed: c.Seed}
 }
 

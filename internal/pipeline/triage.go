@@ -39,7 +39,7 @@ func (w *Watch) walkOnce() func(context.Context, ctnl.NS) error {
 		defer found.flush()
 		_, err := w.walkAll(func() func(*probe.Peek) {
 			return func(q *probe.Peek) { // one that is told again counts once
-				found.add(event.Event{Kind: event.New, NetNS: q.NetNS, Zone: q.Zone, Orig: q.Orig, Status: q.Status})
+				found.add(event.Event{Kind: event.New, Time: now(), NetNS: q.NetNS, Zone: q.Zone, Orig: q.Orig, Status: q.Status, TCPState: q.TCPState, Timeout: q.Timeout})
 			}
 		})
 		return err

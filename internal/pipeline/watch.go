@@ -435,7 +435,8 @@ func (w *Watch) dumpTo(ctx context.Context, ns ctnl.NS, fn func(event.Event)) er
 	}
 	defer conn.Close()
 	return conn.Dump(ctx, func(e *ctnl.Entry) error {
-		fn(event.Event{Kind: event.New, NetNS: ns.Inode, Zone: e.Zone, Mark: e.Mark, Orig: e.Orig, Reply: e.Reply, Status: e.Status})
+		fn(event.Event{Kind: event.New, Time: now(), NetNS: ns.Inode, Zone: e.Zone, Mark: e.Mark, Orig: e.Orig, Reply: e.Reply, Status: e.Status,
+			TCPState: e.TCPState, Timeout: e.Timeout})
 		return nil
 	})
 }
