@@ -70,7 +70,28 @@ func (p *past) openOne(from string) (pipeline.Capture, error) {
 		in.Close()
 		return nil, fmt.Errorf("%w: --until %w", errUsage, err)
 	}
+	if err := p.outside(in, since, until); err != nil {
+		in.Close()
+		return nil, err
+	}
 	return pipeline.Between(in, since, until), nil
+}
+
+// outside says that nothing of a capture is in the time that is asked for, as far as that
+// is known before it is read.
+func (p *past) outside(in pipeline.Capture, since, until event.Ktime) error {
+	first, last, err := in.Bounds()
+	if err != nil || last == 0 {
+		return err
+	}
+	at := func(k event.Ktime) string { return in.Clock().At(k).Format(time.RFC3339Nano) }
+	switch {
+	case since > last:
+		return fmt.Errorf("%w: --since %q: the capture ends at %s", errUsage, p.since, at(last))
+	case until != 0 && until <= first:
+		return fmt.Errorf("%w: --until %q: the capture begins at %s", errUsage, p.until, at(first))
+	}
+	return nil
 }
 
 // timeIn is a time of a capture, 0 for "".

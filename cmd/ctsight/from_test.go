@@ -147,6 +147,8 @@ func TestFromRefused(t *testing.T) {
 		{[]string{"explain", "x", "--from", edge, "--from", edge}, []string{"one capture"}},
 		{[]string{"top", "--from", edge, "--since", "yesterday"}, []string{"--since", "15:04:05"}},
 		{[]string{"top", "--from", edge, "--since", "+2s", "--until", "+1s"}, []string{"--until", "not after"}},
+		{[]string{"top", "--from", edge, "--since", "+1h"}, []string{"--since", "ends at 2026-11-22T19:38:00"}},
+		{[]string{"top", "--from", edge, "--until", "2026-11-22T19:37:00Z"}, []string{"--until", "begins at 2026-11-22T19:38:00Z"}},
 		{[]string{"drops", "--from", edge, "--invalid"}, []string{"--invalid"}},
 		{[]string{"triage", "--from", edge, "--netns", "nowhere"}, []string{"nowhere"}},
 		{[]string{"top", "--from", edge, "nonsense"}, nil},

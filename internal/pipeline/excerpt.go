@@ -180,7 +180,8 @@ func (w *excerpt) begin() error {
 	}
 	for {
 		x, err := w.next()
-		if errors.Is(err, io.EOF) {
+		if errors.Is(err, io.EOF) { // nothing has happened since
+			w.ended = true
 			break
 		}
 		if err != nil {
