@@ -84,7 +84,51 @@ func (t text) Events(ctx context.Context, fn func(*event.Event) error) error {
 }
 
 // Recording is one of ctsight record; done closes what it is read from.
-func Recording(r capture.Source, done func()) Capture { return recording{r, done} }
+func Recording(r capture.Source, done func()) Capture { return recording{settle(r), done} }
+
+// settled is a recording that says of itself that it begins where it does: a file of a ring
+// is of a run that may have begun long before.
+type settled struct {
+	capture.Source
+	about capture.Header
+	first *capture.Item // was read already
+	err   error
+}
+
+func settle(in capture.Source) capture.Source {
+	s := &settled{Source: in, about: *in.About()}
+	if s.about.Minor == 0 { // nothing says where a run begins
+		return in
+	}
+	if s.first, s.err = in.Next(); s.err != nil {
+		return s
+	}
+	if s.first.Kind == capture.Steps {
+		if step, err := sectionOf[censusStep](s.first); err == nil && step.Begin {
+			return s
+		}
+	}
+	s.about.Start = max(s.about.Start, int64(timeOf(s.first)))
+	return s
+}
+
+func (s *settled) About() *capture.Header { return &s.about }
+
+func (s *settled) Next() (*capture.Item, error) {
+	if x, err := s.first, s.err; x != nil || err != nil {
+		s.first, s.err = nil, nil
+		return x, err
+	}
+	return s.Source.Next()
+}
+
+func (s *settled) SeekSnapshot(t event.Ktime) (bool, error) {
+	found, err := s.Source.SeekSnapshot(t)
+	if found {
+		s.first, s.err = nil, nil
+	}
+	return found, err
+}
 
 type recording struct {
 	r    capture.Source

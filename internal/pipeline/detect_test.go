@@ -41,6 +41,22 @@ func (l *told) last(class string, src netip.Addr) (f agg.Finding) {
 	return f
 }
 
+// openIn traces the router of a lab, until the test ends.
+func openIn(t *testing.T, l *netlab.Router, backend string) (*Pipeline, event.Clock) {
+	t.Helper()
+	flt, err := filter.Parse(fmt.Sprintf("netns %d", l.R.Inode()), filter.Options{})
+	must(t, err)
+	clock, err := NewClock()
+	must(t, err)
+	p, err := Open(t.Context(), Config{Backend: backend, Filter: flt, Sums: true})
+	if errors.Is(err, probe.ErrNotPossible) {
+		t.Skip(err)
+	}
+	must(t, err)
+	t.Cleanup(func() { must(t, p.Close()) })
+	return p, clock
+}
+
 // Two scans, one that is refused and one that nobody answers, beside clients that
 // are served: what is found is what was sent, on every backend that this kernel has.
 func TestWatchFindsScans(t *testing.T) {
@@ -57,16 +73,7 @@ func watchScans(t *testing.T, backend string) {
 	svc, err := l.ServeTCP(netip.AddrPortFrom(netlab.ServerV4, 80))
 	must(t, err)
 	defer svc.Close()
-	flt, err := filter.Parse(fmt.Sprintf("netns %d", l.R.Inode()), filter.Options{})
-	must(t, err)
-	clock, err := NewClock()
-	must(t, err)
-	p, err := Open(t.Context(), Config{Backend: backend, Filter: flt, Sums: true})
-	if errors.Is(err, probe.ErrNotPossible) {
-		t.Skip(err)
-	}
-	must(t, err)
-	defer p.Close()
+	p, clock := openIn(t, l, backend)
 	var got told
 	w := p.NewWatch(clock, agg.CensusConfig{Dims: []agg.Dim{agg.ByNetNS}})
 	w.Detect(Detection{Found: got.add})

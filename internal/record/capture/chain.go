@@ -60,21 +60,27 @@ func OpenChain(paths []string) (c *Chain, skipped int, err error) {
 }
 
 // SeekSnapshot goes to the last Snapshot that began at a time or before, in whichever
-// file; before anything is read. Where there is none it goes nowhere and says so.
+// file. Where there is none it goes nowhere and says so.
 func (c *Chain) SeekSnapshot(t event.Ktime) (bool, error) {
 	for i := len(c.all) - 1; i >= 0; i-- {
+		at := Chain{paths: c.all[i:]}
+		if err := at.open(); err != nil {
+			return false, err
+		}
+		found, err := at.r.SeekSnapshot(t)
+		if !found {
+			if err = errors.Join(err, at.f.Close()); err != nil {
+				return false, err
+			}
+			continue
+		}
 		if err := c.f.Close(); err != nil {
-			return false, err
+			return false, errors.Join(err, at.f.Close())
 		}
-		c.paths, c.r = c.all[i:], nil
-		if err := c.open(); err != nil {
-			return false, err
-		}
-		if found, err := c.r.SeekSnapshot(t); found || err != nil {
-			return found, err
-		}
+		c.f, c.r, c.paths = at.f, at.r, at.paths
+		return true, nil
 	}
-	return false, nil // and is where it was: at the first
+	return false, nil
 }
 
 // run says which run of a recorder a file is of.
