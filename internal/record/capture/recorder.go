@@ -163,9 +163,16 @@ func (r *Recorder) JSON(k Kind, at event.Ktime, v any) {
 // Wait waits until there is room for much, a second at most: for who reads a whole table
 // and is not traffic.
 func (r *Recorder) Wait() {
-	for until := time.Now().Add(time.Second); len(r.free) < chunks/2 && time.Now().Before(until); {
+	for until := time.Now().Add(time.Second); r.spare() < chunks/2 && time.Now().Before(until); {
 		time.Sleep(time.Millisecond)
 	}
+}
+
+// spare is how many chunks are free.
+func (r *Recorder) spare() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.free)
 }
 
 // Flush has what was taken so far written, if not yet.

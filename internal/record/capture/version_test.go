@@ -43,7 +43,8 @@ func readGolden(t *testing.T, b []byte) (g golden) {
 func goldenFile(t *testing.T) []byte {
 	var out bytes.Buffer
 	c, err := NewWriter(&out, Header{Tool: "1.0", Node: "gw1", Kernel: "6.12.1", BootID: "b", Backend: "fentry", Own: 4026531840, Hooks: []string{"nf_conntrack_hash_insert"}, Filter: "proto udp",
-		Wall: time.Unix(1700000000, 5).UTC(), Mono: 77, Start: 80, Seed: 9, Sysctls: map[string]map[string]string{"1": {"nf_conntrack_max": "7"}}, Names: map[string]string{"1": "router"}})
+		Wall: time.Unix(1700000000, 5).UTC(), Mono: 77, Start: 80, Seed: 9, Sysctls: map[string]map[string]string{"1": {"nf_conntrack_max": "7"}}, Names: map[string]string{"1": "router"},
+		Census: &Census{Rows: 5, Live: 6, Judged: 7, Pools: 8, Sums: true, Seed: 9}, EntryBytes: 320})
 	must(t, err)
 	r, at := rand.New(rand.NewPCG(7, 7)), event.Ktime(1e9)
 	some := func(n int) (events []event.Event) {
@@ -68,6 +69,11 @@ func goldenFile(t *testing.T) []byte {
 	must(t, c.JSON(Looks, at+9, map[string]bool{"due": true}))
 	must(t, c.JSON(Mark, at+9, map[string]string{"what": "a mark"}))
 	must(t, c.Gap(at+9, Missing{Events: 5, Why: "no room"}))
+	must(t, c.JSON(Snapshot, at+9, map[string]int{"entries": 2})) // from here on of format 1.1
+	must(t, c.Stands(some(2)))
+	must(t, c.JSON(Steps, at, map[string]int{"some": 1}))
+	must(t, c.JSON(Counts, at, map[string]int{"new": 7}))
+	must(t, c.JSON(Held, at, map[string]int{"entries": 7}))
 	must(t, c.Close([]byte(`{"a":1}`)))
 	return out.Bytes()
 }
@@ -85,8 +91,8 @@ func TestGolden(t *testing.T) {
 	}
 	files, err := filepath.Glob("testdata/format-*.ctsight")
 	must(t, err)
-	if len(files) == 0 {
-		t.Fatal("no golden file")
+	if own := fmt.Sprintf("testdata/format-%d.%d.ctsight", Major, Minor); !slices.Contains(files, own) {
+		t.Fatalf("no %s: go test -run TestGolden -update", own)
 	}
 	for _, path := range files {
 		b, err := os.ReadFile(path)
