@@ -248,13 +248,18 @@ func (r *reportFlags) gather(ctx context.Context, g *globals, p past) (*report.D
 	for _, c := range all {
 		nodes = append(nodes, report.Node{Name: c.Origin().Node, Backend: c.Origin().Backend})
 	}
+	var kernel pipeline.Reckoning // of one kernel only
 	read, err := pipeline.ReplayTogether(ctx, all, pipeline.ReplayConfig{For: r.limit}, func(node int, t *pipeline.Told) {
 		to.From(node, nodes[node])
 		tellReport(to, t)
+		if len(all) == 1 {
+			kernel.Take(t)
+		}
 	})
 	if err != nil {
 		return nil, err
 	}
+	to.Balance(kernel.Balance(all[0].Origin()))
 	for i := range read {
 		g.replayed(files[i], &read[i])
 		g.lacks(files[i], all[i])

@@ -140,6 +140,9 @@ func (r *captured) take(x *capture.Item) error {
 func (r *captured) entries(events []event.Event) {
 	for i := range events {
 		e := &events[i]
+		if e.Time == 0 { // before format 1.1
+			e.Time = r.from
+		}
 		if r.shadow != nil {
 			seedCensus(r.shadow, e)
 		}

@@ -42,13 +42,9 @@ type Past struct {
 	states map[int]*Second // by node
 	open   []agg.Finding
 
-	before, after map[event.NetNS]reading // the first and the last reading; nil where there is none
-	part          map[event.NetNS]reading // of one that is read
-	read          event.Ktime             // the first had ended
-	began         event.Ktime             // the same, where it is what everything is counted from
-	ends          event.Ktime             // the last began
-	late          bool                    // something had happened before the first
-	final         bool                    // the last is that of the end
+	reckoning Reckoning
+	began     event.Ktime // the first reading had ended, where everything is counted from there
+	late      bool        // something had happened before it
 
 	holders map[event.NetNS]*agg.Holdings
 	heldErr string
@@ -166,14 +162,14 @@ func (p *Past) flush() {
 	if len(p.batch) == 0 {
 		return
 	}
-	p.late = p.late || p.before == nil
+	p.late = p.late || p.reckoning.before == nil
 	p.census.AddAll(p.batch)
 	for i := range p.batch {
 		e := &p.batch[i]
 		if p.census.Config().Sums {
 			e.Sample = 0
 		}
-		if e.Time >= p.began && (!p.final || e.Time <= p.ends) {
+		if e.Time >= p.began && (!p.reckoning.final || e.Time <= p.reckoning.ends) {
 			p.ledger.Add(e)
 		}
 	}
@@ -217,22 +213,9 @@ func (p *Past) step(t *Told) {
 
 // count takes a part of a reading.
 func (p *Past) count(t *Told) {
-	if p.part == nil {
-		p.part = map[event.NetNS]reading{}
+	if p.reckoning.Take(t); !p.late {
+		p.began = p.reckoning.read
 	}
-	for i := range t.counts.NetNS {
-		c := &t.counts.NetNS[i]
-		p.part[c.NetNS] = c.reading()
-	}
-	if t.counts.More {
-		return
-	}
-	if p.before == nil {
-		if p.before, p.read = p.part, event.Ktime(t.counts.Done); !p.late {
-			p.began = p.read
-		}
-	}
-	p.after, p.ends, p.final, p.part = p.part, t.At, t.counts.Last, nil
 }
 
 // hold takes who held the tables.
@@ -281,33 +264,19 @@ func (p *Past) Ledger() (*agg.Doc, error) {
 		return nil, ErrOneAtATime
 	}
 	doc := &agg.Doc{From: p.clock.At(max(p.start, p.began)), To: p.clock.At(p.end), Backend: p.from.Backend, Snapshot: p.ledger.Snapshot()}
-	if p.final {
-		doc.To = p.clock.At(p.ends)
+	if p.reckoning.final {
+		doc.To = p.clock.At(p.reckoning.ends)
 	}
 	if s := p.states[0]; s != nil {
 		doc.Loss = s.Loss
 	}
-	if p.before == nil || p.ends <= p.read {
-		return doc, nil
-	}
-	p.hooks().account(doc, p.before, p.after)
-	if p.late || !p.final {
-		note := fmt.Sprintf("the counters are those from %s to %s", p.clock.At(p.read).UTC().Format(time.TimeOnly), p.clock.At(p.ends).UTC().Format(time.TimeOnly))
+	if p.reckoning.account(doc, p.from) && (p.late || !p.reckoning.final) {
+		note := fmt.Sprintf("the counters are those from %s to %s", p.clock.At(p.reckoning.read).Format(time.TimeOnly), p.clock.At(p.reckoning.ends).Format(time.TimeOnly))
 		for i := range doc.Balance {
 			doc.Balance[i].Note = join(doc.Balance[i].Note, note)
 		}
 	}
 	return doc, nil
-}
-
-func (p *Past) hooks() hooks {
-	has := hooks{}
-	if h := p.from.header; h != nil {
-		for _, symbol := range h.Hooks {
-			has[symbol] = true
-		}
-	}
-	return has
 }
 
 // Triage returns what is known at the end: see Watch.Triage.
@@ -335,8 +304,7 @@ func (p *Past) heldIn(ns event.NetNS) (*agg.Holdings, string) {
 }
 
 func (p *Past) lostIn(ns event.NetNS) agg.Exact {
-	after, before := p.after[ns].ours, p.before[ns].ours
-	return exact(after, before)
+	return exact(p.reckoning.after[ns].ours, p.reckoning.before[ns].ours)
 }
 
 func (p *Past) exhausted(ns event.NetNS) []agg.Pool { return exhaustedPools(p.census, ns) }
@@ -350,7 +318,7 @@ func (p *Past) place(ns event.NetNS) (at ctnl.NS, timeouts map[string]int) {
 			timeouts[name] = v
 		}
 	}
-	return p.after[ns].ns, timeouts
+	return p.reckoning.after[ns].ns, timeouts
 }
 
 // said is what lines have said of live entries, for what first contacts show.

@@ -129,6 +129,11 @@ func (t *Told) on(to *copied, clock event.Clock, room uint64) *Told {
 		c.Time, c.Ptr = c.Time+late, apart(c.Ptr, room)
 		out.judged = &judged{&c, t.judged.answered}
 	}
+	if t.counts != nil {
+		c := *t.counts
+		c.Done += int64(late)
+		out.counts = &c
+	}
 	out.step, out.open = t.step, t.open
 	return out
 }

@@ -44,6 +44,11 @@ type Data struct {
 	Lost      uint64
 	Omitted   []agg.Omission // what the bounds left out
 	Plan      *Plan          // nil where nobody has made one
+
+	// Balance sets what was traced against the kernel's counters, in the time between;
+	// empty where the capture does not have them.
+	Balance            []agg.BalanceRow
+	CountFrom, CountTo time.Time
 }
 
 // TableData is one table over time.
@@ -164,6 +169,7 @@ const (
 func (g *Gatherer) Data() *Data {
 	d := &Data{Name: g.o.Name, Nodes: slices.Clone(g.nodes), Told: g.told, Summed: g.summed, Strangers: g.strangers, LossTold: g.lossTold, Lost: g.lost, Ledger: g.ledger.Snapshot()}
 	d.Totals = d.Ledger.Totals
+	d.Balance, d.CountFrom, d.CountTo = g.balance, g.o.Clock.At(g.countFrom), g.o.Clock.At(g.countTo)
 	if !g.any {
 		return d
 	}

@@ -40,6 +40,9 @@ type Gatherer struct {
 	lost     uint64
 	account  map[int]account
 
+	balance            []agg.BalanceRow
+	countFrom, countTo event.Ktime
+
 	findings map[string]*agg.Finding
 	ids      []string // in the order in which they were first told
 	unkept   uint64   // findings beyond maxFindings
@@ -170,6 +173,12 @@ func (g *Gatherer) State(at event.Ktime, tables []agg.TableState, loss agg.Loss)
 	}
 	g.Loss(Loss{From: was.at, To: at, Lost: loss.Lost - was.lost})
 	g.account[g.node] = account{at, loss.Lost}
+}
+
+// Balance takes what the kernel's counters say in the end, of the time between two
+// readings of them.
+func (g *Gatherer) Balance(rows []agg.BalanceRow, from, to event.Ktime) {
+	g.balance, g.countFrom, g.countTo = rows, from, to
 }
 
 // gone ends a table whose namespace is not there any more; not every backend tells the

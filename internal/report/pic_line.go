@@ -206,6 +206,9 @@ func (d *Data) trustSays() (out []string) {
 	default:
 		out = append(out, "No record is missing, by the capture's own account.")
 	}
+	if s := d.balanceSays(); s != "" {
+		out = append(out, s)
+	}
 	out = append(out, fmt.Sprintf("%s were read, %s inserts and %s destroys among them.", markup.Plural(d.Told, "event", "events"), count(d.Totals.New), count(d.sum(func(c *Column) uint64 { return c.Destroyed }))))
 	if d.Summed > 0 {
 		out = append(out, markup.Plural(d.Summed, "more event", "more events")+" came as sums by source, under load: they are in all counts, and not in lifetimes, occupancy and the busiest 10 ms.")
@@ -220,6 +223,39 @@ func (d *Data) trustSays() (out []string) {
 		out = append(out, "Left out: "+count(o.Count)+" "+o.What+".")
 	}
 	return out
+}
+
+// balanceSays sets what was traced against the kernel's counters, of all tables.
+func (d *Data) balanceSays() string {
+	var traced, kernel [agg.NumCounters]int64
+	var both agg.CounterSet
+	for _, r := range d.Balance {
+		if r.Difference != nil {
+			both |= agg.Counters(r.Counter)
+			traced[r.Counter] += *r.Traced
+			kernel[r.Counter] += *r.Kernel
+		}
+	}
+	var same, differ []string
+	for c := range agg.NumCounters {
+		switch {
+		case !both.Has(c):
+		case traced[c] == kernel[c]:
+			same = append(same, fmt.Sprintf("%s %d", c, kernel[c]))
+		default:
+			differ = append(differ, fmt.Sprintf("%s %d traced, %d by the kernel", c, traced[c], kernel[c]))
+		}
+	}
+	between := fmt.Sprintf("The kernel's own counters from %s to %s", d.CountFrom.Format(time.TimeOnly), d.CountTo.Format(time.TimeOnly))
+	switch {
+	case len(differ) > 0 && len(same) > 0:
+		return between + " differ from what was traced: " + strings.Join(differ, "; ") + ". The same are " + strings.Join(same, ", ") + "."
+	case len(differ) > 0:
+		return between + " differ from what was traced: " + strings.Join(differ, "; ") + "."
+	case len(same) > 0:
+		return between + " say what was traced: " + strings.Join(same, ", ") + "."
+	}
+	return ""
 }
 
 // sentences are the capture in words, the most important first.

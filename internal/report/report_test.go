@@ -821,3 +821,31 @@ func TestLifetime(t *testing.T) {
 		t.Errorf("%v, median %d", c.Lives, d.medianLife())
 	}
 }
+
+// What the kernel's counters say of all tables is beside what was traced, and where they
+// differ that is said first; a side that is not known is no difference.
+func TestBalance(t *testing.T) {
+	row := func(ns event.NetNS, c agg.Counter, traced, kernel int64) agg.BalanceRow {
+		d := traced - kernel
+		return agg.BalanceRow{NetNS: ns, Counter: c, Traced: &traced, Kernel: &kernel, Difference: &d}
+	}
+	half := row(1, agg.CounterInvalid, 0, 9)
+	half.Traced, half.Difference = nil, nil
+	for want, rows := range map[string][]agg.BalanceRow{
+		"": {half},
+		"The kernel's own counters from 19:38:01 to 19:38:09 say what was traced: drop 24, early_drop 0.":                                               {row(1, agg.CounterDrop, 20, 20), row(2, agg.CounterDrop, 4, 4), row(1, agg.CounterEarlyDrop, 0, 0), half},
+		"The kernel's own counters from 19:38:01 to 19:38:09 differ from what was traced: drop 20 traced, 24 by the kernel. The same are early_drop 3.": {row(1, agg.CounterDrop, 20, 24), row(1, agg.CounterEarlyDrop, 3, 3)},
+		"The kernel's own counters from 19:38:01 to 19:38:09 differ from what was traced: insert_failed 1 traced, 0 by the kernel.":                     {row(1, agg.CounterInsertFailed, 1, 0)},
+	} {
+		p := newPlay(Options{})
+		p.open(tupleOf(event.ProtoTCP, "10.0.0.1", "10.0.0.2", 1, 2))
+		p.g.Balance(rows, testClock.Mono+event.Ktime(time.Second), testClock.Mono+event.Ktime(9*time.Second))
+		d := p.g.Data()
+		if got := d.balanceSays(); got != want {
+			t.Errorf("says %q, want %q", got, want)
+		}
+		if want != "" && !slices.Contains(d.trustSays(), want) {
+			t.Error("it is not said")
+		}
+	}
+}
