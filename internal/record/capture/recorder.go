@@ -28,6 +28,8 @@ type Recorder struct {
 	now   *chunk   // nil where there was no room for one
 	lost  uint64   // events that a gap has to be made of
 	stats Stats
+
+	jammed bool // somebody has waited in vain
 }
 
 // Stats is how a recording goes.
@@ -160,19 +162,18 @@ func (r *Recorder) JSON(k Kind, at event.Ktime, v any) {
 	}
 }
 
-// Wait waits until there is room for much, a second at most: for who reads a whole table
-// and is not traffic.
+// Wait waits until there is room for much: for who reads a whole table and is not traffic.
+// After a second of that, for the disk hangs say, nobody waits any more until there is.
 func (r *Recorder) Wait() {
-	for until := time.Now().Add(time.Second); r.spare() < chunks/2 && time.Now().Before(until); {
-		time.Sleep(time.Millisecond)
+	for until := time.Now().Add(time.Second); ; time.Sleep(time.Millisecond) {
+		r.mu.Lock()
+		if room := len(r.free) >= chunks/2; room || r.jammed || !time.Now().Before(until) {
+			r.jammed = !room
+			r.mu.Unlock()
+			return
+		}
+		r.mu.Unlock()
 	}
-}
-
-// spare is how many chunks are free.
-func (r *Recorder) spare() int {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return len(r.free)
 }
 
 // Flush has what was taken so far written, if not yet.

@@ -145,11 +145,48 @@ func TestSlowDisk(t *testing.T) {
 	if r.Stats().Lost == 0 {
 		t.Fatal("100,000 events found room in memory for some 50,000")
 	}
+	begin := time.Now()
+	for range 30 { // of them the first waits for a second
+		r.Wait()
+	}
+	if waited := time.Since(begin); waited > 15*time.Second {
+		t.Errorf("30 have waited %v for a disk that hangs", waited)
+	}
 	d.slow.Store(false)
 	must(t, r.Close(nil))
 	got, lost, whys := account(t, d.data)
 	if len(got)+int(lost) != all || len(got) < chunkEvents || !slices.Contains(whys, "the recording could not keep up") {
 		t.Errorf("%d given, %d recorded and %d lost: %q", all, len(got), lost, whys)
+	}
+}
+
+// TestWait: a table of more entries than there is room for finds its place, however slow
+// the disk, where it waits.
+func TestWait(t *testing.T) {
+	d := &disk{}
+	d.room.Store(1 << 40)
+	d.each.Store(int64(5 * time.Millisecond))
+	f, err := NewFile(d, Header{})
+	must(t, err)
+	r := NewRecorder(f)
+	rnd, at := rand.New(rand.NewPCG(1, 1)), event.Ktime(5)
+	e := someEvents(rnd, &at, 1000)
+	const times = 200
+	for range times {
+		r.Wait()
+		r.Events(Stands, e)
+	}
+	must(t, r.Close(nil))
+	in, err := NewReader(bytes.NewReader(d.data))
+	must(t, err)
+	n := 0
+	for _, x := range read(t, in) {
+		if x.Kind == Stands {
+			n += len(x.Events)
+		}
+	}
+	if n != times*len(e) {
+		t.Errorf("%d of %d entries are there", n, times*len(e))
 	}
 }
 
