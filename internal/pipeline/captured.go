@@ -3,6 +3,7 @@ package pipeline
 import (
 	"context"
 	"errors"
+	"math"
 	"slices"
 
 	"github.com/ctsight/ctsight/internal/agg"
@@ -69,6 +70,7 @@ type captured struct {
 	begun    bool          // it is read from its beginning, or from a snapshot on
 	standing bool          // a snapshot is read, for the want of a beginning
 	stood    uint64        // entries of it
+	missed   bool          // something is missing since the last one
 	news     bool          // something was told since the last second
 }
 
@@ -131,6 +133,7 @@ func (r *captured) take(x *capture.Item) error {
 		}
 		r.c.each(Told{At: x.At, Mark: &m})
 	case capture.Gap:
+		r.missed = true
 		r.c.each(Told{At: x.At, Missing: max(1, x.Lost.Events)})
 	}
 	return nil
@@ -213,12 +216,18 @@ func (r *captured) judged(at event.Ktime, s *censusStep) error {
 	}
 }
 
-// snapshot begins one. It says something new to who did not see the beginning.
+// snapshot begins one. It says something new to who did not see the beginning, or all that
+// was between.
 func (r *captured) snapshot(at event.Ktime) {
-	if !r.begun {
-		r.begun, r.standing = true, true
-		r.tellStep(at, &censusStep{Seed: seedBegin})
+	if r.begun && !r.missed {
+		return
 	}
+	if r.begun {
+		all := math.MaxInt
+		r.tellStep(at, &censusStep{Forget: &all})
+	}
+	r.begun, r.standing, r.stood, r.missed = true, true, 0, false
+	r.tellStep(at, &censusStep{Seed: seedBegin})
 }
 
 // held ends a snapshot, if there is one.

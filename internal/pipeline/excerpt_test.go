@@ -165,6 +165,40 @@ func TestExcerpt(t *testing.T) {
 	}
 }
 
+// TestGapIsMended: what went while nothing could be recorded is not live for ever: the next
+// snapshot says what there is.
+func TestGapIsMended(t *testing.T) {
+	var b bytes.Buffer
+	w, err := capture.NewWriter(&b, capture.Header{Start: 1, Seed: 3, Census: &capture.Census{Rows: 1000, Live: 1000, Judged: 1000, Pools: 10, Seed: 3}})
+	must(t, err)
+	must(t, w.JSON(capture.Steps, 1, censusStep{Begin: true}))
+	at := event.Ktime(1)
+	tell := func(kind event.Kind, n uint64) {
+		at++
+		must(t, w.Events([]event.Event{{Kind: kind, Time: at, NetNS: 5, Ptr: n << 8, Orig: dayTuple(n)}}))
+	}
+	for n := range uint64(100) {
+		tell(event.New, n+1)
+	}
+	must(t, w.Gap(at, capture.Missing{Events: 70, Why: "a full disk"}))
+	must(t, w.JSON(capture.Snapshot, at, struct{}{}))
+	for n := range uint64(30) {
+		must(t, w.Stands([]event.Event{{Kind: event.New, Time: at, NetNS: 5, Orig: dayTuple(n + 1)}}))
+	}
+	tell(event.Destroy, 1) // it is told of again, behind its end
+	must(t, w.Stands([]event.Event{{Kind: event.New, Time: at, NetNS: 5, Orig: dayTuple(1)}}))
+	must(t, w.JSON(capture.Held, at, snapshotEnd{Entries: 31, Whole: true}))
+	tell(event.Destroy, 2)
+	must(t, w.Close(nil))
+	r, err := capture.NewReader(bytes.NewReader(b.Bytes()))
+	must(t, err)
+	p, _, err := ReadPast(t.Context(), []Capture{Recording(r, func() {})}, PastConfig{Dims: []agg.Dim{agg.BySrc}})
+	must(t, err)
+	if top := p.Top(agg.BySrc, agg.ColLive, 100, nil); top.Total.Live != 28 || top.Total.New != 100 {
+		t.Errorf("%d live, %d new; 30 were left, and two have gone", top.Total.Live, top.Total.New)
+	}
+}
+
 // TestAlign: contacts that were looked at are found among those of a replay, though some
 // are there only, and others are not; without tags the first is the first.
 func TestAlign(t *testing.T) {

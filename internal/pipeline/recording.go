@@ -26,6 +26,7 @@ type tape struct {
 
 	limit     int       // that the census was told last
 	files     int       // that were begun when the last snapshot was taken
+	lost      uint64    // events that had found no room
 	snapshot  time.Time // when that was
 	events    uint64    // how many events there had been
 	took      time.Duration
@@ -118,7 +119,7 @@ func (w *Watch) recordReading(all map[event.NetNS]reading, at, done event.Ktime,
 
 // keepRecord notes once in a while what a recording needs to be read from its middle: the
 // counters, and what is in the tables. The latter takes as much room as so many events: it
-// comes when as many have come, at the beginning of a file and now and then.
+// comes when as many have come, at the beginning of a file, behind a gap, and now and then.
 func (w *Watch) keepRecord(ctx context.Context) {
 	t, s := &w.rec, time.Now()
 	if t.Recorder == nil {
@@ -130,10 +131,11 @@ func (w *Watch) keepRecord(ctx context.Context) {
 	if w.unread() || s.Sub(t.snapshot) < snapshotShare*t.took {
 		return
 	}
-	files, events, since := t.Stats().Files, w.cameSoFar(), s.Sub(t.snapshot)
-	if (files != t.files || since >= snapshotEvery) && (events-t.events >= uint64(w.held()) || since >= snapshotLong) {
+	stats, events, since := t.Stats(), w.cameSoFar(), s.Sub(t.snapshot)
+	wanted := stats.Files != t.files || stats.Lost != t.lost || since >= snapshotEvery
+	if wanted && (events-t.events >= uint64(w.held()) || since >= snapshotLong) {
 		w.takeSnapshot(ctx)
-		t.files, t.events = files, events
+		t.files, t.lost, t.events = stats.Files, stats.Lost, events
 	}
 }
 

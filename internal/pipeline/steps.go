@@ -76,7 +76,7 @@ func seedCensus(c *agg.Census, e *event.Event) bool {
 // censusOf is the configuration of the census of a recording.
 func censusOf(h *capture.Header) agg.CensusConfig {
 	if h.Census == nil {
-		return agg.CensusConfig{Seed: h.Seed}
+		return agg.CensusConfig{Seed: h.Seed, Sums: true} // as record did
 	}
 	c := h.Census
 	bound := func(n, most int) int { return max(1, min(n, most)) } // nobody else's file takes all memory
