@@ -195,7 +195,7 @@ func (r *captured) judged(at event.Ktime, s *censusStep) error {
 	}
 	verdicts, tags := s.Judged, s.Tags
 	for {
-		match, used := align(tags, len(verdicts), len(r.contacts), func(i int) uint16 {
+		match, used := align(tags, len(verdicts), len(r.contacts), func(i int) byte {
 			return tag(r.contacts[i].Ptr, r.contacts[i].Time, &r.contacts[i].Orig)
 		})
 		for i, k := range match {
@@ -209,7 +209,7 @@ func (r *captured) judged(at event.Ktime, s *censusStep) error {
 		}
 		full := len(r.contacts) == judgeBatch
 		r.contacts = r.contacts[:0]
-		if verdicts, tags = verdicts[used:], tags[min(len(tags), tagBytes*used):]; verdicts == "" || !full {
+		if verdicts, tags = verdicts[used:], tags[min(len(tags), used):]; verdicts == "" || !full {
 			return nil
 		}
 		r.contacts = r.judges.Due(r.dueAt, r.contacts[:0:judgeBatch])
@@ -303,7 +303,7 @@ func (r *captured) look(x *capture.Item) error {
 		return nil
 	}
 	for recorded, tags := s.Seen, s.Tags; ; {
-		match, used := align(tags, len(recorded), len(r.looks), func(i int) uint16 {
+		match, used := align(tags, len(recorded), len(r.looks), func(i int) byte {
 			return tag(r.looks[i].Ptr, r.looks[i].At, &r.looks[i].Orig)
 		})
 		seen := make([]detect.Seen, len(r.looks))
@@ -314,7 +314,7 @@ func (r *captured) look(x *capture.Item) error {
 		}
 		full := len(r.looks) == contactBatch
 		r.seen(x.At, seen)
-		recorded, tags = recorded[used:], tags[min(len(tags), tagBytes*used):]
+		recorded, tags = recorded[used:], tags[min(len(tags), used):]
 		if len(recorded) == 0 || !full {
 			return nil
 		}

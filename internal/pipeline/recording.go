@@ -85,7 +85,7 @@ func (w *Watch) recordJudged(contacts []agg.Contact, q []probe.Peek) {
 		default:
 			verdicts[i] = contactSilent
 		}
-		s.Tags = appendTag(s.Tags, contacts[i].Ptr, contacts[i].Time, &contacts[i].Orig)
+		s.Tags = append(s.Tags, tag(contacts[i].Ptr, contacts[i].Time, &contacts[i].Orig))
 	}
 	s.Judged = string(verdicts)
 	w.recordStep(w.now(), s)
@@ -292,7 +292,7 @@ func (w *Watch) recordLooks(at event.Ktime, looks []detect.Look, seen []detect.S
 	s := lookStep{Due: seen == nil}
 	for i := range seen {
 		s.Seen = append(s.Seen, packLook(&seen[i]))
-		s.Tags = appendTag(s.Tags, looks[i].Ptr, looks[i].At, &looks[i].Orig)
+		s.Tags = append(s.Tags, tag(looks[i].Ptr, looks[i].At, &looks[i].Orig))
 	}
 	w.rec.JSON(capture.Looks, at, s)
 }

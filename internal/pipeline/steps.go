@@ -1,7 +1,7 @@
 package pipeline
 
 import (
-	"encoding/binary"
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -114,25 +114,22 @@ type held struct {
 	Held  *agg.Holdings `json:"held"`
 }
 
-// tagBytes is how much a tag of a contact takes.
-const tagBytes = 2
-
 // tag tells contacts apart that follow one another: who reads a part only has not all
 // that were looked at, and some more.
-func tag(ptr uint64, at event.Ktime, t *event.Tuple) uint16 {
-	return uint16(wyhash.Mix(uint64(at)^ptr, uint64(t.Sport)|uint64(t.Dport)<<16|uint64(t.Proto)<<32))
+func tag(ptr uint64, at event.Ktime, t *event.Tuple) byte {
+	return byte(wyhash.Mix(uint64(at)^ptr, uint64(t.Sport)|uint64(t.Dport)<<16|uint64(t.Proto)<<32))
 }
 
-func appendTag(b []byte, ptr uint64, at event.Ktime, t *event.Tuple) []byte {
-	return binary.LittleEndian.AppendUint16(b, tag(ptr, at, t))
-}
+// alignRun is how many contacts in a row have to be the recorded ones, for some of those
+// to be passed over: of other tags that many would be so by chance once in 16 million.
+const alignRun = 3
 
 // align finds of contacts of a replay which of the recorded ones each is: match[i] is its
-// place among those, -1 for one that was not recorded. Both are in the order of their
+// place among those, -1 for one of which that is not sure. Both are in the order of their
 // time. Without tags, as before format 1.1, the first is the first.
-func align(tags []byte, recorded, n int, of func(i int) uint16) (match []int, used int) {
+func align(tags []byte, recorded, n int, of func(i int) byte) (match []int, used int) {
 	match = make([]int, n)
-	if len(tags) != tagBytes*recorded {
+	if len(tags) != recorded {
 		for i := range match {
 			if match[i] = -1; i < recorded {
 				match[i] = i
@@ -140,22 +137,22 @@ func align(tags []byte, recorded, n int, of func(i int) uint16) (match []int, us
 		}
 		return match, recorded
 	}
-	for i := range match {
+	want := make([]byte, n)
+	for i := range want {
+		want[i] = of(i)
+	}
+	for i := range want {
 		match[i] = -1
-		want := of(i)
-		for k := used; k < min(recorded, used+alignAhead); k++ {
-			if binary.LittleEndian.Uint16(tags[tagBytes*k:]) == want {
-				match[i], used = k, k+1
-				break
+		if used < recorded && tags[used] == want[i] {
+			match[i], used = used, used+1
+		} else if i+alignRun <= n {
+			if k := bytes.Index(tags[used:], want[i:i+alignRun]); k >= 0 {
+				match[i], used = used+k, used+k+1
 			}
 		}
 	}
 	return match, used
 }
-
-// alignAhead is how many recorded contacts may be passed over for one: of another tag one
-// in a thousand would be found there by chance.
-const alignAhead = 64
 
 // packLook puts what a look has shown into a number: bit 0 known, 1 by a query, 2 live,
 // 3 to 10 the state of TCP, the status from bit 11 on.
