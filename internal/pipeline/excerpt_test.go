@@ -198,6 +198,28 @@ func TestGapIsMended(t *testing.T) {
 	}
 }
 
+// TestSetMeanwhile: a triage has the timeouts of the end.
+func TestSetMeanwhile(t *testing.T) {
+	var b bytes.Buffer
+	w, err := capture.NewWriter(&b, capture.Header{Start: 1, Sysctls: map[string]map[string]string{"5": {"nf_conntrack_udp_timeout": "30", "nf_conntrack_icmp_timeout": "30", "nf_conntrack_max": "9"}}})
+	must(t, err)
+	must(t, w.JSON(capture.Steps, 1, censusStep{Begin: true}))
+	must(t, w.JSON(capture.Second, 2, secondState{Tables: []agg.TableState{{NetNS: 5, Max: 9}}}))
+	must(t, w.JSON(capture.Mark, 3, Mark{Sysctl: &SysctlMark{Name: "nf_conntrack_udp_timeout", From: 30, To: 7, Where: []Place{{NetNS: 5}}, Namespaces: 1}}))
+	must(t, w.JSON(capture.Mark, 3, Mark{Sysctl: &SysctlMark{Name: "nf_conntrack_icmp_timeout", From: 30, To: 8, Where: []Place{{NetNS: 6}}, Namespaces: 200}}))
+	must(t, w.JSON(capture.Mark, 3, Mark{Sysctl: &SysctlMark{Name: "nf_conntrack_max", From: 9, To: 10, Where: []Place{{NetNS: 5}}, Namespaces: 1}}))
+	must(t, w.Close(nil))
+	r, err := capture.NewReader(bytes.NewReader(b.Bytes()))
+	must(t, err)
+	p, _, err := ReadPast(t.Context(), []Capture{Recording(r, func() {})}, PastConfig{Dims: TriageDims})
+	must(t, err)
+	d, err := p.Triage(0, 1)
+	must(t, err)
+	if len(d.Timeouts) != 2 || d.Timeouts["udp_timeout"] != 7 || d.Timeouts["icmp_timeout"] != 8 {
+		t.Errorf("%v", d.Timeouts)
+	}
+}
+
 // TestAlign: contacts that were looked at are found among those of a replay, though some
 // are there only, and others are not; without tags the first is the first.
 func TestAlign(t *testing.T) {

@@ -31,7 +31,6 @@ type Past struct {
 	several bool
 	start   event.Ktime
 	end     event.Ktime
-	ended   bool // the recording tells its end
 
 	census *agg.Census
 	ledger *agg.Ledger
@@ -45,6 +44,8 @@ type Past struct {
 	reckoning Reckoning
 	began     event.Ktime // the first reading had ended, where everything is counted from there
 	late      bool        // something had happened before it
+
+	set map[event.NetNS]map[string]int // timeouts that were changed meanwhile, as in timeoutsIn
 
 	holders map[event.NetNS]*agg.Holdings
 	heldErr string
@@ -154,6 +155,8 @@ func (p *Past) take(node int, t *Told) {
 		p.count(t)
 	case t.held != nil:
 		p.hold(t.held)
+	case t.Mark != nil && t.Mark.Sysctl != nil:
+		p.changed(t.Mark.Sysctl)
 	}
 }
 
@@ -184,7 +187,7 @@ func (p *Past) Due(t event.Ktime, into []agg.Contact) []agg.Contact {
 
 func (p *Past) state(node int, t *Told) {
 	if t.State.end {
-		if p.ended = true; !p.several {
+		if !p.several {
 			p.end = t.At
 		}
 		return
@@ -225,6 +228,27 @@ func (p *Past) hold(s *snapshotEnd) {
 		p.holders[h.NetNS] = h.Held
 	}
 }
+
+// changed takes a sysctl. Where it was changed in more namespaces than the mark names,
+// that goes for all.
+func (p *Past) changed(m *SysctlMark) {
+	if p.set == nil {
+		p.set = map[event.NetNS]map[string]int{}
+	}
+	in := m.Where
+	if m.Namespaces > len(in) {
+		in = []Place{{NetNS: everywhere}}
+	}
+	for _, x := range in {
+		if p.set[x.NetNS] == nil {
+			p.set[x.NetNS] = map[string]int{}
+		}
+		p.set[x.NetNS][strings.TrimPrefix(m.Name, "nf_conntrack_")] = int(m.To)
+	}
+}
+
+// everywhere is no namespace.
+const everywhere event.NetNS = 0
 
 // done ends the reading.
 func (p *Past) done() {
@@ -310,14 +334,10 @@ func (p *Past) lostIn(ns event.NetNS) agg.Exact {
 func (p *Past) exhausted(ns event.NetNS) []agg.Pool { return exhaustedPools(p.census, ns) }
 
 func (p *Past) place(ns event.NetNS) (at ctnl.NS, timeouts map[string]int) {
-	for name, v := range timeoutsIn(p.from.header, ns) {
-		if strings.Contains(name, "timeout") {
-			if timeouts == nil {
-				timeouts = map[string]int{}
-			}
-			timeouts[name] = v
-		}
-	}
+	timeouts = timeoutsIn(p.from.header, ns)
+	maps.Copy(timeouts, p.set[everywhere])
+	maps.Copy(timeouts, p.set[ns])
+	maps.DeleteFunc(timeouts, func(name string, _ int) bool { return !strings.Contains(name, "timeout") })
 	return p.reckoning.after[ns].ns, timeouts
 }
 
