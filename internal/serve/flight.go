@@ -122,6 +122,8 @@ var (
 		"Recordings that are kept; a count of now.", nil, nil)
 	flightKeptBytesDesc = prometheus.NewDesc("ctsight_flight_recorder_kept_bytes",
 		"Size of the recordings that are kept, those in the ring still among them; bytes.", nil, nil)
+	flightRecordingDesc = prometheus.NewDesc("ctsight_flight_recorder_recording_bytes",
+		"Size of the newest recordings that are kept, by name; bytes.", []string{"recording"}, nil)
 	flightOmittedDesc = prometheus.NewDesc("ctsight_flight_recorder_omitted_total",
 		"Findings and thresholds around which nothing was kept, since too many came within an hour; a count.", nil, nil)
 	flightFailingDesc = prometheus.NewDesc("ctsight_flight_recorder_failing",
@@ -131,7 +133,7 @@ var (
 // Describe implements prometheus.Collector.
 func (f *flights) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{flightEventsDesc, flightLostDesc, flightBytesDesc, flightSegmentsDesc, flightOldestDesc,
-		flightKeptDesc, flightKeptBytesDesc, flightOmittedDesc, flightFailingDesc} {
+		flightKeptDesc, flightKeptBytesDesc, flightRecordingDesc, flightOmittedDesc, flightFailingDesc} {
 		ch <- d
 	}
 }
@@ -164,4 +166,11 @@ func collectFlight(s *agg.Flight, ch chan<- prometheus.Metric) {
 	} {
 		ch <- prometheus.MustNewConstMetric(m.desc, m.kind, m.v)
 	}
+	for _, k := range s.Kept[max(0, len(s.Kept)-recordingsNamed):] {
+		ch <- prometheus.MustNewConstMetric(flightRecordingDesc, prometheus.GaugeValue, float64(k.Bytes), k.Name)
+	}
 }
+
+// recordingsNamed is how many of those that are kept have a series, the newest ones: an
+// alert can say which it is.
+const recordingsNamed = 10

@@ -3,6 +3,7 @@ package serve
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -59,7 +60,15 @@ func (f shownFlight) Collect(ch chan<- prometheus.Metric) { collectFlight(f.s, c
 
 // Names, types and values of its metrics.
 func TestFlightMetrics(t *testing.T) {
-	c := shownFlight{&agg.Flight{Oldest: time.UnixMilli(1763925600250), Bytes: 1 << 20, Segments: 7, Events: 1000, Lost: 12, Err: "full", Omitted: 2, Kept: []agg.Recording{{Bytes: 5}, {Bytes: 6}}}}
+	var kept []agg.Recording // the oldest first: of twelve the newest ten have a name
+	for i := range 12 {
+		kept = append(kept, agg.Recording{Name: fmt.Sprintf("20261130T0614%02dZ-scan-9e6517915acc", i), Bytes: int64(i)})
+	}
+	named := ""
+	for _, k := range kept[2:] {
+		named += fmt.Sprintf("ctsight_flight_recorder_recording_bytes{recording=%q} %d\n", k.Name, k.Bytes)
+	}
+	c := shownFlight{&agg.Flight{Oldest: time.UnixMilli(1763925600250), Bytes: 1 << 20, Segments: 7, Events: 1000, Lost: 12, Err: "full", Omitted: 2, Kept: kept}}
 	want := `
 # HELP ctsight_flight_recorder_bytes Size of the ring of the flight recorder; bytes.
 # TYPE ctsight_flight_recorder_bytes gauge
@@ -72,10 +81,10 @@ ctsight_flight_recorder_events_total 1000
 ctsight_flight_recorder_failing 1
 # HELP ctsight_flight_recorder_kept Recordings that are kept; a count of now.
 # TYPE ctsight_flight_recorder_kept gauge
-ctsight_flight_recorder_kept 2
+ctsight_flight_recorder_kept 12
 # HELP ctsight_flight_recorder_kept_bytes Size of the recordings that are kept, those in the ring still among them; bytes.
 # TYPE ctsight_flight_recorder_kept_bytes gauge
-ctsight_flight_recorder_kept_bytes 11
+ctsight_flight_recorder_kept_bytes 66
 # HELP ctsight_flight_recorder_lost_events_total Events that the flight recorder had no room or time for; a count.
 # TYPE ctsight_flight_recorder_lost_events_total counter
 ctsight_flight_recorder_lost_events_total 12
@@ -85,6 +94,9 @@ ctsight_flight_recorder_oldest_timestamp_seconds 1.76392560025e+09
 # HELP ctsight_flight_recorder_omitted_total Findings and thresholds around which nothing was kept, since too many came within an hour; a count.
 # TYPE ctsight_flight_recorder_omitted_total counter
 ctsight_flight_recorder_omitted_total 2
+# HELP ctsight_flight_recorder_recording_bytes Size of the newest recordings that are kept, by name; bytes.
+# TYPE ctsight_flight_recorder_recording_bytes gauge
+` + named + `
 # HELP ctsight_flight_recorder_segments Files in the ring of the flight recorder; a count.
 # TYPE ctsight_flight_recorder_segments gauge
 ctsight_flight_recorder_segments 7
