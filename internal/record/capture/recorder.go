@@ -209,13 +209,12 @@ func (r *Recorder) Close(ledger json.RawMessage) error {
 	r.mu.Unlock()
 	<-r.done
 	err := r.file.Close(ledger)
-	if gone := r.file.W.unwritten(); gone != (tally{}) {
-		r.mu.Lock()
-		defer r.mu.Unlock()
-		r.stats.Events -= gone.events
-		r.stats.Lost += gone.events + gone.sums
-		r.stats.Err = err
-	}
+	gone := r.file.W.unwritten()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.stats.Events -= gone.events
+	r.stats.Lost += gone.events + gone.sums
+	r.stats.Bytes, r.stats.Err = r.file.W.Size(), err // it may have been written at last
 	return err
 }
 

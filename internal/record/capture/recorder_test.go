@@ -128,6 +128,26 @@ func TestDiskFull(t *testing.T) {
 	}
 }
 
+// TestRoomAtLast: what could not be written until the end, and then could, is there, and
+// all is well.
+func TestRoomAtLast(t *testing.T) {
+	d := &disk{}
+	d.room.Store(100)
+	f, err := NewFile(d, Header{})
+	must(t, err)
+	r := NewRecorder(f)
+	rnd, at := rand.New(rand.NewPCG(1, 1)), event.Ktime(5)
+	r.Events(Events, someEvents(rnd, &at, 100))
+	r.Flush()
+	waitFor(t, func() bool { return errors.Is(r.Stats().Err, syscall.ENOSPC) })
+	d.room.Store(1 << 40)
+	must(t, r.Close(nil))
+	got, lost, _ := account(t, d.data)
+	if s := r.Stats(); len(got) != 100 || lost != 0 || s.Events != 100 || s.Err != nil || s.Bytes == 0 {
+		t.Errorf("%d recorded, %d lost; %+v", len(got), lost, s)
+	}
+}
+
 // TestSlowDisk: who gives events never waits, and what finds no room is counted.
 func TestSlowDisk(t *testing.T) {
 	d := &disk{}
