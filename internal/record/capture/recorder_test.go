@@ -132,9 +132,10 @@ func TestDiskFull(t *testing.T) {
 // all is well.
 func TestRoomAtLast(t *testing.T) {
 	d := &disk{}
-	d.room.Store(100)
+	d.room.Store(1 << 40)
 	f, err := NewFile(d, Header{})
 	must(t, err)
+	d.room.Store(d.at) // the header, and no more
 	r := NewRecorder(f)
 	rnd, at := rand.New(rand.NewPCG(1, 1)), event.Ktime(5)
 	r.Events(Events, someEvents(rnd, &at, 100))
