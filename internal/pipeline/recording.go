@@ -1,8 +1,9 @@
 package pipeline
 
 import (
+	"cmp"
 	"context"
-	"maps"
+	"errors"
 	"os"
 	"slices"
 	"strconv"
@@ -117,14 +118,28 @@ func (w *Watch) recordReading(all map[event.NetNS]reading, at, done event.Ktime,
 	t.after, t.to = all, at
 }
 
+// keepRecords is keepRecord until ctx ends: nobody else waits for the tables to be read, or
+// for the disk.
+func (w *Watch) keepRecords(ctx context.Context) {
+	tick := time.NewTicker(lookEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		if conntrackLoaded() {
+			w.keepRecord(ctx)
+		}
+	}
+}
+
 // keepRecord notes once in a while what a recording needs to be read from its middle: the
 // counters, and what is in the tables. The latter takes as much room as so many events: it
 // comes when as many have come, at the beginning of a file, behind a gap, and now and then.
 func (w *Watch) keepRecord(ctx context.Context) {
 	t, s := &w.rec, time.Now()
-	if t.Recorder == nil {
-		return
-	}
 	if !t.told && s.Sub(t.counts) >= max(countsEvery, countsShare*t.countsFor) {
 		w.recordCounts(false)
 	}
@@ -144,22 +159,20 @@ func (w *Watch) takeSnapshot(ctx context.Context) {
 	began := time.Now()
 	w.note(capture.Snapshot, struct{}{})
 	var n uint64
-	var batch []event.Event
-	flush := func() {
-		w.rec.Wait()
-		w.rec.Events(capture.Stands, batch)
-		n += uint64(len(batch))
-		batch = batch[:0]
+	var some []event.Event
+	hand := func() { // when nobody waits for us
+		for all := some; len(all) > 0; all = all[min(len(all), standsAtOnce):] {
+			w.rec.Wait()
+			w.rec.Events(capture.Stands, all[:min(len(all), standsAtOnce)])
+		}
+		n += uint64(len(some))
+		some = some[:0]
 	}
 	end := w.walkStanding(ctx, func(e *event.Event) {
-		if !w.p.cfg.Filter.Match(e) {
-			return
+		if w.p.cfg.Filter.Match(e) {
+			some = append(some, *e)
 		}
-		if batch = append(batch, *e); len(batch) == agg.Batch {
-			flush()
-		}
-	})
-	flush()
+	}, hand)
 	end.Entries = n
 	w.note(capture.Held, end)
 	w.rec.snapshot, w.rec.took = time.Now(), time.Since(began)
@@ -172,14 +185,19 @@ func (w *Watch) note(k capture.Kind, v any) {
 	w.rec.JSON(k, w.now(), v)
 }
 
+const (
+	standsAtOnce  = 1 << 10
+	bucketsAtOnce = 1 << 13 // of the table, while nobody else can look at entries: 1 ms
+)
+
 // walkStanding calls fn for the entries of all tables, which is told of one twice where a
-// table was replaced meanwhile.
-func (w *Watch) walkStanding(ctx context.Context, fn func(*event.Event)) (end snapshotEnd) {
+// table was replaced meanwhile, and hand now and then.
+func (w *Watch) walkStanding(ctx context.Context, fn func(*event.Event), hand func()) (end snapshotEnd) {
 	at := now()
 	if _, ok := w.p.Source.(walker); ok {
 		buckets, err := w.walkHeld(func(q *probe.Peek) {
 			fn(&event.Event{Kind: event.New, Time: at, NetNS: q.NetNS, Zone: q.Zone, Orig: q.Orig, Status: q.Status, TCPState: q.TCPState})
-		})
+		}, hand)
 		if err != nil {
 			end.Why = err.Error()
 		}
@@ -188,22 +206,31 @@ func (w *Watch) walkStanding(ctx context.Context, fn func(*event.Event)) (end sn
 	}
 	end.Whole, end.Why = true, errNoWalk.Error()
 	for _, t := range w.all() {
+		told := 0
 		err := w.dumpTo(ctx, t.ns, func(e event.Event) {
 			e.Time = at
 			fn(&e)
+			if told++; told%standsAtOnce == 0 {
+				hand()
+			}
 		})
+		hand()
 		end.Whole = end.Whole && err == nil
 	}
 	return end
 }
 
-// walkHeld reads all tables, calls fn, if not nil, for each entry, and keeps what sort of
-// entries hold them.
-func (w *Watch) walkHeld(fn func(*probe.Peek)) (buckets uint64, err error) {
-	var all map[event.NetNS]*agg.Holdings
-	walked, err := w.walkAll(func() func(*probe.Peek) {
-		all = map[event.NetNS]*agg.Holdings{}
-		return func(q *probe.Peek) {
+// walkHeld reads all tables and keeps what sort of entries hold them. fn, if not nil, is
+// called for each entry, and hand behind each part of the table.
+func (w *Watch) walkHeld(fn func(*probe.Peek), hand func()) (buckets uint64, err error) {
+	p, ok := w.p.Source.(walker)
+	if !ok {
+		return 0, errNoWalk
+	}
+	err = probe.ErrResized
+	for tries := 0; errors.Is(err, probe.ErrResized) && tries < 3; tries++ {
+		all := map[event.NetNS]*agg.Holdings{}
+		buckets, err = walkParts(p, func(q *probe.Peek) {
 			if all[q.NetNS] == nil {
 				all[q.NetNS] = &agg.Holdings{}
 			}
@@ -211,20 +238,40 @@ func (w *Watch) walkHeld(fn func(*probe.Peek)) (buckets uint64, err error) {
 			if fn != nil {
 				fn(q)
 			}
-		}
-	})
-	if err != nil {
-		return 0, err
+		}, hand)
+		w.holders = all
 	}
-	w.holders = all
-	return uint64(walked.Buckets), nil
+	return buckets, err
+}
+
+// walkParts reads the whole table, a part at a time.
+func walkParts(p walker, fn func(*probe.Peek), hand func()) (buckets uint64, err error) {
+	for from := uint32(0); ; {
+		walked, err := p.Walk(from, from+bucketsAtOnce, func(q *probe.Peek) error {
+			fn(q)
+			return nil
+		})
+		if hand != nil {
+			hand()
+		}
+		switch {
+		case err != nil:
+			return 0, err
+		case buckets != 0 && buckets != uint64(walked.Buckets):
+			return 0, probe.ErrResized
+		case walked.Next >= walked.Buckets || walked.Next <= from:
+			return uint64(walked.Buckets), nil
+		}
+		buckets, from = uint64(walked.Buckets), walked.Next
+	}
 }
 
 func (w *Watch) heldRows() (out []held) {
-	for _, ns := range slices.Sorted(maps.Keys(w.holders)) {
-		out = append(out, held{ns, w.holders[ns]})
+	for ns, h := range w.holders {
+		out = append(out, held{ns, h})
 	}
-	return out
+	slices.SortFunc(out, func(a, b held) int { return cmp.Or(cmp.Compare(b.Held.N, a.Held.N), cmp.Compare(a.NetNS, b.NetNS)) })
+	return out[:min(len(out), namespacesTold)] // a section has an end
 }
 
 // CaptureHeader is that of a recording of this watch; after Detect.

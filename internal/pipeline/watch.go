@@ -144,6 +144,7 @@ func (w *Watch) Run(ctx context.Context, each func(*event.Event) error) error {
 	}
 	if w.rec.Recorder != nil {
 		wg.Go(func() { w.mindSysctls(ctx) })
+		wg.Go(func() { w.keepRecords(ctx) })
 	}
 	if b, ok := w.p.Source.(batcher); ok && each == nil {
 		return b.RunBatches(ctx, agg.Batch, func(events []event.Event) error {
@@ -321,7 +322,6 @@ func (w *Watch) lookOnce(ctx context.Context, l *looked) {
 	w.judge()
 	w.forecast()
 	w.second()
-	w.keepRecord(ctx)
 }
 
 // cameSoFar is a number that is another when something has happened.
@@ -630,7 +630,7 @@ func (w *Watch) Finish() error {
 		return nil
 	}))
 	if w.walks || w.rec.Recorder != nil {
-		w.heldSize, w.heldErr = w.walkHeld(nil)
+		w.heldSize, w.heldErr = w.walkHeld(nil, nil)
 	}
 	if w.rec.Recorder != nil {
 		s := snapshotEnd{Buckets: w.heldSize, Held: w.heldRows()}
