@@ -139,7 +139,7 @@ func planOf(ctx context.Context, g *globals, of *past, limit time.Duration, k pl
 	if err != nil {
 		return nil, err
 	}
-	clock, origin := in.Clock(), in.Origin()
+	clock, backend := in.Clock(), in.Origin().Backend
 	c, err := pipeline.PlanCapture(ctx, in, ns, limit)
 	if err != nil {
 		return nil, err
@@ -148,11 +148,11 @@ func planOf(ctx context.Context, g *globals, of *past, limit time.Duration, k pl
 	if from == to {
 		return nil, fmt.Errorf("%s: nothing in it to plan for", file)
 	}
-	k.Max, k.Timeouts, k.Pause = cmp.Or(k.Max, c.Max), plan.TimeoutsOf(c.Timeouts), plan.PauseOf(origin.Kernel)
+	k.Max, k.Timeouts = cmp.Or(k.Max, c.Max), plan.TimeoutsOf(c.Timeouts)
 	for _, c := range were {
 		k.Timeouts[c.Timer] = c.To
 	}
-	return &planned{in, plan.Read(c, k), clock.At(from), clock.At(to), c.NetNS, origin.Backend}, nil
+	return &planned{in, plan.Read(c, k), clock.At(from), clock.At(to), c.NetNS, backend}, nil
 }
 
 // capture plans for what is in a file. What it costs is known of this kernel, which is

@@ -41,7 +41,6 @@ type Origin struct {
 	Boot    string // of the machine, as long as it runs: two captures with one Boot are of one
 	Node    string
 	Backend string
-	Kernel  string      // its release
 	Own     event.NetNS // namespace of who recorded, 0 for not known
 	Names   map[event.NetNS]string
 
@@ -141,7 +140,7 @@ func (c recording) Clock() event.Clock { return c.r.About().Clock() }
 
 func (c recording) Origin() Origin {
 	h := c.r.About()
-	o := Origin{Boot: h.BootID, Node: h.Node, Backend: h.Backend, Kernel: h.Kernel, Own: event.NetNS(h.Own), Names: map[event.NetNS]string{}, header: h}
+	o := Origin{Boot: h.BootID, Node: h.Node, Backend: h.Backend, Own: event.NetNS(h.Own), Names: map[event.NetNS]string{}, header: h}
 	for number, name := range h.Names {
 		if n, err := strconv.ParseUint(number, 10, 32); err == nil {
 			o.Names[event.NetNS(n)] = name

@@ -9,8 +9,6 @@ import (
 	"strings"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/ctsight/ctsight/internal/ctnl"
 	"github.com/ctsight/ctsight/internal/event"
 	"github.com/ctsight/ctsight/internal/plan"
@@ -313,18 +311,9 @@ func (p *Pipeline) held(ctx context.Context, ns ctnl.NS) (out []plan.Held, err e
 	return out, err
 }
 
-// kernelRelease is as uname(1) says it, "" for not known.
-func kernelRelease() string {
-	var u unix.Utsname
-	if unix.Uname(&u) != nil {
-		return ""
-	}
-	return unix.ByteSliceToString(u.Release[:])
-}
-
 // PlanKernel reads the limits and timeouts of a namespace.
 func PlanKernel(ns ctnl.NS) (plan.Kernel, error) {
-	k := plan.Kernel{Timeouts: plan.TimeoutsOf(ns.Timeouts()), HZ: int(time.Second / probe.Jiffy()), Pause: plan.PauseOf(kernelRelease())}
+	k := plan.Kernel{Timeouts: plan.TimeoutsOf(ns.Timeouts()), HZ: int(time.Second / probe.Jiffy())}
 	conn, err := ctnl.Dial(ns)
 	if err != nil {
 		return k, err

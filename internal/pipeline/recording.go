@@ -10,6 +10,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/ctsight/ctsight/internal/agg"
 	"github.com/ctsight/ctsight/internal/ctnl"
 	"github.com/ctsight/ctsight/internal/detect"
@@ -300,7 +302,10 @@ func (w *Watch) CaptureHeader(tool string) capture.Header {
 		h.Own = uint32(own.Inode)
 	}
 	h.Node, _ = os.Hostname()
-	h.Kernel = kernelRelease()
+	var u unix.Utsname
+	if unix.Uname(&u) == nil {
+		h.Kernel = unix.ByteSliceToString(u.Release[:])
+	}
 	h.BootID = BootID()
 	return h
 }

@@ -26,10 +26,6 @@ func (s *sim) collect() {
 	for s.expired.first() <= s.at {
 		if i := s.expired.pop(); s.all[i].pos > 0 {
 			s.remove(i)
-			if s.at >= s.r.From+(s.r.To-s.r.From)/2 {
-				s.late += s.at.Sub(s.all[i].expires).Seconds()
-				s.found++
-			}
 		}
 	}
 	if s.refused {
@@ -37,7 +33,6 @@ func (s *sim) collect() {
 		s.makeRoom(s.out.Max / 100 * 95)
 	}
 	s.scan = s.at + s.interval()
-	s.scan += s.r.Kernel.late(s.scan - s.at)
 }
 
 func (s *sim) makeRoom(until uint64) {
@@ -59,13 +54,10 @@ func (s *sim) makeRoom(until uint64) {
 // ones change nothing; so does the order, which is that of a hash. Each entry is in
 // the table twice.
 func (s *sim) interval() event.Ktime {
-	if s.r.Kernel.Pause > 0 {
-		return event.Ktime(s.r.Kernel.Pause)
-	}
 	hz := int64(cmp.Or(s.r.Kernel.HZ, DefaultHZ))
 	jiffy := int64(time.Second) / hz
 	low, clamp := int64(gcMin)/jiffy, int64(gcClamp)/jiffy
-	mean, count := s.r.others.mean(event.Ktime(jiffy))
+	mean, count := int64(gcMax)/jiffy, int64(gcPrior)
 	nodes := 2 * len(s.live)
 	step := coprime(nodes)
 	for k := 0; k < nodes && count <= clamp; k++ {
@@ -78,19 +70,6 @@ func (s *sim) interval() event.Ktime {
 		mean += (left - mean) / count
 	}
 	return event.Ktime(min(max(mean, low), int64(gcMax)/jiffy) * jiffy)
-}
-
-// late is how much later than asked for a timer comes, on average: the kernel's wheel is
-// the coarser the longer it is (LVL_GRAN, kernel/time/timer.c).
-func (k *Kernel) late(after event.Ktime) event.Ktime { return k.wheel(after) / 2 }
-
-func (k *Kernel) wheel(after event.Ktime) event.Ktime {
-	jiffy := event.Ktime(time.Second) / event.Ktime(cmp.Or(k.HZ, DefaultHZ))
-	step := event.Ktime(1)
-	for level := event.Ktime(64); after/jiffy >= level && step < 1<<15; level *= 8 {
-		step *= 8
-	}
-	return step * jiffy
 }
 
 // coprime is a step that visits all of n in an order that is none.

@@ -2,7 +2,6 @@ package plan
 
 import (
 	"cmp"
-	"math"
 	"slices"
 	"sort"
 	"time"
@@ -57,16 +56,12 @@ func Read(in Input, k Kernel) *Record {
 	for i := range r.Conns {
 		r.expiry(i)
 	}
-	if !r.Lagless && k.Pause == 0 {
-		r.findOthers()
-	}
 	return r
 }
 
-// crowds are those of the times at which more entries go than by chance: where a backend
+// crowds are those of the times at which more entries go than on average: where a backend
 // does not tell who found them, the collector finds many at once, and lookups a few all
-// the time. Of these some meet in a quarter of a second; 4 standard deviations more do
-// not.
+// the time.
 func (r *Record) crowds(times []event.Ktime) (out []event.Ktime) {
 	const width = event.Ktime(250 * time.Millisecond)
 	count := map[event.Ktime]int{}
@@ -74,12 +69,8 @@ func (r *Record) crowds(times []event.Ktime) (out []event.Ktime) {
 		count[(t-r.From)/width]++
 	}
 	mean := float64(len(times)) / max(1, float64((r.To-r.From)/width))
-	least := mean + 4*math.Sqrt(mean)
 	for _, t := range times {
-		if t < r.From+event.Ktime(time.Second) {
-			continue // who read the table then has removed what had expired
-		}
-		if float64(count[(t-r.From)/width]) > least {
+		if float64(count[(t-r.From)/width]) > mean {
 			out = append(out, t)
 		}
 	}
@@ -168,7 +159,7 @@ type pass struct{ begin, end event.Ktime }
 
 // scanBefore is when the collector ended the pass before the one that removed an entry.
 func (r *Record) scanBefore(t event.Ktime) event.Ktime {
-	before := t - event.Ktime(r.Kernel.longest())
+	before := t - event.Ktime(gcMax)
 	i := sort.Search(len(r.passes), func(i int) bool { return r.passes[i].begin > t })
 	if i > 0 && t-r.passes[i-1].end <= event.Ktime(onePass) {
 		i--

@@ -6,7 +6,6 @@ import (
 	"math"
 	"os"
 	"slices"
-	"sync"
 	"testing"
 	"time"
 
@@ -18,8 +17,6 @@ import (
 	"github.com/ctsight/ctsight/internal/netlab"
 	"github.com/ctsight/ctsight/internal/pipeline"
 	"github.com/ctsight/ctsight/internal/plan"
-	"github.com/ctsight/ctsight/internal/probe"
-	"github.com/ctsight/ctsight/internal/triage"
 )
 
 // planned is a lab with a stream of UDP flows that nobody answers.
@@ -32,17 +29,11 @@ type planned struct {
 // collect records connections for a while, in which something else is done.
 func (p *planned) collect(d time.Duration, during func()) *plan.Record {
 	p.Helper()
-	return p.collectBy("", d, during)
-}
-
-// collectBy does so with a backend.
-func (p *planned) collectBy(backend string, d time.Duration, during func()) *plan.Record {
-	p.Helper()
 	k, err := pipeline.PlanKernel(p.ns)
 	must(p, err)
 	only, err := filter.Parse("netns "+p.ns.Inode.String(), filter.Options{})
 	must(p, err)
-	src, err := pipeline.Open(p.Context(), pipeline.Config{Filter: only, Backend: backend})
+	src, err := pipeline.Open(p.Context(), pipeline.Config{Filter: only})
 	must(p, err)
 	ctx, cancel := context.WithTimeout(p.Context(), d)
 	defer cancel()
@@ -157,81 +148,6 @@ func TestPlanTimeout(t *testing.T) {
 	got, most := p.entries(60 * time.Second)
 	within(t, "udp=10s, mean", mean(then, 25), got, 0.05)
 	t.Logf("at most: predicted %d, the kernel has %.0f", then.Peak, most)
-}
-
-// The same of a table that is nearly idle, where the collector comes seldom and most
-// entries have expired: by the backend that knows who removes entries, and by the one
-// that does not.
-func TestPlanIdle(t *testing.T) {
-	if testing.Short() {
-		t.Skip("long: the garbage collector of an idle machine comes once a minute")
-	}
-	const short, long = 5, 15
-	span, settled := 130*time.Second, 65 // whole pauses of the collector, nearly
-	if lab.KernelName() == "5.10" {      // where it comes every two minutes
-		span, settled = 250*time.Second, 130
-	}
-	for _, c := range []struct {
-		rate   float64
-		others int // entries of another namespace that live long
-	}{{rate: 4}, {rate: 40}, {rate: 4, others: 60}} {
-		t.Run(fmt.Sprintf("%g a second, %d others", c.rate, c.others), func(t *testing.T) {
-			if lab.KernelName() == "5.10" && c.others > 0 {
-				t.Skip("before 5.15 the collector does not go by what there is")
-			}
-			p := newPlanned(t)
-			longLived(t, c.others)
-			sysctl(t, p.r, "nf_conntrack_udp_timeout", short)
-			ctx, stop := context.WithCancel(t.Context())
-			sent := make(chan error, 1)
-			go func() {
-				f := netlab.Flows{Proto: event.ProtoUDP, Src: netlab.Addrs{First: netlab.ClientV4, N: 1}, Dst: netlab.Addrs{First: netlab.Sink(0), N: 4},
-					SPorts: netlab.Ports{First: 1024, N: 60000}, DPorts: netlab.OnePort(53)}
-				_, err := p.r.SendFlows(ctx, f, netlab.SendOptions{Rate: c.rate})
-				sent <- err
-			}()
-			defer func() { stop(); <-sent }()
-			time.Sleep(70 * time.Second)
-			backends := []string{"", probe.Netlink}
-			recs := make([]*plan.Record, len(backends))
-			var all sync.WaitGroup
-			for i, b := range backends {
-				all.Go(func() { recs[i] = p.collectBy(b, span, func() {}) })
-			}
-			now, _ := p.entries(span)
-			all.Wait()
-			sysctl(t, p.r, "nf_conntrack_udp_timeout", long)
-			time.Sleep(span - 30*time.Second)
-			got, _ := p.entries(span - 10*time.Second)
-			for i, b := range backends {
-				if b == "" {
-					b = "auto"
-				}
-				within(t, b+", measured, mean", recs[i].Simulate(plan.WhatIf{}).Mean, now, 0.05)
-				d, err := plan.Make(recs[i], plan.WhatIf{Timeouts: []plan.Change{{Timer: plan.UDP, To: long * time.Second}}}, triage.Memory{})
-				must(t, err)
-				within(t, b+", udp=15s, mean", mean(*d.Then, settled), got, 0.05)
-				within(t, b+", udp=15s, settles at", d.Settles, got, 0.08)
-				t.Logf("%v; late %v; then %v", recs[i].Simulate(plan.WhatIf{}).Curve, d.Then.Late, d.Then.Curve)
-			}
-		})
-	}
-}
-
-// longLived makes entries in a namespace of their own.
-func longLived(t *testing.T, n int) {
-	t.Helper()
-	ns, err := netlab.NewNS()
-	must(t, err)
-	t.Cleanup(func() { must(t, ns.Close()) })
-	c, err := trace.Dial(ns)
-	must(t, err)
-	defer c.Close()
-	for i := range n {
-		e := assured(i)
-		e.Timeout = time.Hour
-		must(t, c.Create(e))
-	}
 }
 
 // And of another limit: what comes is recorded with room for all of it, and then sent
