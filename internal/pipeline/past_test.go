@@ -114,9 +114,18 @@ func watched(t *testing.T, backend string, begin func(p *Pipeline, clock event.C
 	return w, rec, ledger
 }
 
+// eachBackend runs a test with every backend that is a source of its own, on the host and
+// on one kernel of the matrix; on the others with the best that they have.
 func eachBackend(t *testing.T, fn func(t *testing.T, backend string)) {
 	lab.NeedRoot(t)
-	for _, backend := range []string{probe.Fentry, probe.Netfilter, probe.Netlink} {
+	backends := []string{probe.Auto}
+	switch lab.KernelName() {
+	case "":
+		backends = []string{probe.Netfilter, probe.Netlink}
+	case "6.12":
+		backends = []string{probe.Fentry, probe.Netfilter, probe.Netlink}
+	}
+	for _, backend := range backends {
 		t.Run(backend, func(t *testing.T) { fn(t, backend) })
 	}
 }
