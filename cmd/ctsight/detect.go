@@ -114,9 +114,7 @@ func (d *detectFlags) replay(ctx context.Context, out *findingOutput, args []str
 		o = in[0].Origin()
 	}
 	if err := out.open(d, view.FindingOptions{Names: out.g.namesIn(o), Own: o.Own}); err != nil {
-		for _, c := range in {
-			c.Close()
-		}
+		closeAll(in)
 		return err
 	}
 	config := pipeline.ReplayConfig{For: d.limit, Detect: detect.Config{Tell: out.tell}}

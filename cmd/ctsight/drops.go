@@ -35,9 +35,7 @@ it has: they were read four times a minute.`,
 		Example: `  ctsight drops --for 1m
   ctsight drops --from night.ctsight --since 03:10 --until 03:20`,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if d.given() && !cmd.Flags().Changed("for") {
-				d.limit = 0
-			}
+			d.whole(cmd.Flags(), &d.limit)
 			return d.run(cmd.Context(), g, args)
 		},
 	}

@@ -39,6 +39,13 @@ func (p *past) within(f *pflag.FlagSet) {
 
 func (p *past) given() bool { return len(p.from) > 0 }
 
+// whole has --for, whose default is for this kernel, take all of a capture unless it is given.
+func (p *past) whole(f *pflag.FlagSet, limit *time.Duration) {
+	if p.given() && !f.Changed("for") {
+		*limit = 0
+	}
+}
+
 // check says what does not fit together; most is how many captures there may be.
 func (p *past) check(most int) error {
 	switch {

@@ -40,14 +40,18 @@ func (g *globals) openParts(p *past, args []string) (all []pipeline.Capture, err
 	for _, from := range p.from {
 		in, err := g.openPart(p, from, args)
 		if err != nil {
-			for _, c := range all {
-				c.Close()
-			}
+			closeAll(all)
 			return nil, err
 		}
 		all = append(all, in)
 	}
 	return all, nil
+}
+
+func closeAll(all []pipeline.Capture) {
+	for _, c := range all {
+		c.Close()
+	}
 }
 
 // captureFilter parses a filter and adds --netns for a capture, whose namespaces are

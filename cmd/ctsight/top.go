@@ -47,9 +47,7 @@ number is one row, of whichever machine.`,
   ctsight top --from /var/lib/ctsight/ring --since -5m --by edge
   ctsight top -o json --for 10s 'src 10.0.0.0/8' | jq .sources`,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if t.given() && !cmd.Flags().Changed("for") {
-				t.limit = 0
-			}
+			t.whole(cmd.Flags(), &t.limit)
 			return t.run(cmd.Context(), g, args)
 		},
 	}

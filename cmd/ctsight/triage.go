@@ -38,9 +38,7 @@ have been told then; who held the table in which state is known as of its snapsh
   ctsight triage --from /var/lib/ctsight/ring --until 03:12`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if t.given() && !cmd.Flags().Changed("for") {
-				t.limit = 0
-			}
+			t.whole(cmd.Flags(), &t.limit)
 			return t.run(cmd.Context(), g)
 		},
 	}

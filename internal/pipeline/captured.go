@@ -168,7 +168,7 @@ func (r *captured) step(x *capture.Item) error {
 	case s.Begin:
 		r.begun = true
 	case s.Judged != "":
-		return r.judged(x.At, &s)
+		r.judged(x.At, &s)
 	case s.Due && r.judges == nil:
 	case s.Due:
 		r.dueAt = x.At
@@ -189,9 +189,9 @@ func (r *captured) tellStep(at event.Ktime, s *censusStep) {
 
 // judged tells what first contacts have shown. Where other ones are due than then, those
 // that were not looked at are told by their destroy.
-func (r *captured) judged(at event.Ktime, s *censusStep) error {
+func (r *captured) judged(at event.Ktime, s *censusStep) {
 	if r.judges == nil {
-		return nil
+		return
 	}
 	verdicts, tags := s.Judged, s.Tags
 	for {
@@ -210,7 +210,7 @@ func (r *captured) judged(at event.Ktime, s *censusStep) error {
 		full := len(r.contacts) == judgeBatch
 		r.contacts = r.contacts[:0]
 		if verdicts, tags = verdicts[used:], tags[min(len(tags), used):]; verdicts == "" || !full {
-			return nil
+			return
 		}
 		r.contacts = r.judges.Due(r.dueAt, r.contacts[:0:judgeBatch])
 	}
