@@ -24,11 +24,11 @@ func (g *globals) openPart(p *past, from string, args []string) (only, error) {
 	if err != nil {
 		return only{}, err
 	}
-	flt, err := g.captureFilter(text, in)
+	ns, err := g.captureNetNS(in)
 	if err != nil {
 		return only{}, err
 	}
-	ns, err := g.captureNetNS(in)
+	flt, err := captureFilter(text, in, ns)
 	if err != nil {
 		return only{}, err
 	}
@@ -54,18 +54,17 @@ func closeAll(all []pipeline.Capture) {
 	}
 }
 
-// captureFilter parses a filter and adds --netns for a capture, whose namespaces are
-// those that it names, or numbers. It closes a capture for which that fails.
-func (g *globals) captureFilter(text string, in pipeline.Capture) (*filter.Filter, error) {
+// captureFilter parses a filter and adds a namespace, 0 for all, for a capture, whose
+// namespaces are those that it names, or numbers. It closes a capture for which that fails.
+func captureFilter(text string, in pipeline.Capture, ns event.NetNS) (*filter.Filter, error) {
 	o := in.Origin()
 	f, err := filter.Parse(text, filter.Options{NetNS: func(name string) (event.NetNS, bool) { return netnsNamed(o, name) }})
 	if err != nil {
 		in.Close()
 		return nil, err
 	}
-	ns, err := g.captureNetNS(in)
-	if err != nil || ns == 0 {
-		return f, err
+	if ns == 0 {
+		return f, nil
 	}
 	both := "netns " + ns.String()
 	if !f.All() {

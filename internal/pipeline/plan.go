@@ -282,17 +282,17 @@ func (p *Pipeline) Plan(ctx context.Context, ns ctnl.NS) (c *plan.Collector, pro
 // held reads a table: without a lock where the backend can, over netlink elsewhere.
 func (p *Pipeline) held(ctx context.Context, ns ctnl.NS) (out []plan.Held, err error) {
 	if w, ok := p.Source.(walker); ok {
-		err = error(probe.ErrResized)
-		for tries := 0; errors.Is(err, probe.ErrResized) && tries < 3; tries++ {
+		err = untilWhole(func() error {
 			out = nil
-			_, err = w.Walk(0, 0, func(q *probe.Peek) error {
+			_, err := w.Walk(0, 0, func(q *probe.Peek) error {
 				if q.NetNS == ns.Inode {
 					e := event.Event{Kind: event.New, NetNS: q.NetNS, Zone: q.Zone, Orig: q.Orig, Status: q.Status, TCPState: q.TCPState}
 					out = append(out, plan.Held{At: now(), Event: e, Left: q.Timeout, Has: true})
 				}
 				return nil
 			})
-		}
+			return err
+		})
 		if err == nil {
 			return out, nil
 		}

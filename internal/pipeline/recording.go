@@ -3,7 +3,6 @@ package pipeline
 import (
 	"cmp"
 	"context"
-	"errors"
 	"os"
 	"slices"
 	"strconv"
@@ -229,8 +228,7 @@ func (w *Watch) walkHeld(fn func(*probe.Peek), hand func()) (buckets uint64, err
 	if !ok {
 		return 0, errNoWalk
 	}
-	err = probe.ErrResized
-	for tries := 0; errors.Is(err, probe.ErrResized) && tries < 3; tries++ {
+	err = untilWhole(func() (err error) {
 		all := map[event.NetNS]*agg.Holdings{}
 		buckets, err = walkParts(p, func(q *probe.Peek) {
 			if all[q.NetNS] == nil {
@@ -242,7 +240,8 @@ func (w *Watch) walkHeld(fn func(*probe.Peek), hand func()) (buckets uint64, err
 			}
 		}, hand)
 		w.holders = all
-	}
+		return err
+	})
 	return buckets, err
 }
 

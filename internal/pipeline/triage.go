@@ -35,35 +35,32 @@ func (p *Pipeline) NewTriage(clock event.Clock, c agg.CensusConfig) *Watch {
 // called.
 func (w *Watch) walkOnce() func(context.Context, ctnl.NS) error {
 	walk := sync.OnceValue(func() error {
+		p, ok := w.p.Source.(walker)
+		if !ok {
+			return errNoWalk
+		}
 		found := seeds{w: w}
 		defer found.flush()
-		_, err := w.walkAll(func() func(*probe.Peek) {
-			return func(q *probe.Peek) { // one that is told again counts once
+		return untilWhole(func() error { // one that is told again counts once
+			_, err := p.Walk(0, 0, func(q *probe.Peek) error {
 				found.add(event.Event{Kind: event.New, Time: now(), NetNS: q.NetNS, Zone: q.Zone, Orig: q.Orig, Status: q.Status, TCPState: q.TCPState, Timeout: q.Timeout})
-			}
+				return nil
+			})
+			return err
 		})
-		return err
 	})
 	return func(context.Context, ctnl.NS) error { return walk() }
 }
 
-// walkAll reads the whole table. begin is called for what takes the entries, again
-// when the table was replaced meanwhile.
-func (w *Watch) walkAll(begin func() func(*probe.Peek)) (probe.Walked, error) {
-	p, ok := w.p.Source.(walker)
-	if !ok {
-		return probe.Walked{}, errNoWalk
+// untilWhole calls walk, which reads a whole table, again where that was replaced
+// meanwhile; three times at most.
+func untilWhole(walk func() error) (err error) {
+	for range 3 {
+		if err = walk(); !errors.Is(err, probe.ErrResized) {
+			break
+		}
 	}
-	var walked probe.Walked
-	err := error(probe.ErrResized)
-	for tries := 0; errors.Is(err, probe.ErrResized) && tries < 3; tries++ {
-		take := begin()
-		walked, err = p.Walk(0, 0, func(q *probe.Peek) error {
-			take(q)
-			return nil
-		})
-	}
-	return walked, err
+	return err
 }
 
 // Triage returns what is known after Finish, of one namespace or, with 0, of the
