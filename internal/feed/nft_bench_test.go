@@ -11,7 +11,7 @@ import (
 // R19: fifty thousand addresses in less than 100 ms. What is told is the time of this
 // process on a CPU, kernel and all: the machine has other things to do.
 func BenchmarkFiftyThousand(b *testing.B) {
-	l := newLab(b)
+	l := newPlace(b)
 	table, now := l.table(), time.Now()
 	r := &Ruleset{Hook: "prerouting", Action: "drop"}
 	for i := range 50_000 {

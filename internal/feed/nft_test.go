@@ -19,8 +19,8 @@ import (
 	"github.com/ctsight/ctsight/internal/netlab"
 )
 
-// lab is a network namespace of the test with rules of somebody else in it, and nft.
-type lab struct {
+// place is a network namespace of the test with rules of somebody else in it, and nft.
+type place struct {
 	t  testing.TB
 	ns *netlab.NS
 }
@@ -39,7 +39,7 @@ table inet ctsight2 {
 }
 `
 
-func newLab(t testing.TB) lab {
+func newPlace(t testing.TB) place {
 	t.Helper()
 	if _, err := exec.LookPath("nft"); err != nil {
 		t.Skip("nft is not here: make test installs it")
@@ -51,13 +51,13 @@ func newLab(t testing.TB) lab {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l := lab{t, ns}
+	l := place{t, ns}
 	l.load(foreign)
 	return l
 }
 
 // nft runs it in the namespace.
-func (l lab) nft(args ...string) string {
+func (l place) nft(args ...string) string {
 	l.t.Helper()
 	out, err := l.try(args...)
 	if err != nil {
@@ -66,7 +66,7 @@ func (l lab) nft(args ...string) string {
 	return out
 }
 
-func (l lab) try(args ...string) (out string, err error) {
+func (l place) try(args ...string) (out string, err error) {
 	err = l.ns.Do(func() error {
 		b, err := exec.Command("nft", args...).CombinedOutput()
 		out = string(b)
@@ -75,7 +75,7 @@ func (l lab) try(args ...string) (out string, err error) {
 	return out, err
 }
 
-func (l lab) load(ruleset string, args ...string) {
+func (l place) load(ruleset string, args ...string) {
 	l.t.Helper()
 	file := filepath.Join(l.t.TempDir(), "ruleset")
 	if err := os.WriteFile(file, []byte(ruleset), 0o600); err != nil {
@@ -85,7 +85,7 @@ func (l lab) load(ruleset string, args ...string) {
 }
 
 // others is all of the ruleset but our table, with handles, and without what counts down.
-func (l lab) others() string {
+func (l place) others() string {
 	out := ours.ReplaceAllString(l.nft("-a", "list", "ruleset"), "")
 	return regexp.MustCompile(`expires \S+`).ReplaceAllString(out, "")
 }
@@ -93,7 +93,7 @@ func (l lab) others() string {
 var ours = regexp.MustCompile(`(?ms)^table inet ctsight \{.*?^\}\n`)
 
 // table is our table's connection in the namespace.
-func (l lab) table() *Table {
+func (l place) table() *Table {
 	l.t.Helper()
 	var t *Table
 	if err := l.ns.Do(func() (err error) { t, err = NewTable(l.ns.FD()); return err }); err != nil {
@@ -103,7 +103,7 @@ func (l lab) table() *Table {
 	return t
 }
 
-func (l lab) sync(t *Table, r *Ruleset, now time.Time) (healed bool) {
+func (l place) sync(t *Table, r *Ruleset, now time.Time) (healed bool) {
 	l.t.Helper()
 	healed, err := t.Sync(r, now)
 	if err != nil {
@@ -144,7 +144,7 @@ func TestTextAndKernelAreTheSame(t *testing.T) {
 	now := time.Now()
 	for _, hook := range []string{"prerouting", "input", "forward"} {
 		for _, action := range []string{"drop", "count"} {
-			a, b := newLab(t), newLab(t)
+			a, b := newPlace(t), newPlace(t)
 			r := some(now)
 			r.Hook, r.Action = hook, action
 			a.sync(a.table(), r, now)
@@ -152,7 +152,7 @@ func TestTextAndKernelAreTheSame(t *testing.T) {
 			b.load(text, "-c")
 			b.load(text)
 			b.load(text) // again
-			clean := func(l lab) string {
+			clean := func(l place) string {
 				return regexp.MustCompile(` expires [0-9a-z]+`).ReplaceAllString(l.nft("list", "table", "inet", "ctsight"), "")
 			}
 			if d := cmp.Diff(clean(b), clean(a)); d != "" {
@@ -161,12 +161,12 @@ func TestTextAndKernelAreTheSame(t *testing.T) {
 		}
 	}
 	// With nobody in it too: -c takes it.
-	newLab(t).load(string((&Ruleset{Hook: "input", Action: "drop"}).Text(now)), "-c")
+	newPlace(t).load(string((&Ruleset{Hook: "input", Action: "drop"}).Text(now)), "-c")
 }
 
 // Whatever we do, rules of others are the same bytes before and after.
 func TestOthersAreLeftAlone(t *testing.T) {
-	l := newLab(t)
+	l := newPlace(t)
 	before := l.others()
 	if strings.Count(before, "table ") != 3 {
 		t.Fatalf("the test is wrong:\n%s", before)
@@ -195,7 +195,7 @@ func TestOthersAreLeftAlone(t *testing.T) {
 
 // A table of our name that we have not made is somebody's.
 func TestForeignTableOfOurName(t *testing.T) {
-	l := newLab(t)
+	l := newPlace(t)
 	l.nft("add", "table", "inet", "ctsight")
 	l.nft("add", "set", "inet", "ctsight", "mine", "{ type ipv4_addr; }")
 	before := l.nft("list", "ruleset")
@@ -213,7 +213,7 @@ func TestForeignTableOfOurName(t *testing.T) {
 
 // Two in one namespace would undo each other's work.
 func TestOneTable(t *testing.T) {
-	l := newLab(t)
+	l := newPlace(t)
 	first := l.table()
 	again := func() (err error) {
 		return l.ns.Do(func() error {
@@ -227,7 +227,7 @@ func TestOneTable(t *testing.T) {
 	if err := again(); !errors.Is(err, ErrTableInUse) {
 		t.Error(err)
 	}
-	newLab(t).table() // another namespace is another table
+	newPlace(t).table() // another namespace is another table
 	first.Close()
 	if err := again(); err != nil {
 		t.Error(err)
@@ -254,7 +254,7 @@ func TestHeals(t *testing.T) {
 		"rule added":         {"insert rule inet ctsight block drop", true},
 	} {
 		t.Run(name, func(t *testing.T) {
-			l := newLab(t)
+			l := newPlace(t)
 			table, r := l.table(), some(now)
 			l.sync(table, r, now)
 			if l.sync(table, r, now) {
@@ -284,7 +284,7 @@ func stateless(s string) string {
 }
 
 // elements are those of all block sets, by nft.
-func (l lab) elements() map[string]bool {
+func (l place) elements() map[string]bool {
 	out := map[string]bool{}
 	for _, k := range setKinds {
 		if k.pass {
@@ -301,7 +301,7 @@ func (l lab) elements() map[string]bool {
 // Fifty thousand come, are renewed, go one by one, and expire by themselves.
 func TestFiftyThousand(t *testing.T) {
 	const n = 50_000
-	l := newLab(t)
+	l := newPlace(t)
 	before := l.others()
 	table, now := l.table(), time.Now()
 	r := &Ruleset{Hook: "prerouting", Action: "drop"}
@@ -356,7 +356,7 @@ func TestFiftyThousand(t *testing.T) {
 
 // What has expired goes by itself, in the kernel too.
 func TestExpires(t *testing.T) {
-	l := newLab(t)
+	l := newPlace(t)
 	table, now := l.table(), time.Now()
 	r := &Ruleset{Hook: "prerouting", Action: "drop", Block: append(listed(now.Add(2*time.Second), "198.51.100.7", "198.51.100.0/24", "2001:db8::/64"), listed(now.Add(time.Hour), "203.0.113.1")...)}
 	l.sync(table, r, now)
@@ -391,7 +391,7 @@ func until(t *testing.T, ok func() bool) {
 
 // A wider prefix and what lies in it, in every order.
 func TestOverlaps(t *testing.T) {
-	l := newLab(t)
+	l := newPlace(t)
 	table, now := l.table(), time.Now()
 	r := &Ruleset{Hook: "prerouting", Action: "drop"}
 	far, near := now.Add(time.Hour), now.Add(time.Minute)
@@ -425,7 +425,7 @@ func matches(s, expression string) bool { return regexp.MustCompile(expression).
 
 // A dry run loads nothing and prints when the list has changed, and only then.
 func TestDryRun(t *testing.T) {
-	l := newLab(t)
+	l := newPlace(t)
 	var out bytes.Buffer
 	now := time.Now()
 	r := some(now)

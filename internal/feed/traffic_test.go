@@ -103,7 +103,7 @@ func TestTraffic(t *testing.T) {
 		t.Fatalf("counted only, but blocked: %v", err)
 	}
 	c.Close()
-	if out := (lab{t, r.R}).nft("list", "chain", "inet", "ctsight", "block"); !matches(out, `@block4 counter packets [1-9]`) {
+	if out := (place{t, r.R}).nft("list", "chain", "inet", "ctsight", "block"); !matches(out, `@block4 counter packets [1-9]`) {
 		t.Errorf("not counted:\n%s", out)
 	}
 	// A list that has nobody is no table.
