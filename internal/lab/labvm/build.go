@@ -19,32 +19,35 @@ const (
 	guestBinary = "/usr/local/bin/ctsight"
 )
 
-// pkg is what `go list -json` says about a package.
+// pkg is what `go list -test -json` says about a package's test binary.
 type pkg struct {
-	ImportPath   string
-	Dir          string
-	TestImports  []string
-	XTestImports []string
+	ImportPath string // with .test behind it
+	Dir        string
+	Deps       []string
 
 	bin string // its compiled tests
 }
 
-// name returns the import path without the module.
-func (p pkg) name() string { return strings.TrimPrefix(strings.TrimPrefix(p.ImportPath, module), "/") }
+// testBinary ends the import path of the program that go test makes of a package.
+const testBinary = ".test"
 
-// needsKernel reports whether a test file imports the lab or one of its helpers. Package vm
-// and labvm are the lab's outside, their tests run on the host; captures, certificates
-// and a Prometheus that receives need no kernel.
+// path returns the import path of the package that is tested.
+func (p pkg) path() string { return strings.TrimSuffix(p.ImportPath, testBinary) }
+
+// name returns the import path without the module.
+func (p pkg) name() string { return strings.TrimPrefix(strings.TrimPrefix(p.path(), module), "/") }
+
+// needsKernel reports whether tests know that they are in a guest: package lab says so, and
+// whoever needs none of it, nor a helper that does, has no test of a kernel.
 func (p pkg) needsKernel() bool {
 	const lab = module + "/internal/lab"
-	return slices.ContainsFunc(slices.Concat(p.TestImports, p.XTestImports), func(i string) bool {
-		return i == lab || strings.HasPrefix(i, lab+"/") && i != lab+"/vm" && i != lab+"/ctreplay" && i != lab+"/prom" && i != lab+"/cert" && !strings.HasPrefix(i, lab+"/eval/") && i != lab+"/pcapct"
-	})
+	return strings.HasSuffix(p.ImportPath, testBinary) &&
+		(p.path() == lab || slices.Contains(p.Deps, lab))
 }
 
 // listPackages returns the packages matching patterns whose tests need a kernel.
 func listPackages(ctx context.Context, patterns []string) ([]pkg, error) {
-	args := append([]string{"list", "-e", "-json=ImportPath,Dir,TestImports,XTestImports"}, patterns...)
+	args := append([]string{"list", "-e", "-test", "-json=ImportPath,Dir,Deps"}, patterns...)
 	out, err := exec.CommandContext(ctx, "go", args...).Output()
 	if err != nil {
 		return nil, fmt.Errorf("list packages: %w", withStderr(err))
@@ -72,7 +75,7 @@ func parsePackages(r io.Reader) ([]pkg, error) {
 
 // buildTest compiles a package's tests to a static binary.
 func buildTest(ctx context.Context, p pkg, out string) error {
-	return goBuild(ctx, "test", "-c", "-ldflags=-s -w", "-o", out, p.ImportPath)
+	return goBuild(ctx, "test", "-c", "-ldflags=-s -w", "-o", out, p.path())
 }
 
 // buildBinary compiles ctsight itself.

@@ -97,17 +97,18 @@ func TestReportSkipReasons(t *testing.T) {
 }
 
 func TestParsePackages(t *testing.T) {
-	const list = `{"ImportPath": "github.com/ctsight/ctsight/internal/a", "TestImports": ["testing", "github.com/ctsight/ctsight/internal/lab"]}
-{"ImportPath": "github.com/ctsight/ctsight/internal/b", "XTestImports": ["github.com/ctsight/ctsight/internal/lab/netns"]}
-{"ImportPath": "github.com/ctsight/ctsight/internal/c", "TestImports": ["testing"]}
-{"ImportPath": "github.com/ctsight/ctsight/internal/d", "TestImports": ["github.com/ctsight/ctsight/internal/lab/vm"]}
-{"ImportPath": "github.com/ctsight/ctsight/internal/e", "TestImports": ["github.com/ctsight/ctsight/internal/lab/ctreplay"]}`
+	const list = `{"ImportPath": "github.com/ctsight/ctsight/internal/a", "Deps": ["github.com/ctsight/ctsight/internal/lab"]}
+{"ImportPath": "github.com/ctsight/ctsight/internal/a.test", "Deps": ["testing", "github.com/ctsight/ctsight/internal/lab"]}
+{"ImportPath": "github.com/ctsight/ctsight/internal/b [github.com/ctsight/ctsight/internal/b.test]", "Deps": ["github.com/ctsight/ctsight/internal/lab"]}
+{"ImportPath": "github.com/ctsight/ctsight/internal/c.test", "Deps": ["testing"]}
+{"ImportPath": "github.com/ctsight/ctsight/internal/d.test", "Deps": ["github.com/ctsight/ctsight/internal/lab/vm"]}
+{"ImportPath": "github.com/ctsight/ctsight/internal/lab.test", "Deps": ["github.com/ctsight/ctsight/internal/lab [github.com/ctsight/ctsight/internal/lab.test]"]}`
 	pkgs, err := parsePackages(strings.NewReader(list))
 	var names []string
 	for _, p := range pkgs {
 		names = append(names, p.name())
 	}
-	if want := []string{"internal/a", "internal/b"}; err != nil || !slices.Equal(names, want) {
+	if want := []string{"internal/a", "internal/lab"}; err != nil || !slices.Equal(names, want) {
 		t.Errorf("got %v, %v, want %v", names, err, want)
 	}
 	if _, err := parsePackages(strings.NewReader("{")); err == nil {

@@ -17,15 +17,17 @@ type guest struct {
 // takes is about how many seconds the tests of a package take in an emulated machine, where
 // that is long. Nothing but the order of things depends on it.
 var takes = map[string]int{
-	"internal/lab/scenario": 450,
+	"internal/lab/scenario": 800,
+	"internal/pipeline":     400,
+	"internal/lab/scan":     350,
+	"cmd/ctsight":           350,
 	"internal/probe":        280,
-	"internal/lab/scan":     380,
-	"internal/pipeline":     90,
-	"cmd/ctsight":           70,
-	"internal/sandbox":      35,
-	"internal/demo":         35,
-	"internal/netlab":       25,
-	"internal/ctnl":         25,
+	"internal/feed":         45,
+	"internal/ctnl":         30,
+	"internal/demo":         30,
+	"internal/sandbox":      25,
+	"internal/netlab":       20,
+	"internal/relief":       15,
 }
 
 // guestsAtATime keeps all CPUs of this machine busy: a guest keeps one busy two thirds of the
