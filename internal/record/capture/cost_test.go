@@ -10,9 +10,10 @@ import (
 )
 
 // TestCost: to record an event costs what the issue allows, .3 us of the machine that was
-// measured on. There zstd alone takes some 95 ns for it, so all of it is three times that.
+// measured on. There zstd alone takes some 95 ns for it. What else the machine does only
+// makes either dearer: the least of each is compared.
 func TestCost(t *testing.T) {
-	const most = 3.0
+	const most = 300. / 95
 	events := gateway(1 << 18)
 	enc, err := newEncoder()
 	must(t, err)
@@ -33,15 +34,13 @@ func TestCost(t *testing.T) {
 		fn()
 		return cputime.Process() - began
 	}
-	var ratios []float64
-	for range 9 {
-		least := cost(zstd)
-		ratios = append(ratios, float64(cost(func() { record(t, null{}, events) }))/float64(least))
+	alone, all := cost(zstd), cost(func() { record(t, null{}, events) })
+	for range 8 {
+		alone, all = min(alone, cost(zstd)), min(all, cost(func() { record(t, null{}, events) }))
 	}
-	slices.Sort(ratios)
-	if got := ratios[len(ratios)/2]; got > most {
-		t.Errorf("to record costs %.2f times what zstd does (%.2f), at most %.1f is allowed", got, ratios, most)
+	if got := float64(all) / float64(alone); got > most {
+		t.Errorf("to record costs %.2f times what zstd does, at most %.2f is allowed", got, most)
 	} else {
-		t.Logf("%.2f times what zstd does (%.2f)", got, ratios)
+		t.Logf("%.2f times what zstd does", got)
 	}
 }
