@@ -189,14 +189,20 @@ func TestKeeperFlightFills(t *testing.T) {
 	must(t, conn(t, l.R).Flush())
 	eventually(t, "it is empty", func() bool { l, _ := level(); return l == agg.LevelOK })
 	eventually(t, "it is kept", func() bool { return len(k.Flight().Kept) > 0 })
-	time.Sleep(2 * sysctlEvery)
+	files, err := filepath.Glob(filepath.Join(where, "*.ctsight"))
+	must(t, err)
+	changed := func() bool {
+		return slices.ContainsFunc(marksIn(t, files[0]), func(m Mark) bool { return m.Sysctl != nil })
+	}
+	// Where a look at the sysctls takes long the next one is far.
+	for end := time.Now().Add(2 * time.Minute); !changed() && time.Now().Before(end); {
+		time.Sleep(time.Second)
+	}
 	kept := k.Flight().Kept
 	stop()
 
 	var crossed []string
 	limits := 0
-	files, err := filepath.Glob(filepath.Join(where, "*.ctsight"))
-	must(t, err)
 	for _, m := range marksIn(t, files[0]) {
 		if x := m.Threshold; x != nil && x.NetNS == l.R.Inode() {
 			crossed = append(crossed, x.From+">"+x.To)
