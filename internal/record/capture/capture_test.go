@@ -7,8 +7,6 @@ import (
 	"io"
 	"math/rand/v2"
 	"net/netip"
-	"os"
-	"path/filepath"
 	"reflect"
 	"runtime"
 	"slices"
@@ -274,37 +272,39 @@ func TestGarbageBetween(t *testing.T) {
 	}
 }
 
-// TestSeek: what is of a time or later is found, with the index and without.
+// TestSeek: the last snapshot that began by a time is found, with the index and without,
+// and nothing is where there is none.
 func TestSeek(t *testing.T) {
-	w := write(t, rand.New(rand.NewPCG(11, 1)), 30, 100)
-	for name, size := range map[string]int{"closed": len(w.file), "killed": w.ends[len(w.ends)-1]} {
-		path := filepath.Join(t.TempDir(), "x")
-		must(t, os.WriteFile(path, w.file[:size], 0o600))
-		f, err := os.Open(path)
-		must(t, err)
-		defer f.Close()
-		for frame := range 30 {
-			r, err := NewReader(f)
+	const frames = 30
+	var out bytes.Buffer
+	c, err := NewWriter(&out, Header{})
+	must(t, err)
+	r, ends := rand.New(rand.NewPCG(11, 1)), 0
+	began := func(i int) event.Ktime { return event.Ktime(i+1) * 1e9 }
+	for i := range frames {
+		if i%3 == 2 { // 2, 5, 8 ...
+			must(t, c.JSON(Snapshot, began(i), i))
+		}
+		must(t, c.Events([]event.Event{anything(r, began(i)+5e8)}))
+		must(t, c.Flush())
+		ends = out.Len()
+	}
+	must(t, c.Close([]byte(`{}`)))
+	for name, size := range map[string]int{"closed": out.Len(), "killed": ends} {
+		for i := range frames + 5 {
+			r, err := NewReader(bytes.NewReader(out.Bytes()[:size]))
 			must(t, err)
-			first := itemsIn(frame)
-			at := w.all[first].Events[0].Time
-			for i := range w.all[first].Events {
-				at = max(at, w.all[first].Events[i].Time)
-			}
-			must(t, r.Seek(at))
+			found, err := r.SeekSnapshot(began(i))
+			must(t, err)
 			x, err := r.Next()
 			must(t, err)
-			if x.Kind != w.all[first].Kind || !reflect.DeepEqual(x.Events, w.all[first].Events) {
-				t.Fatalf("%s: at the time of frame %d comes something else: %v", name, frame, x.Kind)
+			last := (min(i, frames-1)+1)/3*3 - 1
+			switch {
+			case last < 0 && (found || x.Kind != Events || x.Events[0].Time != began(0)+5e8):
+				t.Errorf("%s: a snapshot before there was one, and then %v", name, x.Kind)
+			case last >= 0 && (!found || x.Kind != Snapshot || x.At != began(last)):
+				t.Errorf("%s: at %d found %v %v at %v, want that of %d", name, i, found, x.Kind, x.At, last)
 			}
-			_, err = f.Seek(0, io.SeekStart)
-			must(t, err)
-		}
-		r, err := NewReader(f)
-		must(t, err)
-		must(t, r.Seek(1<<60))
-		if _, err := r.Next(); !errors.Is(err, io.EOF) {
-			t.Errorf("%s: behind the end: %v", name, err)
 		}
 	}
 }

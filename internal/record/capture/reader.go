@@ -308,21 +308,6 @@ func (r *Reader) readSum(b []byte) ([]event.Sum, error) {
 	return r.sum[:], nil
 }
 
-// Seek goes to the first frame with something of a time or later, where the file can
-// be read anywhere; the index of one that was not closed is made anew. What comes next
-// may begin earlier.
-func (r *Reader) Seek(t event.Ktime) error {
-	_, err := r.seek(func(_ io.ReaderAt, all []frameAt) (int, error) {
-		for i := range all {
-			if x := &all[i]; x.kind == frameData && x.last >= t {
-				return i, nil
-			}
-		}
-		return len(all), nil
-	})
-	return err
-}
-
 // SeekSnapshot goes to the last Snapshot that began at a time or before. Where there is
 // none, or the file cannot be read anywhere, it goes nowhere and says so.
 func (r *Reader) SeekSnapshot(t event.Ktime) (bool, error) {
@@ -371,8 +356,7 @@ type seekable interface {
 	io.ReaderAt
 }
 
-// seek goes to a frame that choose tells, -1 for none and one more than there are for the
-// end.
+// seek goes to a frame that choose tells, -1 for none.
 func (r *Reader) seek(choose func(io.ReaderAt, []frameAt) (int, error)) (bool, error) {
 	f, ok := r.src.(seekable)
 	if !ok {
@@ -398,12 +382,9 @@ func (r *Reader) seek(choose func(io.ReaderAt, []frameAt) (int, error)) (bool, e
 		_, err = f.Seek(here, io.SeekStart)
 		return false, err
 	}
-	to, seq := size, uint32(len(all))
-	if n < len(all) {
-		to, seq = all[n].offset, uint32(n)
-		if x, err := headAt(f, to); err == nil { // frames may be missing before it
-			seq = x.seq
-		}
+	to, seq := all[n].offset, uint32(n)
+	if x, err := headAt(f, to); err == nil { // frames may be missing before it
+		seq = x.seq
 	}
 	if _, err := f.Seek(to, io.SeekStart); err != nil {
 		return false, err
