@@ -115,5 +115,11 @@ func belief() row {
 			style:   style{min: ptr(0)}},
 		{width: 8, kind: "timeseries", title: "Series left out, configurations refused", unit: "short", tells: "Tables or prefixes that a scrape had no room for; 1 while the last reload of the configuration was refused.",
 			queries: []query{{expr: `ctsight_series_omitted{}`, legend: "{{instance}} series"}, {expr: `1 - ctsight_config_last_reload_successful{}`, legend: "{{instance}} refused"}}, style: style{min: ptr(0)}},
+		{width: 8, kind: "timeseries", title: "Recordings kept by the flight recorder", unit: "short", tells: "Of the minutes around findings that page and full tables, and how many could not be kept. Which they are is on the page of ctsight on the node.",
+			queries: []query{{expr: `ctsight_flight_recorder_kept{}`, legend: "{{instance}}"}, {expr: `increase(ctsight_flight_recorder_omitted_total{}[])`, legend: "{{instance}} not kept"}}, style: style{min: ptr(0), noValue: "off"}},
+		{width: 8, kind: "timeseries", title: "Room that recordings take", unit: "bytes", tells: "The ring, which is always written, and what is kept of it.",
+			queries: []query{{expr: `ctsight_flight_recorder_bytes{}`, legend: "{{instance}} ring"}, {expr: `ctsight_flight_recorder_kept_bytes{}`, legend: "{{instance}} kept"}}, style: style{min: ptr(0), noValue: "off"}},
+		{width: 8, kind: "timeseries", title: "Events that are not recorded", unit: "cps", tells: "For want of room or of a disk that keeps up: a gap says so in the recording. Tracing goes on.",
+			queries: []query{{expr: `rate(ctsight_flight_recorder_lost_events_total{}[])`, legend: "{{instance}}"}}, style: style{min: ptr(0), noValue: "off"}},
 	}}
 }
