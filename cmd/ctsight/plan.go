@@ -122,14 +122,15 @@ func (p *planFlags) run(ctx context.Context, g *globals, f *pflag.FlagSet, args 
 type planned struct {
 	in       pipeline.Capture // closed
 	record   *plan.Record
+	memory   triage.Memory
 	from, to time.Time
 	netns    event.NetNS
 	backend  string
 }
 
-// planOf reads a capture. What k and were say wins over what the capture says of its
+// planOf reads a capture. A limit and timeouts that are given win over what it says of its
 // kernel.
-func planOf(ctx context.Context, g *globals, of *past, limit time.Duration, k plan.Kernel, were []plan.Change) (*planned, error) {
+func planOf(ctx context.Context, g *globals, of *past, limit time.Duration, was uint64, were []plan.Change) (*planned, error) {
 	file := of.from[0]
 	in, err := of.openOne(file)
 	if err != nil {
@@ -148,15 +149,16 @@ func planOf(ctx context.Context, g *globals, of *past, limit time.Duration, k pl
 	if from == to {
 		return nil, fmt.Errorf("%s: nothing in it to plan for", file)
 	}
-	k.Max, k.Timeouts = cmp.Or(k.Max, c.Max), plan.TimeoutsOf(c.Timeouts)
+	k := c.Kernel
+	k.Max = cmp.Or(was, k.Max)
 	for _, c := range were {
 		k.Timeouts[c.Timer] = c.To
 	}
-	return &planned{in, plan.Read(c, k), clock.At(from), clock.At(to), c.NetNS, backend}, nil
+	return &planned{in, plan.Read(c, k), triage.Memory{Object: c.Object, Buckets: k.Buckets}, clock.At(from), clock.At(to), c.NetNS, backend}, nil
 }
 
-// capture plans for what is in a file. What it costs is known of this kernel, which is
-// not the one that it was made on.
+// capture plans for what is in a file. What an entry costs is asked of this kernel where
+// the file does not have it of its own.
 func (p *planFlags) capture(ctx context.Context, g *globals, w plan.WhatIf) error {
 	var were []plan.Change
 	var err error
@@ -165,12 +167,15 @@ func (p *planFlags) capture(ctx context.Context, g *globals, w plan.WhatIf) erro
 			return fmt.Errorf("%w: --recorded-timeout %w", errUsage, err)
 		}
 	}
-	c, err := planOf(ctx, g, &p.past, p.limit, plan.Kernel{Max: p.recordedMax}, were)
+	c, err := planOf(ctx, g, &p.past, p.limit, p.recordedMax, were)
 	if err != nil {
 		return err
 	}
 	g.lacks(p.from[0], c.in)
-	d, err := plan.Make(c.record, w, triage.Memory{Object: pipeline.EntrySize()})
+	if c.memory.Object == 0 {
+		c.memory.Object = pipeline.EntrySize()
+	}
+	d, err := plan.Make(c.record, w, c.memory)
 	if err != nil {
 		return err
 	}

@@ -21,7 +21,6 @@ import (
 	"github.com/ctsight/ctsight/internal/plan"
 	"github.com/ctsight/ctsight/internal/record"
 	"github.com/ctsight/ctsight/internal/report"
-	"github.com/ctsight/ctsight/internal/triage"
 )
 
 type reportFlags struct {
@@ -159,12 +158,12 @@ func (r *reportFlags) plan(ctx context.Context, g *globals, of *past, d *report.
 		d.Omitted = append(d.Omitted, agg.Omission{What: "connections in curves of what limit they need, for which they are too many: ctsight plan --html makes them", Count: d.Totals.New})
 		return
 	}
-	p, err := planOf(ctx, g, of, r.limit, plan.Kernel{Max: r.max}, nil)
+	p, err := planOf(ctx, g, of, r.limit, r.max, nil)
 	if err != nil {
 		g.logger().Warn("no curves of what limit is needed", "capture", file, "why", oneLine(err))
 		return
 	}
-	doc, err := plan.Make(p.record, plan.WhatIf{}, triage.Memory{})
+	doc, err := plan.Make(p.record, plan.WhatIf{}, p.memory)
 	if err != nil {
 		return
 	}

@@ -112,16 +112,20 @@ func TestKeeperFlightMiddle(t *testing.T) {
 	first := got.last("scan", scanner)
 	until := k.Flight().Segments + 8
 	eventually(t, "what comes behind it", func() bool { return k.Flight().Segments > until })
+	head := func(path string) string { return headerOf(t, path).Sysctls[l.R.Inode().String()][timeoutName] }
+	var all []string
+	lookedAtSysctls(func() bool {
+		all, err = filepath.Glob(filepath.Join(where, "*.ctsight"))
+		must(t, err)
+		return len(all) > 1 && head(all[len(all)-2]) == "7" // the last one may have no header yet
+	})
 	stop()
 
-	all, err := filepath.Glob(filepath.Join(where, "*.ctsight"))
-	must(t, err)
 	kept, err := filepath.Glob(filepath.Join(first.Recording, "*.ctsight"))
 	must(t, err)
 	if len(kept) == 0 || len(kept) >= len(all)-10 || filepath.Base(kept[0]) == filepath.Base(all[0]) {
 		t.Fatalf("%d of %d files are kept, from %s on", len(kept), len(all), kept[0])
 	}
-	head := func(path string) string { return headerOf(t, path).Sysctls[l.R.Inode().String()][timeoutName] }
 	if before, after := head(all[0]), head(all[len(all)-1]); before != was || after != "7" {
 		t.Errorf("in the headers %s is %s and then %s, want %s and 7", timeoutName, before, after, was)
 	}
@@ -137,6 +141,14 @@ func TestKeeperFlightMiddle(t *testing.T) {
 }
 
 const timeoutName = "nf_conntrack_icmp_timeout"
+
+// lookedAtSysctls waits for what a look at the sysctls brings: where one takes long the next
+// one is far.
+func lookedAtSysctls(ok func() bool) {
+	for end := time.Now().Add(2 * time.Minute); !ok() && time.Now().Before(end); {
+		time.Sleep(time.Second)
+	}
+}
 
 func headerOf(t *testing.T, path string) *capture.Header {
 	t.Helper()
@@ -191,13 +203,9 @@ func TestKeeperFlightFills(t *testing.T) {
 	eventually(t, "it is kept", func() bool { return len(k.Flight().Kept) > 0 })
 	files, err := filepath.Glob(filepath.Join(where, "*.ctsight"))
 	must(t, err)
-	changed := func() bool {
+	lookedAtSysctls(func() bool {
 		return slices.ContainsFunc(marksIn(t, files[0]), func(m Mark) bool { return m.Sysctl != nil })
-	}
-	// Where a look at the sysctls takes long the next one is far.
-	for end := time.Now().Add(2 * time.Minute); !changed() && time.Now().Before(end); {
-		time.Sleep(time.Second)
-	}
+	})
 	kept := k.Flight().Kept
 	stop()
 

@@ -334,7 +334,7 @@ func (p *Past) lostIn(ns event.NetNS) agg.Exact {
 func (p *Past) exhausted(ns event.NetNS) []agg.Pool { return exhaustedPools(p.census, ns) }
 
 func (p *Past) place(ns event.NetNS) (at ctnl.NS, timeouts map[string]int) {
-	timeouts = timeoutsIn(p.from.header, ns)
+	timeouts = sysctlsIn(p.from.header, ns)
 	maps.Copy(timeouts, p.set[everywhere])
 	maps.Copy(timeouts, p.set[ns])
 	maps.DeleteFunc(timeouts, func(name string, _ int) bool { return !strings.Contains(name, "timeout") })

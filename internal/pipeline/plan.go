@@ -9,6 +9,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/ctsight/ctsight/internal/ctnl"
 	"github.com/ctsight/ctsight/internal/event"
 	"github.com/ctsight/ctsight/internal/plan"
@@ -18,13 +20,13 @@ import (
 	"github.com/ctsight/ctsight/internal/triage"
 )
 
-// Planned is what a capture has for a plan. Timeouts are those of the recording, by the
-// names of their sysctls after nf_conntrack_, where it has them.
+// Planned is what a capture has for a plan: of the kernel that it was made on what it
+// tells, and the kernel's own timeouts elsewhere.
 type Planned struct {
 	*plan.Collector
-	NetNS    event.NetNS // 0 in text
-	Max      uint64      // 0 not known
-	Timeouts map[string]int
+	NetNS  event.NetNS // 0 in text
+	Kernel plan.Kernel
+	Object int // bytes of an entry in its slab, 0 for not known
 }
 
 // ErrNoNetNS says that text has no namespaces to choose from.
@@ -40,7 +42,7 @@ func PlanCapture(ctx context.Context, in Capture, ns event.NetNS, limit time.Dur
 			return Planned{}, ErrNoNetNS
 		}
 		c, err := planText(ctx, in.Lines, limit)
-		return Planned{Collector: c}, err
+		return Planned{Collector: c, Kernel: plan.Kernel{Timeouts: plan.DefaultTimeouts()}}, err
 	case recording:
 		defer in.Close()
 		return planRecording(ctx, in.r, ns, limit)
@@ -127,17 +129,19 @@ func planRecording(ctx context.Context, in capture.Source, ns event.NetNS, limit
 			ns = n
 		}
 	}
-	p := Planned{Collector: r.nets[ns], NetNS: ns, Max: r.max[ns]}
+	h := in.About()
+	sysctls := sysctlsIn(h, ns)
+	p := Planned{Collector: r.nets[ns], NetNS: ns, Object: h.EntryBytes, Kernel: plan.Kernel{
+		Max: r.max[ns], Buckets: uint64(sysctls["buckets"]), HZ: h.HZ, Timeouts: plan.TimeoutsOf(sysctls), Pause: plan.PauseOf(h.Kernel)}}
 	if p.Collector == nil {
 		p.Collector = plan.NewCollector(r.from, false)
 		p.Close(r.from)
 	}
-	p.Timeouts = timeoutsIn(in.About(), ns)
 	return p, nil
 }
 
-// timeoutsIn are the sysctls of a namespace by their names after nf_conntrack_.
-func timeoutsIn(h *capture.Header, ns event.NetNS) map[string]int {
+// sysctlsIn are those of a namespace by their names after nf_conntrack_.
+func sysctlsIn(h *capture.Header, ns event.NetNS) map[string]int {
 	out := map[string]int{}
 	for name, value := range h.Sysctls[ns.String()] {
 		if _, name, ok := strings.Cut(name, "nf_conntrack_"); ok {
@@ -198,7 +202,11 @@ func (r *recorded) second(x *capture.Item) error {
 		return err
 	}
 	for i := range s.Tables {
-		r.max[s.Tables[i].NetNS] = s.Tables[i].Max
+		t := &s.Tables[i]
+		r.max[t.NetNS] = t.Max
+		if c := r.nets[t.NetNS]; c != nil && t.Err == "" {
+			c.Counted(plan.Count{At: x.At, N: t.Entries})
+		}
 	}
 	if r.limit == 0 || x.At.Sub(r.from) < r.limit {
 		r.to = max(r.to, x.At)
@@ -223,6 +231,10 @@ func (p *Pipeline) Plan(ctx context.Context, ns ctnl.NS) (c *plan.Collector, pro
 		unread = err
 		before <- held
 	}()
+	counts := make(chan []plan.Count, 1)
+	counting, enough := context.WithCancel(ctx)
+	defer enough()
+	go func() { counts <- countEntries(counting, ns) }()
 	begin := func(held []plan.Held) error {
 		for i := range held {
 			if err := c.Begin(&held[i]); err != nil {
@@ -275,8 +287,35 @@ func (p *Pipeline) Plan(ctx context.Context, ns ctnl.NS) (c *plan.Collector, pro
 	if unread != nil {
 		problems = append(problems, fmt.Errorf("not known: how long entries have left: %w", unread))
 	}
+	enough()
+	for _, x := range <-counts {
+		c.Counted(x)
+	}
 	c.Close(end)
 	return c, problems, err
+}
+
+// countEntries asks the kernel once a second how many entries a table has, until ctx ends:
+// what is missing of that tells when those went of which nobody is told. Where it cannot be
+// asked that stays a guess.
+func countEntries(ctx context.Context, ns ctnl.NS) (out []plan.Count) {
+	conn, err := ctnl.Dial(ns)
+	if err != nil {
+		return nil
+	}
+	defer conn.Close()
+	for tick := time.NewTicker(time.Second); ; {
+		fill, err := conn.Fill()
+		if err != nil {
+			return nil
+		}
+		out = append(out, plan.Count{At: now(), N: uint64(fill.Count)})
+		select {
+		case <-ctx.Done():
+			return out
+		case <-tick.C:
+		}
+	}
 }
 
 // held reads a table: without a lock where the backend can, over netlink elsewhere.
@@ -311,9 +350,21 @@ func (p *Pipeline) held(ctx context.Context, ns ctnl.NS) (out []plan.Held, err e
 	return out, err
 }
 
+// kernelRelease is as uname(1) says it, "" for not known.
+func kernelRelease() string {
+	var u unix.Utsname
+	if unix.Uname(&u) != nil {
+		return ""
+	}
+	return unix.ByteSliceToString(u.Release[:])
+}
+
+// hz is how many jiffies there are in a second.
+func hz() int { return int(time.Second / probe.Jiffy()) }
+
 // PlanKernel reads the limits and timeouts of a namespace.
 func PlanKernel(ns ctnl.NS) (plan.Kernel, error) {
-	k := plan.Kernel{Timeouts: plan.TimeoutsOf(ns.Timeouts()), HZ: int(time.Second / probe.Jiffy())}
+	k := plan.Kernel{Timeouts: plan.TimeoutsOf(ns.Timeouts()), HZ: hz(), Pause: plan.PauseOf(kernelRelease())}
 	conn, err := ctnl.Dial(ns)
 	if err != nil {
 		return k, err

@@ -3,6 +3,7 @@ package pipeline
 import (
 	"net/netip"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -17,8 +18,8 @@ import (
 func TestPlanRecording(t *testing.T) {
 	const second, start = event.Ktime(time.Second), 100 * event.Ktime(time.Second)
 	path := filepath.Join(t.TempDir(), "a.ctsight")
-	h := capture.Header{Start: int64(start), Wall: time.Unix(1e9, 0), Mono: int64(start), Backend: "fentry",
-		Sysctls: map[string]map[string]string{"9": {"net.netfilter.nf_conntrack_udp_timeout": "7"}}}
+	h := capture.Header{Start: int64(start), Wall: time.Unix(1e9, 0), Mono: int64(start), Backend: "fentry", Kernel: "5.10.0-34-amd64", HZ: 1000, EntryBytes: 320,
+		Sysctls: map[string]map[string]string{"9": {"nf_conntrack_udp_timeout": "7", "nf_conntrack_buckets": "512"}}}
 	f, err := capture.Create(path, h)
 	must(t, err)
 	rec := capture.NewRecorder(f)
@@ -31,7 +32,7 @@ func TestPlanRecording(t *testing.T) {
 	}
 	rec.Events(capture.Entries, []event.Event{conn(event.New, start, 9, 1), conn(event.New, start, 5, 1)})
 	rec.Events(capture.Events, []event.Event{conn(event.New, start+second, 9, 2), conn(event.New, start+2*second, 9, 3), conn(event.New, start+2*second, 5, 3), conn(event.Destroy, start+4*second, 9, 1)})
-	rec.JSON(capture.Second, start+5*second, secondState{Tables: []agg.TableState{{NetNS: 9, Max: 1234}, {NetNS: 5, Max: 99}}})
+	rec.JSON(capture.Second, start+5*second, secondState{Tables: []agg.TableState{{NetNS: 9, Max: 1234, Entries: 2}, {NetNS: 5, Max: 99}}})
 	must(t, rec.Close(nil))
 	for _, tc := range []struct {
 		ns, want event.NetNS
@@ -44,11 +45,11 @@ func TestPlanRecording(t *testing.T) {
 		p, err := PlanCapture(t.Context(), Recording(r, done), tc.ns, tc.limit)
 		must(t, err)
 		from, to := p.Window()
-		if p.NetNS != tc.want || p.Len() != tc.conns || p.Max != tc.max || to-from != tc.span {
-			t.Errorf("%d: netns %d, %d connections, limit %d, %v; want %+v", tc.ns, p.NetNS, p.Len(), p.Max, to.Sub(from), tc)
+		if p.NetNS != tc.want || p.Len() != tc.conns || p.Kernel.Max != tc.max || to-from != tc.span {
+			t.Errorf("%d: netns %d, %d connections, limit %d, %v; want %+v", tc.ns, p.NetNS, p.Len(), p.Kernel.Max, to.Sub(from), tc)
 		}
-		if got := plan.TimeoutsOf(p.Timeouts)[plan.UDP]; tc.want == 9 && got != 7*time.Second {
-			t.Errorf("timeout %v", got)
+		if k := p.Kernel; tc.want == 9 && (k.Timeouts[plan.UDP] != 7*time.Second || k.Buckets != 512 || k.HZ != 1000 || k.Pause != 2*time.Minute || p.Object != 320 || tc.limit == 0 && !slices.Equal(p.Counts(), []plan.Count{{At: start + 5*second, N: 2}})) {
+			t.Errorf("%+v, %d bytes, %v", k, p.Object, p.Counts())
 		}
 	}
 }

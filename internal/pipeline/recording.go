@@ -9,8 +9,6 @@ import (
 	"strings"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/ctsight/ctsight/internal/agg"
 	"github.com/ctsight/ctsight/internal/ctnl"
 	"github.com/ctsight/ctsight/internal/detect"
@@ -301,10 +299,7 @@ func (w *Watch) CaptureHeader(tool string) capture.Header {
 		h.Own = uint32(own.Inode)
 	}
 	h.Node, _ = os.Hostname()
-	var u unix.Utsname
-	if unix.Uname(&u) == nil {
-		h.Kernel = unix.ByteSliceToString(u.Release[:])
-	}
+	h.Kernel, h.HZ = kernelRelease(), hz()
 	h.BootID = BootID()
 	return h
 }

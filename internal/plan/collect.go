@@ -26,13 +26,17 @@ func (s *sim) collect() {
 	for s.expired.first() <= s.at {
 		if i := s.expired.pop(); s.all[i].pos > 0 {
 			s.remove(i)
+			if s.at >= s.r.From+(s.r.To-s.r.From)/2 {
+				s.late += s.at.Sub(s.all[i].expires).Seconds()
+				s.found++
+			}
 		}
 	}
 	if s.refused {
 		s.refused = false
 		s.makeRoom(s.out.Max / 100 * 95)
 	}
-	s.scan = s.at + s.interval()
+	s.scan = s.at + event.Ktime(s.r.Kernel.wheel(time.Duration(s.interval())))
 }
 
 func (s *sim) makeRoom(until uint64) {
@@ -49,27 +53,52 @@ func (s *sim) makeRoom(until uint64) {
 	s.out.EvictedGC += uint64(len(gone))
 }
 
-// interval is how long the collector sleeps: the running mean of what entries have
-// left, in whole jiffies as the kernel has it. Its steps are cut off, so that late
-// ones change nothing; so does the order, which is that of a hash. Each entry is in
-// the table twice.
+// interval is how long the collector sleeps.
 func (s *sim) interval() event.Ktime {
-	hz := int64(cmp.Or(s.r.Kernel.HZ, DefaultHZ))
-	jiffy := int64(time.Second) / hz
-	low, clamp := int64(gcMin)/jiffy, int64(gcClamp)/jiffy
-	mean, count := int64(gcMax)/jiffy, int64(gcPrior)
-	nodes := 2 * len(s.live)
+	if s.r.Kernel.Pause > 0 {
+		return event.Ktime(s.r.Kernel.Pause)
+	}
+	return event.Ktime(s.r.Kernel.sleep(len(s.live), func(i int) time.Duration {
+		e := &s.all[s.live[i]]
+		if e.expires == never {
+			return gcClamp
+		}
+		return time.Duration(min(e.expires-s.at, e.most))
+	}, s.r.others))
+}
+
+// sleep is how long the collector sleeps that has met n entries and others: the running
+// mean of what they have left, in whole jiffies as the kernel has it. Its steps are cut
+// off, so that late ones change nothing; so does the order, which is that of a hash. Each
+// entry is in the table twice.
+func (k *Kernel) sleep(n int, left func(int) time.Duration, o others) time.Duration {
+	jiffy := k.jiffy()
+	low, clamp := int64(gcMin/jiffy), int64(gcClamp/jiffy)
+	mean, count := int64(gcMax/jiffy), int64(gcPrior)
+	nodes := 2 * (n + o.n)
 	step := coprime(nodes)
-	for k := 0; k < nodes && count <= clamp; k++ {
-		e := &s.all[s.live[(k*step%nodes)/2]]
-		left := clamp
-		if e.expires != never {
-			left = min(max(int64(min(e.expires-s.at, e.most))/jiffy, low), clamp)
+	for at := 0; at < nodes && count <= clamp; at++ {
+		d := o.left
+		if i := at * step % nodes / 2; i < n {
+			d = left(i)
 		}
 		count++
-		mean += (left - mean) / count
+		mean += (min(max(int64(d/jiffy), low), clamp) - mean) / count
 	}
-	return event.Ktime(min(max(mean, low), int64(gcMax)/jiffy) * jiffy)
+	return time.Duration(min(max(mean, low), int64(gcMax/jiffy))) * jiffy
+}
+
+func (k *Kernel) jiffy() time.Duration { return time.Second / time.Duration(cmp.Or(k.HZ, DefaultHZ)) }
+
+// wheel is when a timer goes off that was set for so long where one as long went off: the
+// kernel's wheel has steps, the longer the coarser, and takes the next one that is later
+// (calc_index, kernel/time/timer.c).
+func (k *Kernel) wheel(after time.Duration) time.Duration {
+	step := k.jiffy()
+	for level := 63 * step; after >= level && step < k.jiffy()<<15; level *= 8 {
+		step *= 8
+	}
+	return (after/step + 1) * step
 }
 
 // coprime is a step that visits all of n in an order that is none.

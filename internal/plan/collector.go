@@ -29,6 +29,7 @@ type Collector struct {
 	went     map[uint64]int32 // while the table is being read; nil when that is known
 	index    map[Pool]uint32
 	pools    []Pool
+	counts   []Count
 	refused  map[uint64]event.Ktime
 }
 
@@ -49,6 +50,19 @@ func (c *Collector) Window() (from, to event.Ktime) { return c.from, c.to }
 
 // Pools returns the NAT port pools that were in use.
 func (c *Collector) Pools() []Pool { return c.pools }
+
+// Counts returns what Counted was told.
+func (c *Collector) Counts() []Count { return c.counts }
+
+// Counted takes how many entries the kernel has. Of equal ones in a row it keeps the
+// first and the last.
+func (c *Collector) Counted(x Count) {
+	if n := len(c.counts); n > 1 && c.counts[n-1].N == x.N && c.counts[n-2].N == x.N {
+		c.counts[n-1] = x
+		return
+	}
+	c.counts = append(c.counts, x)
+}
 
 // All returns every connection.
 func (c *Collector) All() iter.Seq[Conn] {

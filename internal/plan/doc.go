@@ -53,7 +53,7 @@ func Make(r *Record, w WhatIf, m triage.Memory) (*Doc, error) {
 	d.Need = d.need(float64(d.Today.Peak), d.Total.Offered)
 	if w.Changes() {
 		then := r.Simulate(w)
-		d.Then, d.Settles = &then, r.settles(d.Total.Offered, &w)
+		d.Then, d.Settles = &then, r.settles(d.Total.Offered, &w, then.Late)
 		d.ThenNeed = d.need(float64(then.Peak), d.Settles)
 	}
 	d.notes(r)
@@ -96,6 +96,9 @@ func (d *Doc) notes(r *Record) {
 	}
 	if r.Early > 0 {
 		say("%d entries timed out sooner than the timeouts say (--recorded-timeout): they stay as they were in a what-if", r.Early)
+	}
+	if d.Then != nil && len(d.WhatIf.Timeouts) > 0 && !r.Lagless && len(r.passes) == 0 {
+		say("the garbage collector was not seen: when it comes is a guess, and entries stay until it does, up to %s: look for longer", r.Kernel.longest())
 	}
 	if r.Lagless {
 		say("this capture has no garbage collector: a kernel keeps entries up to a minute longer than their timeouts")

@@ -238,22 +238,44 @@ func (r *Record) life(of []int32) (mean time.Duration, atLeast bool) {
 	return seconds(area), alive > 1e-9 && len(ages) > 0
 }
 
-// settles is what a change of timeouts makes of the offered load in the end: those
-// that wait for them wait so much longer.
-func (r *Record) settles(offered float64, w *WhatIf) float64 {
-	for _, ch := range w.Timeouts {
-		by := (ch.To - r.Kernel.Timeouts[ch.Timer]).Seconds()
-		for i := range r.Conns {
-			c := &r.Conns[i]
-			if r.timers[i] == ch.Timer && !c.Before && (c.End == 0 || timedOut(c.Cause) || evicted(c.Cause)) {
-				offered += share(by, r.span())
+// settles is what a change of timeouts makes of the offered load in the end: those that
+// wait for them wait so much longer, and all of them until the collector comes, which goes
+// by what is left of them: late then instead of now.
+func (r *Record) settles(offered float64, w *WhatIf, late time.Duration) float64 {
+	later := 0.0
+	if was := r.late(); len(w.Timeouts) > 0 && was > 0 && late > 0 {
+		later = (late - was).Seconds()
+	}
+	for i := range r.Conns {
+		c := &r.Conns[i]
+		if c.Before || c.Refused || r.timers[i] == NoTimer || c.End != 0 && !timedOut(c.Cause) && !evicted(c.Cause) {
+			continue
+		}
+		by := later
+		for _, ch := range w.Timeouts {
+			if r.timers[i] == ch.Timer {
+				by += (ch.To - r.Kernel.Timeouts[ch.Timer]).Seconds()
 			}
 		}
+		offered += share(by, r.span())
 	}
 	if w.Factor != 0 {
 		offered *= w.Factor
 	}
 	return max(0, offered)
+}
+
+// late is how long after its timeout an entry was removed, on average; 0 for not known.
+func (r *Record) late() time.Duration {
+	var sum time.Duration
+	n := 0
+	for i := range r.Conns {
+		if c := &r.Conns[i]; r.timers[i] != NoTimer && !c.Before && timedOut(c.Cause) && c.End >= c.Expires && c.Expires != 0 {
+			sum += c.End.Sub(c.Expires)
+			n++
+		}
+	}
+	return sum / time.Duration(max(1, n))
 }
 
 // PoolNeed is what a NAT port pool needs.

@@ -7,6 +7,8 @@
 package plan
 
 import (
+	"cmp"
+	"fmt"
 	"iter"
 	"net/netip"
 	"time"
@@ -53,6 +55,9 @@ type Input interface {
 	Window() (from, to event.Ktime)
 	// Pools are those that connections name.
 	Pools() []Pool
+	// Counts are what the kernel counted meanwhile, in the order of time; fewer than two
+	// are none.
+	Counts() []Count
 }
 
 // Kernel is what the tables were when the connections were seen.
@@ -61,7 +66,23 @@ type Kernel struct {
 	Buckets  uint64 // 0 not known
 	HZ       int    // jiffies a second; 0 is DefaultHZ
 	Timeouts Timeouts
+	// Pause is what the collector sleeps between two visits where that is always the
+	// same (PauseOf); 0 where it depends on what entries have left.
+	Pause time.Duration
 }
+
+// PauseOf is the Pause of a release: two minutes before 5.15, and in all stable kernels of
+// 2021 and later (4608fdfc07e1), the running mean after that. "" is a new one.
+func PauseOf(release string) time.Duration {
+	var major, minor int
+	if n, _ := fmt.Sscanf(release, "%d.%d", &major, &minor); n == 2 && (major < 5 || major == 5 && minor < 15) {
+		return 2 * time.Minute
+	}
+	return 0
+}
+
+// longest is how long the collector sleeps at most.
+func (k *Kernel) longest() time.Duration { return cmp.Or(k.Pause, gcMax) }
 
 // DefaultHZ is that of Debian and most others.
 const DefaultHZ = 250
@@ -74,6 +95,7 @@ type Record struct {
 	Kernel   Kernel
 
 	timers []Timer // of each connection
+	others others  // entries that the collector meets besides
 	// Lagless says that no garbage collector was at work: a capture that was made
 	// from packets has none.
 	Lagless bool

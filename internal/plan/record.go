@@ -2,6 +2,7 @@ package plan
 
 import (
 	"cmp"
+	"math"
 	"slices"
 	"sort"
 	"time"
@@ -40,6 +41,7 @@ func Read(in Input, k Kernel) *Record {
 	}
 	r.scans = append(r.scans, r.crowds(coarse)...)
 	slices.Sort(r.scans)
+	r.endSilent(in.Counts())
 	for _, t := range r.scans {
 		if n := len(r.passes); n > 0 && t-r.passes[n-1].end <= event.Ktime(onePass) {
 			r.passes[n-1].end = t
@@ -47,21 +49,20 @@ func Read(in Input, k Kernel) *Record {
 		}
 		r.passes = append(r.passes, pass{t, t})
 	}
-	for i := range r.Conns {
-		if r.Conns[i].Silent {
-			r.silent(i)
-		}
-	}
 	r.Lagless = r.lagless()
 	for i := range r.Conns {
 		r.expiry(i)
 	}
+	if !r.Lagless && k.Pause == 0 {
+		r.findOthers()
+	}
 	return r
 }
 
-// crowds are those of the times at which more entries go than on average: where a backend
+// crowds are those of the times at which more entries go than by chance: where a backend
 // does not tell who found them, the collector finds many at once, and lookups a few all
-// the time.
+// the time. Of these some meet in a quarter of a second; 4 standard deviations more do
+// not.
 func (r *Record) crowds(times []event.Ktime) (out []event.Ktime) {
 	const width = event.Ktime(250 * time.Millisecond)
 	count := map[event.Ktime]int{}
@@ -69,25 +70,16 @@ func (r *Record) crowds(times []event.Ktime) (out []event.Ktime) {
 		count[(t-r.From)/width]++
 	}
 	mean := float64(len(times)) / max(1, float64((r.To-r.From)/width))
+	least := mean + 4*math.Sqrt(mean)
 	for _, t := range times {
-		if float64(count[(t-r.From)/width]) > mean {
+		if t < r.From+event.Ktime(time.Second) {
+			continue // who read the table then has removed what had expired
+		}
+		if float64(count[(t-r.From)/width]) > least {
 			out = append(out, t)
 		}
 	}
 	return out
-}
-
-// silent gives an entry whose end was not told one: the collector's next visit after its
-// timeout.
-func (r *Record) silent(i int) {
-	c := &r.Conns[i]
-	if c.Expires == 0 {
-		c.Expires = c.Start + event.Ktime(r.Kernel.Timeouts[r.timers[i]])
-	}
-	c.End, c.Cause = r.To, event.Timeout
-	if k, _ := slices.BinarySearch(r.scans, c.Expires); k < len(r.scans) {
-		c.End = r.scans[k]
-	}
 }
 
 // cause takes for a timeout what a backend without causes tells the end of, when the
@@ -159,7 +151,7 @@ type pass struct{ begin, end event.Ktime }
 
 // scanBefore is when the collector ended the pass before the one that removed an entry.
 func (r *Record) scanBefore(t event.Ktime) event.Ktime {
-	before := t - event.Ktime(gcMax)
+	before := t - event.Ktime(r.Kernel.longest())
 	i := sort.Search(len(r.passes), func(i int) bool { return r.passes[i].begin > t })
 	if i > 0 && t-r.passes[i-1].end <= event.Ktime(onePass) {
 		i--

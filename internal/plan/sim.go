@@ -48,6 +48,9 @@ type Run struct {
 	Evicted   uint64     // early_drop
 	EvictedGC uint64     // early_drop_gc
 	Above     [3]float64 // part of the time at one of Levels or over it
+	// Late is how long after its timeout the collector removed an entry, on average, in
+	// the second half of the window; 0 where it removed none.
+	Late time.Duration
 }
 
 // never is an end that does not come.
@@ -96,8 +99,10 @@ type sim struct {
 	scan    event.Ktime        // next
 	out     Run
 
-	at   event.Ktime
-	area float64 // entry-seconds
+	at    event.Ktime
+	area  float64 // entry-seconds
+	late  float64 // seconds, of those that the collector found
+	found int
 }
 
 // Simulate replays all connections of the record. Without a change it gives what was
@@ -267,6 +272,7 @@ func (s *sim) run() {
 		}
 	}
 	s.forward(r.To)
+	s.out.Late = seconds(share(s.late, float64(s.found)))
 	if span := r.span(); span > 0 {
 		s.out.Mean = s.area / span
 		for l := range s.out.Above {

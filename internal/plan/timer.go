@@ -182,7 +182,7 @@ func (r *Record) timerOf(c *Conn) Timer {
 // more time left, or is older, than the other timeout can give.
 func (r *Record) udpLeft(c *Conn) Timer {
 	end := r.end(c)
-	if c.Expires.Sub(end) > r.Kernel.Timeouts[UDP] || end.Sub(c.Start) > streamAfter+r.Kernel.Timeouts[UDP]+gcMax {
+	if c.Expires.Sub(end) > r.Kernel.Timeouts[UDP] || end.Sub(c.Start) > streamAfter+r.Kernel.Timeouts[UDP]+r.Kernel.longest() {
 		return UDPStream
 	}
 	return UDP

@@ -40,6 +40,7 @@ type Header struct {
 	// Census is what it was counted with, nil before format 1.1.
 	Census     *Census `json:"census,omitempty"`
 	EntryBytes int     `json:"entry_bytes,omitempty"` // of an entry in its slab
+	HZ         int     `json:"hz,omitempty"`          // jiffies a second
 }
 
 // Census is the bounds of the tables that counted, and their seed: with them the same

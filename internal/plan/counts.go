@@ -1,0 +1,93 @@
+package plan
+
+import (
+	"cmp"
+	"slices"
+
+	"github.com/ctsight/ctsight/internal/event"
+)
+
+// Count is how many entries the kernel said that there were.
+type Count struct {
+	At event.Ktime
+	N  uint64
+}
+
+// endSilent gives an end to those who told none. What the kernel counted less than there
+// would be without their ends is how many had gone by then, and who expired first has gone
+// first. Of a table that was not counted they go at the collector's next visit after
+// their timeout.
+func (r *Record) endSilent(counts []Count) {
+	var silent []*Conn
+	var begun, ended []event.Ktime
+	for i := range r.Conns {
+		c := &r.Conns[i]
+		switch {
+		case c.Refused:
+			continue
+		case c.Silent:
+			if c.Expires == 0 {
+				c.Expires = c.Start + event.Ktime(r.Kernel.Timeouts[r.timers[i]])
+			}
+			c.End, c.Cause = r.To, event.Timeout
+			silent = append(silent, c)
+		case c.End != 0:
+			ended = append(ended, c.End)
+		}
+		if !c.Before {
+			begun = append(begun, c.Start)
+		}
+	}
+	slices.SortStableFunc(silent, func(a, b *Conn) int { return cmp.Compare(a.Expires, b.Expires) })
+	if len(counts) < 2 {
+		for _, c := range silent {
+			if k, _ := slices.BinarySearch(r.scans, c.Expires); k < len(r.scans) {
+				c.End = r.scans[k]
+			}
+		}
+		return
+	}
+	slices.Sort(ended)
+	var late []event.Ktime // where no visit was seen
+	next := 0
+	for k, gone := range missing(counts, begun, ended) {
+		if next >= gone {
+			continue
+		}
+		at, seen := r.visit(counts[k-1].At, counts[k].At)
+		for ; next < min(gone, len(silent)); next++ {
+			c := silent[next]
+			if c.End, c.Expires = at, min(c.Expires, at); !seen {
+				late = append(late, at)
+			}
+		}
+	}
+	r.scans = append(r.scans, r.crowds(late)...)
+	slices.Sort(r.scans)
+}
+
+// missing is for each count how many entries are fewer than at the first, beside those
+// that are known to have begun and ended since. An event that comes a little before or
+// after the count it is in makes one too many for a moment.
+func missing(counts []Count, begun, ended []event.Ktime) []int {
+	by := func(times []event.Ktime, at event.Ktime) int {
+		n, _ := slices.BinarySearch(times, at+1)
+		return n
+	}
+	known := func(at event.Ktime) int { return by(begun, at) - by(ended, at) }
+	out, first := make([]int, len(counts)), counts[0]
+	least := 1 << 62
+	for k, c := range slices.Backward(counts) {
+		least = min(least, int(first.N)-int(c.N)+known(c.At)-known(first.At))
+		out[k] = least
+	}
+	return out
+}
+
+// visit is when the collector was seen after a time and until another, or the middle.
+func (r *Record) visit(from, to event.Ktime) (at event.Ktime, seen bool) {
+	if k, _ := slices.BinarySearch(r.scans, from+1); k < len(r.scans) && r.scans[k] <= to {
+		return r.scans[k], true
+	}
+	return from + (to-from)/2, false
+}
