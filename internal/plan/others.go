@@ -27,8 +27,9 @@ const (
 	othersShort = 15 * time.Second
 	// othersAll are so many that those of the record do not count.
 	othersAll = 1 << 20
-	// maxPauses is how many pauses are looked at, the last ones.
-	maxPauses = 16
+	// maxPauses is how many pauses are looked at, the last ones, and maxLeft of how many
+	// entries: one pause of a large table tells enough.
+	maxPauses, maxLeft = 16, 1 << 20
 	// othersNear is by how much two pauses differ without a reason.
 	othersNear = 0.05
 )
@@ -79,10 +80,12 @@ func (r *Record) findOthers() {
 
 // pauses are the last that the collector has made between two visits that were seen.
 func (r *Record) pauses() (all []pause) {
-	for k := len(r.passes) - 2; k >= 0 && len(all) < maxPauses; k-- {
+	entries := 0
+	for k := len(r.passes) - 2; k >= 0 && len(all) < maxPauses && entries < maxLeft; k-- {
 		slept := r.passes[k+1].begin.Sub(r.passes[k].begin)
 		if slept >= gcMin && slept <= r.Kernel.wheel(gcMax)+onePass { // longer: it came and found nothing
-			all = append(all, pause{slept, r.leftAfter(k)})
+			p := pause{slept, r.leftAfter(k)}
+			all, entries = append(all, p), entries+len(p.left)
 		}
 	}
 	return all
