@@ -31,6 +31,15 @@ var takes = map[string]int{
 	"internal/relief":       15,
 }
 
+// waits are the packages whose tests wait for the kernel nearly all the time: they have a
+// guest to themselves, beside those that keep the CPUs busy.
+var waits = []string{"internal/lab/capacity"}
+
+// waits says whether the guest has nothing else to do.
+func (g *guest) waits() bool {
+	return slices.ContainsFunc(g.tasks, func(t task) bool { return slices.Contains(waits, t.name()) })
+}
+
 // guestsAtATime keeps all CPUs of this machine busy: a guest keeps one busy two thirds of the
 // time, and waits for the other third.
 func guestsAtATime() int { return (3*runtime.NumCPU() + 1) / 2 }
@@ -49,7 +58,10 @@ func plan(kernels []vm.Kernel, tasks []task) []guest {
 	byLength := func(a, b task) int { return seconds([]task{b}) - seconds([]task{a}) }
 	var parts [][]task
 	for _, t := range slices.SortedStableFunc(slices.Values(tasks), byLength) {
-		i := slices.IndexFunc(parts, func(p []task) bool { return seconds(append(p, t)) <= seconds(parts[0]) })
+		i := slices.IndexFunc(parts, func(p []task) bool {
+			alone := slices.Contains(waits, t.name()) || slices.Contains(waits, p[0].name())
+			return !alone && seconds(append(p, t)) <= seconds(parts[0])
+		})
 		if i < 0 {
 			parts, i = append(parts, nil), len(parts)
 		}

@@ -187,29 +187,37 @@ func (t *testRun) script(tasks []task) string {
 	return b.String()
 }
 
-// runGuests boots one guest after the other, some at a time, and returns the sum over all.
+// runGuests boots one guest after the other, some at a time and one more of those that
+// wait, and returns the sum over all.
 func (t *testRun) runGuests(ctx context.Context, all []guest, files []vm.File) (tally, error) {
 	var (
 		total tally
 		mu    sync.Mutex // guards total and errs
 		errs  error
 		wg    sync.WaitGroup
-		slots = make(chan struct{}, max(1, t.parallel))
 	)
-	for _, g := range all {
-		slots <- struct{}{}
-		if ctx.Err() != nil {
-			break
+	run := func(waits bool, atATime int) {
+		slots := make(chan struct{}, max(1, atATime))
+		for _, g := range all {
+			if g.waits() != waits {
+				continue
+			}
+			slots <- struct{}{}
+			if ctx.Err() != nil {
+				break
+			}
+			wg.Go(func() {
+				defer func() { <-slots }()
+				n, err := t.runGuest(ctx, g, files)
+				mu.Lock()
+				defer mu.Unlock()
+				total.add(n)
+				errs = errors.Join(errs, err)
+			})
 		}
-		wg.Go(func() {
-			defer func() { <-slots }()
-			n, err := t.runGuest(ctx, g, files)
-			mu.Lock()
-			defer mu.Unlock()
-			total.add(n)
-			errs = errors.Join(errs, err)
-		})
 	}
+	wg.Go(func() { run(true, 1) })
+	run(false, t.parallel)
 	wg.Wait()
 	if ctx.Err() != nil {
 		return total, ctx.Err()
