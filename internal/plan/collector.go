@@ -1,8 +1,10 @@
 package plan
 
 import (
+	"cmp"
 	"fmt"
 	"iter"
+	"slices"
 	"time"
 
 	"github.com/ctsight/ctsight/internal/event"
@@ -30,6 +32,7 @@ type Collector struct {
 	index    map[Pool]uint32
 	pools    []Pool
 	counts   []Count
+	read     event.Ktime // when the table at the beginning had been read
 	refused  map[uint64]event.Ktime
 }
 
@@ -51,8 +54,12 @@ func (c *Collector) Window() (from, to event.Ktime) { return c.from, c.to }
 // Pools returns the NAT port pools that were in use.
 func (c *Collector) Pools() []Pool { return c.pools }
 
-// Counts returns what Counted was told.
-func (c *Collector) Counts() []Count { return c.counts }
+// Counts returns what Counted was told since the table was read: that removes entries that
+// have expired, and of which nothing is known.
+func (c *Collector) Counts() []Count {
+	k, _ := slices.BinarySearchFunc(c.counts, c.read, func(x Count, at event.Ktime) int { return cmp.Compare(x.At, at) })
+	return c.counts[k:]
+}
 
 // Counted takes how many entries the kernel has. Of equal ones in a row it keeps the
 // first and the last.
@@ -216,6 +223,7 @@ type Held struct {
 // Begin takes what was found in the table when the window began. What has come in
 // between is known already, and so is what has gone.
 func (c *Collector) Begin(h *Held) error {
+	c.read = max(c.read, h.At)
 	k := c.key(&h.Event)
 	var expires event.Ktime
 	if h.Has {

@@ -15,10 +15,15 @@ type Count struct {
 
 // endSilent gives an end to those who told none. What the kernel counted less than there
 // would be without their ends is how many had gone by then, and who expired first has gone
-// first. Of a table that was not counted they go at the collector's next visit after
-// their timeout.
+// first. Where nobody had expired they were entries that nothing is known of: those that
+// the reading of a table removes. Of a table that was not counted they go at the
+// collector's next visit after their timeout.
 func (r *Record) endSilent(counts []Count) {
-	var silent []*Conn
+	type unheard struct {
+		*Conn
+		since event.Ktime // it may have gone
+	}
+	var silent []unheard
 	var begun, ended []event.Ktime
 	for i := range r.Conns {
 		c := &r.Conns[i]
@@ -26,11 +31,12 @@ func (r *Record) endSilent(counts []Count) {
 		case c.Refused:
 			continue
 		case c.Silent:
+			since := c.Expires
 			if c.Expires == 0 {
-				c.Expires = c.Start + event.Ktime(r.Kernel.Timeouts[r.timers[i]])
+				since, c.Expires = c.Start, c.Start+event.Ktime(r.Kernel.Timeouts[r.timers[i]])
 			}
 			c.End, c.Cause = r.To, event.Timeout
-			silent = append(silent, c)
+			silent = append(silent, unheard{c, since})
 		case c.End != 0:
 			ended = append(ended, c.End)
 		}
@@ -38,7 +44,7 @@ func (r *Record) endSilent(counts []Count) {
 			begun = append(begun, c.Start)
 		}
 	}
-	slices.SortStableFunc(silent, func(a, b *Conn) int { return cmp.Compare(a.Expires, b.Expires) })
+	slices.SortStableFunc(silent, func(a, b unheard) int { return cmp.Compare(a.Expires, b.Expires) })
 	if len(counts) < 2 {
 		for _, c := range silent {
 			if k, _ := slices.BinarySearch(r.scans, c.Expires); k < len(r.scans) {
@@ -49,18 +55,19 @@ func (r *Record) endSilent(counts []Count) {
 	}
 	slices.Sort(ended)
 	var late []event.Ktime // where no visit was seen
-	next := 0
+	next, unknown := 0, 0
 	for k, gone := range missing(counts, begun, ended) {
-		if next >= gone {
+		if next+unknown >= gone {
 			continue
 		}
 		at, seen := r.visit(counts[k-1].At, counts[k].At)
-		for ; next < min(gone, len(silent)); next++ {
+		for ; next+unknown < gone && next < len(silent) && silent[next].since <= counts[k].At; next++ {
 			c := silent[next]
 			if c.End, c.Expires = at, min(c.Expires, at); !seen {
 				late = append(late, at)
 			}
 		}
+		unknown = gone - next
 	}
 	r.scans = append(r.scans, r.crowds(late)...)
 	slices.Sort(r.scans)

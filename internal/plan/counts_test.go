@@ -1,6 +1,7 @@
 package plan
 
 import (
+	"cmp"
 	"maps"
 	"math"
 	"slices"
@@ -58,6 +59,20 @@ func TestCounts(t *testing.T) {
 		if good := worst <= time.Second && off < 0.01 && len(r.passes) == len(visits); good != (counts != nil) {
 			t.Errorf("%s: an end is %v off at most of %d, %d of %d visits, the mean %.2f %%", name, worst, len(unheard), len(r.passes), len(visits), 100*off)
 		}
+	}
+}
+
+// Who has time left has not gone: it was somebody who is not known.
+func TestCountsUnknown(t *testing.T) {
+	s := event.Ktime(time.Second)
+	x := &told{to: 100 * s, all: []Conn{{Proto: event.ProtoUDP, Before: true, Silent: true, Fixed: true, Expires: 50 * s}}}
+	for at, n := range map[int]uint64{1: 6, 9: 6, 10: 1, 59: 1, 60: 0, 99: 0} {
+		x.counts = append(x.counts, Count{event.Ktime(at) * s, n})
+	}
+	slices.SortFunc(x.counts, func(a, b Count) int { return cmp.Compare(a.At, b.At) })
+	r := Read(x, Kernel{Timeouts: DefaultTimeouts()})
+	if end := r.Conns[0].End; end <= 59*s || end > 60*s {
+		t.Errorf("it went at %v, want a time between 59 and 60 s", end.Sub(0))
 	}
 }
 
