@@ -13,6 +13,10 @@ type Count struct {
 	N  uint64
 }
 
+// aVisit is how many entries have to go within a second for a visit of the collector, and
+// not lookups, to be what they went by.
+const aVisit = 8
+
 // endSilent gives an end to those who told none. What the kernel counted less than there
 // would be without their ends is how many had gone by then, and who expired first has gone
 // first. Where nobody had expired they were entries that nothing is known of: those that
@@ -60,14 +64,17 @@ func (r *Record) endSilent(counts []Count) {
 		if next+unknown >= gone {
 			continue
 		}
+		found := 0
 		at, seen := r.visit(counts[k-1].At, counts[k].At)
-		for ; next+unknown < gone && next < len(silent) && silent[next].since <= counts[k].At; next++ {
+		for ; next+unknown < gone && next < len(silent) && silent[next].since-event.Ktime(whole) <= counts[k].At; next++ {
 			c := silent[next]
-			if c.End, c.Expires = at, min(c.Expires, at); !seen {
-				late = append(late, at)
-			}
+			c.End, c.Expires = at, min(c.Expires, at)
+			found++
 		}
 		unknown = gone - next
+		if !seen && found >= aVisit {
+			late = append(late, slices.Repeat([]event.Ktime{at}, found)...)
+		}
 	}
 	r.scans = append(r.scans, r.crowds(late)...)
 	slices.Sort(r.scans)
