@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/ctsight/ctsight/internal/ctnl"
 	"github.com/ctsight/ctsight/internal/event"
+	"github.com/ctsight/ctsight/internal/filter"
 	"github.com/ctsight/ctsight/internal/plan"
 	"github.com/ctsight/ctsight/internal/probe"
 	"github.com/ctsight/ctsight/internal/record"
@@ -106,6 +108,7 @@ type recorded struct {
 	only     event.NetNS
 	nets     map[event.NetNS]*plan.Collector
 	max      map[event.NetNS]uint64
+	counted  bool // what the kernel counts is what is recorded
 }
 
 // seedsWithin is how long after its beginning a recording tells what was in the tables.
@@ -114,6 +117,8 @@ const seedsWithin = time.Minute
 func planRecording(ctx context.Context, in capture.Source, ns event.NetNS, limit time.Duration) (Planned, error) {
 	start := event.Ktime(in.About().Start)
 	r := recorded{from: start, to: start, limit: limit, only: ns, nets: map[event.NetNS]*plan.Collector{}, max: map[event.NetNS]uint64{}}
+	f, err := filter.Parse(in.About().Filter, filter.Options{})
+	r.counted = err == nil && !slices.ContainsFunc(f.Fields(), func(of string) bool { return of != "netns" })
 	switch err := eachItem(ctx, in, r.take); {
 	case errors.Is(err, errEnough):
 		r.to = start + event.Ktime(limit)
@@ -204,7 +209,7 @@ func (r *recorded) second(x *capture.Item) error {
 	for i := range s.Tables {
 		t := &s.Tables[i]
 		r.max[t.NetNS] = t.Max
-		if c := r.nets[t.NetNS]; c != nil && t.Err == "" {
+		if c := r.nets[t.NetNS]; c != nil && t.Err == "" && r.counted {
 			c.Counted(plan.Count{At: x.At, N: t.Entries})
 		}
 	}

@@ -53,3 +53,22 @@ func TestPlanRecording(t *testing.T) {
 		}
 	}
 }
+
+// The kernel counts all entries: of a recording of some its counts are not taken.
+func TestPlanRecordingFiltered(t *testing.T) {
+	for text, want := range map[string]int{"": 1, "netns 9": 1, "netns 9 and proto udp": 0, "dst 192.0.2.1": 0} {
+		path := filepath.Join(t.TempDir(), "a.ctsight")
+		f, err := capture.Create(path, capture.Header{Backend: "netlink", Filter: text})
+		must(t, err)
+		rec := capture.NewRecorder(f)
+		rec.Events(capture.Events, []event.Event{{Kind: event.New, Time: 5, NetNS: 9}})
+		rec.JSON(capture.Second, 9, secondState{Tables: []agg.TableState{{NetNS: 9, Max: 7, Entries: 2}}})
+		must(t, rec.Close(nil))
+		r, done := (&taped{path: path}).open(t)
+		p, err := PlanCapture(t.Context(), Recording(r, done), 9, 0)
+		must(t, err)
+		if len(p.Counts()) != want {
+			t.Errorf("%q: %v, want %d", text, p.Counts(), want)
+		}
+	}
+}
