@@ -291,9 +291,6 @@ func TestPlanTimeout(t *testing.T) {
 				within(t, b+" then, mean", mean(cycles(d.Then.Curve[settled:])), got, 0.05)
 				within(t, b+" then, settles at", d.Settles, got, 0.08)
 				t.Logf("at most: predicted %d, the kernel has %d", d.Then.Peak, slices.Max(after))
-				if testing.Verbose() {
-					t.Logf("%v; late %v; then %v", today.Curve, d.Then.Late, d.Then.Curve)
-				}
 			}
 		})
 	}

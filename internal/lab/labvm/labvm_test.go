@@ -49,6 +49,15 @@ func TestReport(t *testing.T) {
 	}
 }
 
+// What a part of a test says that failed is shown, though the next part passes.
+func TestReportOfPart(t *testing.T) {
+	got, _ := feed(t, beginMark+"0\n\x16=== RUN   TestA\n\x16=== RUN   TestA/x\n    a_test.go:9: wrong\n\x16--- FAIL: TestA/x (0.00s)\n"+
+		"\x16=== RUN   TestA/y\n\x16--- SKIP: TestA/y (0.00s)\n\x16--- FAIL: TestA (0.01s)\nFAIL\n"+endMark+"0 1\n"+beginMark+"1\n"+endMark+"1 0\n", nil, false)
+	if !strings.Contains(got, "a_test.go:9: wrong") {
+		t.Errorf("it is not said what was wrong:\n%s", got)
+	}
+}
+
 func TestReportVerboseShowsPassing(t *testing.T) {
 	if got, _ := feed(t, twoPackages, nil, true); !strings.Contains(got, "no newline\n=== RUN   TestA/sub\n") {
 		t.Errorf("output of the passing package is missing:\n%s", got)

@@ -195,7 +195,7 @@ func (r *runReport) finish(err error) tally {
 
 var (
 	topLine    = regexp.MustCompile(`^=== RUN\s+[^/]+$`)
-	endLine    = regexp.MustCompile(`^--- (PASS|SKIP): `)
+	endLine    = regexp.MustCompile(`^--- (PASS|SKIP): [^/]+$`) // of a whole test
 	resultLine = regexp.MustCompile(`^\s*--- (PASS|FAIL|SKIP): (.+) \([0-9.]+s\)$`)
 	stateLine  = regexp.MustCompile(`^=== (RUN|NAME|CONT)\s+(.*)$`)
 	logLine    = regexp.MustCompile(`^\s+\S+\.go:[0-9]+: (.*)$`)
