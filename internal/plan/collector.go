@@ -54,6 +54,9 @@ func (c *Collector) Window() (from, to event.Ktime) { return c.from, c.to }
 // Pools returns the NAT port pools that were in use.
 func (c *Collector) Pools() []Pool { return c.pools }
 
+// Read is when the last entry was found that was there when the window began.
+func (c *Collector) Read() event.Ktime { return c.read }
+
 // Counts returns what Counted was told since the table was read: that removes entries that
 // have expired, and of which nothing is known.
 func (c *Collector) Counts() []Count {

@@ -16,6 +16,7 @@ import (
 type told struct {
 	all      []Conn
 	from, to event.Ktime
+	read     event.Ktime
 	mean     float64
 	counts   []Count
 }
@@ -23,6 +24,7 @@ type told struct {
 func (x *told) All() iter.Seq[Conn]            { return slices.Values(x.all) }
 func (x *told) Window() (from, to event.Ktime) { return x.from, x.to }
 func (x *told) Pools() []Pool                  { return nil }
+func (x *told) Read() event.Ktime              { return x.read }
 func (x *told) Counts() []Count                { return x.counts }
 
 // table is a kernel's, by brute force: flows that come rate times a second and have one
@@ -132,6 +134,11 @@ func TestCrowds(t *testing.T) {
 			b.End = a.End + event.Ktime(time.Millisecond)
 			pairs++
 		}
+	}
+	// Who has read the table, slowly, has removed what had expired.
+	x.read = event.Ktime(3 * time.Second)
+	for i := range 10 {
+		x.all = append(x.all, Conn{Start: 0, Before: true, End: x.read - event.Ktime(i), Cause: event.CauseUnknown, ID: uint64(1e6 + i), Proto: event.ProtoUDP})
 	}
 	r := Read(x, k)
 	maps.DeleteFunc(visits, func(_ event.Ktime, later bool) bool { return !later })

@@ -55,6 +55,8 @@ type Input interface {
 	Window() (from, to event.Ktime)
 	// Pools are those that connections name.
 	Pools() []Pool
+	// Read is when the table had been read: that removes what has expired. 0 for not.
+	Read() event.Ktime
 	// Counts are what the kernel counted meanwhile, in the order of time; fewer than two
 	// are none.
 	Counts() []Count
@@ -95,7 +97,8 @@ type Record struct {
 	Kernel   Kernel
 
 	timers []Timer // of each connection
-	others others  // entries that the collector meets besides
+	read   event.Ktime
+	others others // entries that the collector meets besides
 	// Lagless says that no garbage collector was at work: a capture that was made
 	// from packets has none.
 	Lagless bool

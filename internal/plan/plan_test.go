@@ -26,6 +26,7 @@ type conns struct {
 func (c conns) All() iter.Seq[plan.Conn]           { return slices.Values(c.all) }
 func (c conns) Window() (event.Ktime, event.Ktime) { return c.from, c.to }
 func (c conns) Pools() []plan.Pool                 { return nil }
+func (c conns) Read() event.Ktime                  { return 0 }
 func (c conns) Counts() []plan.Count               { return nil }
 
 func kernel() plan.Kernel {

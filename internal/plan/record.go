@@ -23,7 +23,7 @@ const (
 
 // Read takes all connections and finds out when the last packet of each came.
 func Read(in Input, k Kernel) *Record {
-	r := &Record{Kernel: k, Conns: slices.Collect(in.All()), Pools: in.Pools()}
+	r := &Record{Kernel: k, Conns: slices.Collect(in.All()), Pools: in.Pools(), read: in.Read()}
 	r.From, r.To = in.Window()
 	slices.SortStableFunc(r.Conns, func(a, b Conn) int { return cmp.Or(cmp.Compare(a.Start, b.Start), cmp.Compare(a.ID, b.ID)) })
 	r.timers = make([]Timer, len(r.Conns))
@@ -72,7 +72,7 @@ func (r *Record) crowds(times []event.Ktime) (out []event.Ktime) {
 	mean := float64(len(times)) / max(1, float64((r.To-r.From)/width))
 	least := mean + 4*math.Sqrt(mean)
 	for _, t := range times {
-		if t < r.From+event.Ktime(time.Second) {
+		if t < max(r.From+event.Ktime(time.Second), r.read+event.Ktime(onePass)) {
 			continue // who read the table then has removed what had expired
 		}
 		if float64(count[(t-r.From)/width]) > least {

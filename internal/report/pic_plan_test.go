@@ -19,6 +19,7 @@ type planned []plan.Conn
 func (p planned) All() iter.Seq[plan.Conn]           { return slices.Values(p) }
 func (p planned) Window() (event.Ktime, event.Ktime) { return 0, event.Ktime(10 * time.Minute) }
 func (p planned) Pools() []plan.Pool                 { return nil }
+func (p planned) Read() event.Ktime                  { return 0 }
 func (p planned) Counts() []plan.Count               { return nil }
 
 // made is a plan of ten connections a second that wait 30 s, and so many more that wait
