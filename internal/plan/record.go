@@ -19,6 +19,8 @@ const (
 	// onePass is how far apart two removals of one pass through the table are at most:
 	// it sleeps for a second at least.
 	onePass = 500 * time.Millisecond
+	// readTold is how long after a table was read it may be told what that has removed.
+	readTold = 2 * time.Second
 )
 
 // Read takes all connections and finds out when the last packet of each came.
@@ -72,7 +74,7 @@ func (r *Record) crowds(times []event.Ktime) (out []event.Ktime) {
 	mean := float64(len(times)) / max(1, float64((r.To-r.From)/width))
 	least := mean + 4*math.Sqrt(mean)
 	for _, t := range times {
-		if t < max(r.From+event.Ktime(time.Second), r.read+event.Ktime(onePass)) {
+		if t < max(r.From+event.Ktime(time.Second), r.read+event.Ktime(readTold)) {
 			continue // who read the table then has removed what had expired
 		}
 		if float64(count[(t-r.From)/width]) > least {
