@@ -35,10 +35,10 @@ var takes = map[string]int{
 // guest to themselves, beside those that keep the CPUs busy.
 var waits = []string{"internal/lab/capacity"}
 
-// waits says whether the guest has nothing else to do.
-func (g *guest) waits() bool {
-	return slices.ContainsFunc(g.tasks, func(t task) bool { return slices.Contains(waits, t.name()) })
-}
+func (t task) waits() bool { return slices.Contains(waits, t.name()) }
+
+// waits says whether that is all there is to do in the guest.
+func (g *guest) waits() bool { return g.tasks[0].waits() }
 
 // guestsAtATime keeps all CPUs of this machine busy: a guest keeps one busy two thirds of the
 // time, and waits for the other third.
@@ -59,8 +59,7 @@ func plan(kernels []vm.Kernel, tasks []task) []guest {
 	var parts [][]task
 	for _, t := range slices.SortedStableFunc(slices.Values(tasks), byLength) {
 		i := slices.IndexFunc(parts, func(p []task) bool {
-			alone := slices.Contains(waits, t.name()) || slices.Contains(waits, p[0].name())
-			return !alone && seconds(append(p, t)) <= seconds(parts[0])
+			return !t.waits() && !p[0].waits() && seconds(append(p, t)) <= seconds(parts[0])
 		})
 		if i < 0 {
 			parts, i = append(parts, nil), len(parts)
