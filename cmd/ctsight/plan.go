@@ -109,10 +109,8 @@ func (p *planFlags) run(ctx context.Context, g *globals, f *pflag.FlagSet, args 
 	if err != nil {
 		return err
 	}
+	p.whole(f, &p.limit)
 	if p.given() {
-		if !f.Changed("for") {
-			p.limit = 0
-		}
 		return p.capture(ctx, g, w)
 	}
 	return p.live(ctx, g, w)
