@@ -15,7 +15,7 @@ func (s *sim) firstScan() {
 	case len(s.r.scans) > 0:
 		s.scan = s.r.scans[0]
 	default:
-		s.scan = s.r.From + s.interval()
+		s.scan = s.r.From + event.Ktime(s.interval())
 	}
 }
 
@@ -36,7 +36,7 @@ func (s *sim) collect() {
 		s.refused = false
 		s.makeRoom(s.out.Max / 100 * 95)
 	}
-	s.scan = s.at + event.Ktime(s.r.Kernel.wheel(time.Duration(s.interval())))
+	s.scan = s.at + event.Ktime(s.r.Kernel.wheel(s.interval()))
 }
 
 func (s *sim) makeRoom(until uint64) {
@@ -54,17 +54,17 @@ func (s *sim) makeRoom(until uint64) {
 }
 
 // interval is how long the collector sleeps.
-func (s *sim) interval() event.Ktime {
+func (s *sim) interval() time.Duration {
 	if s.r.Kernel.Pause > 0 {
-		return event.Ktime(s.r.Kernel.Pause)
+		return s.r.Kernel.Pause
 	}
-	return event.Ktime(s.r.Kernel.sleep(len(s.live), func(i int) time.Duration {
+	return s.r.Kernel.sleep(len(s.live), func(i int) time.Duration {
 		e := &s.all[s.live[i]]
 		if e.expires == never {
 			return gcClamp
 		}
 		return time.Duration(min(e.expires-s.at, e.most))
-	}, s.r.others))
+	}, s.r.others)
 }
 
 // sleep is how long the collector sleeps that has met n entries and others: the running

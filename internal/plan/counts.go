@@ -89,10 +89,10 @@ func missing(counts []Count, begun, ended []event.Ktime) []int {
 		return n
 	}
 	known := func(at event.Ktime) int { return by(begun, at) - by(ended, at) }
-	out, first := make([]int, len(counts)), counts[0]
+	out, first := make([]int, len(counts)), int(counts[0].N)-known(counts[0].At)
 	least := 1 << 62
 	for k, c := range slices.Backward(counts) {
-		least = min(least, int(first.N)-int(c.N)+known(c.At)-known(first.At))
+		least = min(least, first+known(c.At)-int(c.N))
 		out[k] = least
 	}
 	return out

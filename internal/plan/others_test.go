@@ -85,6 +85,14 @@ func wheel(now, after int) int {
 	return ((now+after)>>shift + 1) << shift
 }
 
+// settled is how many entries there were on average after the first minute.
+func settled(run *Run) (mean float64) {
+	for _, n := range run.Curve[60:] {
+		mean += float64(n) / float64(len(run.Curve)-60)
+	}
+	return mean
+}
+
 // Entries of other namespaces keep the collector away, or have it come more often: a
 // what-if takes that over from how it came. Those that have about as much left as the
 // collector sleeps cannot be told from fewer others.
@@ -98,10 +106,7 @@ func TestOthers(t *testing.T) {
 		for _, timeout := range []int{2, 15, 30} {
 			want := table(c.rate, timeout, 3000, c.others, c.left).mean
 			run := r.Simulate(WhatIf{Timeouts: []Change{{UDP, time.Duration(timeout) * time.Second}}})
-			var got float64
-			for _, n := range run.Curve[60:] {
-				got += float64(n) / float64(len(run.Curve)-60)
-			}
+			got := settled(&run)
 			within := 0.05
 			if c.left == 20 || c.left == 60 {
 				within = 0.20
@@ -147,10 +152,7 @@ func TestCrowds(t *testing.T) {
 	}
 	want := table(5, 15, 3000, 0, 0).mean
 	run := r.Simulate(WhatIf{Timeouts: []Change{{UDP, 15 * time.Second}}})
-	var got float64
-	for _, n := range run.Curve[60:] {
-		got += float64(n) / float64(len(run.Curve)-60)
-	}
+	got := settled(&run)
 	if math.Abs(got/want-1) > 0.05 {
 		t.Errorf("%.1f entries, want %.1f", got, want)
 	}

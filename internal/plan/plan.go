@@ -96,9 +96,9 @@ type Record struct {
 	Pools    []Pool
 	Kernel   Kernel
 
-	timers []Timer // of each connection
-	read   event.Ktime
-	others others // entries that the collector meets besides
+	timers []Timer     // of each connection
+	read   event.Ktime // when the table had been read
+	others others      // entries that the collector meets besides
 	// Lagless says that no garbage collector was at work: a capture that was made
 	// from packets has none.
 	Lagless bool

@@ -73,11 +73,10 @@ func (r *Record) crowds(times []event.Ktime) (out []event.Ktime) {
 	}
 	mean := float64(len(times)) / max(1, float64((r.To-r.From)/width))
 	least := mean + 4*math.Sqrt(mean)
+	// Who read the table before that has removed what had expired.
+	after := max(r.From+event.Ktime(time.Second), r.read+event.Ktime(readTold))
 	for _, t := range times {
-		if t < max(r.From+event.Ktime(time.Second), r.read+event.Ktime(readTold)) {
-			continue // who read the table then has removed what had expired
-		}
-		if float64(count[(t-r.From)/width]) > least {
+		if t >= after && float64(count[(t-r.From)/width]) > least {
 			out = append(out, t)
 		}
 	}

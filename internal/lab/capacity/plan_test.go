@@ -134,7 +134,7 @@ func (p *planned) collect(d time.Duration, during func(), backends ...string) []
 
 // recording begins ctsight record for so long, and returns what ctsight plan makes of it
 // then.
-func (p *planned) recording(d time.Duration) (planned func(whatIf ...string) *prediction) {
+func (p *planned) recording(d time.Duration) func(whatIf ...string) *prediction {
 	p.Helper()
 	file := filepath.Join(p.TempDir(), "plan.ctsight")
 	var stderr bytes.Buffer
@@ -161,7 +161,6 @@ func (p *planned) recording(d time.Duration) (planned func(whatIf ...string) *pr
 type prediction struct {
 	Today, Then struct {
 		Mean      float64  `json:"entries_mean"`
-		Peak      uint64   `json:"entries_peak"`
 		EarlyDrop uint64   `json:"early_drop"`
 		Entries   []uint32 `json:"entries"`
 	}
@@ -235,8 +234,9 @@ func cycles(curve []uint32) []uint32 {
 // What plan predicts of another timeout is what the kernel then does, within 5 %: the table
 // with one of 5 s is recorded, and then it is another. Most of what an entry stays longer
 // than its timeout is the collector's, which goes by the entries of all namespaces. Live, of
-// a recording, and what the backend that does not know who removes entries has measured. Nothing of it depends
-// on the kernel but that the collector comes every two minutes before 5.15: each runs some.
+// a recording, and what the backend that does not know who removes entries has measured.
+// Nothing of it depends on the kernel but that the collector comes every two minutes before
+// 5.15: each runs some.
 func TestPlanTimeout(t *testing.T) {
 	const short = 5
 	for _, c := range []struct {
