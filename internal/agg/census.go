@@ -260,15 +260,17 @@ func (s *Census) destroy(e *event.Event, p *place, n uint64) {
 			s.seeded--
 		}
 	}
-	s.remembered(entryKey(e, id), &was, id)
+	forgotten := s.remembered(entryKey(e, id), &was, id) && !known
 	if t := was.t & liveTimeMask; t != 0 && e.Time >= t {
 		e.Lifetime, e.HasLifetime = e.Time.Sub(t), true
 	}
 	// Its insert is in a sum, which may be yet to come.
-	summed := !known && s.cfg.Sums && s.complete > 0 && e.Time > s.complete
-	if !known && !summed {
+	summed := !known && !forgotten && s.cfg.Sums && s.complete > 0 && e.Time > s.complete
+	switch {
+	case forgotten: // and no dump has told of it again
+	case !known && !summed:
 		s.strange += n
-	} else if pooled(e) {
+	case pooled(e):
 		s.pools.leave(e, n, was.t&liveTimeMask)
 	}
 	s.lived.add(e, n)

@@ -105,15 +105,17 @@ func (s *Census) forgetGone() {
 }
 
 // remembered gives an entry that is known from a dump only what was known of it
-// before Forget.
-func (s *Census) remembered(key uint64, was *liveEntry, id uint64) {
+// before Forget, and says whether something was.
+func (s *Census) remembered(key uint64, was *liveEntry, id uint64) bool {
 	if s.old == nil || was.t != 0 {
-		return
+		return false
 	}
-	if o, ok := s.old.Remove(key); ok && o.id == id {
+	o, ok := s.old.Remove(key)
+	if ok = ok && o.id == id; ok {
 		was.t = o.t
 	}
 	if s.old.Len() == 0 {
 		s.old = nil
 	}
+	return ok
 }
