@@ -122,11 +122,11 @@ func (s *settled) Next() (*capture.Item, error) {
 }
 
 func (s *settled) SeekSnapshot(t event.Ktime) (bool, error) {
-	found, err := s.Source.SeekSnapshot(t)
-	if found {
+	went, err := s.Source.SeekSnapshot(t)
+	if went {
 		s.first, s.err = nil, nil
 	}
-	return found, err
+	return went, err
 }
 
 type recording struct {

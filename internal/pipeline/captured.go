@@ -166,7 +166,7 @@ func (r *captured) step(x *capture.Item) error {
 	case err != nil:
 		return err
 	case s.Begin:
-		r.begun = true
+		r.begun, r.missed = true, s.Unsure
 	case s.Judged != "":
 		r.judged(x.At, &s)
 	case s.Due && r.judges == nil:

@@ -57,6 +57,8 @@ type excerpt struct {
 	pushed       *capture.Item  // was read too early
 	state        secondState    // the last one
 	known        bool           // there was one
+	based        bool           // the tables are: on the beginning of the run, or on a snapshot
+	missed       bool           // something is missing since then
 
 	tables  map[stand]standing
 	n       uint64
@@ -175,47 +177,76 @@ func timeOf(x *capture.Item) event.Ktime {
 // begin goes to the beginning, and puts into the queue what was known then.
 func (w *excerpt) begin() error {
 	w.begun = true
-	if _, err := w.in.SeekSnapshot(w.since - 1); err != nil {
-		return err
-	}
-	for {
-		x, err := w.next()
-		if errors.Is(err, io.EOF) { // nothing has happened since
-			w.ended = true
-			break
-		}
+	for t := w.since - 1; ; {
+		went, err := w.in.SeekSnapshot(t)
 		if err != nil {
 			return err
 		}
-		if timeOf(x) < w.since {
-			if err := w.absorb(x); err != nil {
-				return err
-			}
-			if w.pushed == nil {
-				continue
-			}
+		first, err := w.catchUp()
+		if err != nil {
+			return err
+		}
+		// A snapshot takes a while: of one that was not whole by then the tables are not
+		// known, but of the one before.
+		if w.fresh == nil || w.based || !went || first > t {
 			break
 		}
-		w.pushed = x
-		break
+		t = first - 1
 	}
-	w.add(capture.Steps, w.since, censusStep{Begin: true})
+	unsure := !w.based || w.missed
+	w.add(capture.Steps, w.since, censusStep{Begin: true, Unsure: unsure})
 	w.add(capture.Steps, w.since, censusStep{Seed: seedBegin})
+	w.addTables(capture.Entries)
+	w.add(capture.Steps, w.since, censusStep{Seed: seedWhole})
+	if w.known {
+		w.state.End = false
+		w.add(capture.Second, w.since, w.state)
+	}
+	if w.fresh != nil && unsure { // its other half follows
+		w.add(capture.Snapshot, w.since, struct{}{})
+		w.replace(true)
+		w.addTables(capture.Stands)
+	}
+	w.tables, w.fresh, w.touched = nil, nil, nil
+	return nil
+}
+
+// catchUp takes all that happened before the beginning, from where we are. It returns the
+// first time that it met.
+func (w *excerpt) catchUp() (first event.Ktime, err error) {
+	w.tables, w.fresh, w.touched = map[stand]standing{}, nil, nil
+	w.pushed, w.ended, w.based, w.missed = nil, false, false, false
+	for w.pushed == nil {
+		x, err := w.next()
+		if errors.Is(err, io.EOF) { // nothing has happened since
+			w.ended = true
+			return first, nil
+		}
+		if err != nil {
+			return first, err
+		}
+		if first == 0 {
+			first = timeOf(x)
+		}
+		if timeOf(x) >= w.since {
+			w.pushed = x
+		} else if err := w.absorb(x); err != nil {
+			return first, err
+		}
+	}
+	return first, nil
+}
+
+// addTables puts what is in the tables into the queue, in the order in which it came.
+func (w *excerpt) addTables(as capture.Kind) {
 	var entries []event.Event
 	for _, k := range slices.SortedFunc(maps.Keys(w.tables), func(a, b stand) int { return cmp.Compare(w.tables[a].n, w.tables[b].n) }) {
 		s := w.tables[k]
 		entries = append(entries, event.Event{Kind: event.New, Time: w.since, NetNS: k.netns, Zone: k.zone, Orig: k.orig, Reply: s.reply, Status: s.status, Mark: s.mark})
 	}
 	if len(entries) > 0 {
-		w.queue = append(w.queue, capture.Item{Kind: capture.Entries, Events: entries})
+		w.queue = append(w.queue, capture.Item{Kind: as, Events: entries})
 	}
-	w.add(capture.Steps, w.since, censusStep{Seed: seedWhole})
-	if w.known {
-		w.state.End = false
-		w.add(capture.Second, w.since, w.state)
-	}
-	w.tables = nil
-	return nil
 }
 
 func (w *excerpt) add(k capture.Kind, at event.Ktime, v any) {
@@ -258,13 +289,17 @@ func (w *excerpt) absorb(x *capture.Item) error {
 		if s.Forget != nil {
 			clear(w.tables)
 		}
+		w.based = w.based || s.Begin
 		return err
+	case capture.Gap:
+		w.missed = true
 	case capture.Snapshot:
 		w.stood, w.touched, w.fresh = 0, map[stand]struct{}{}, map[stand]standing{}
 	case capture.Held:
 		s, err := sectionOf[snapshotEnd](x)
 		if w.fresh != nil {
 			w.replace(s.Whole && w.stood >= s.Entries)
+			w.based, w.missed = true, false
 		}
 		return err
 	}

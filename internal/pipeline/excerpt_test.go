@@ -29,14 +29,16 @@ const (
 	daySteps  = 20_000
 	dayBegan  = event.Ktime(1_000_000_000)
 	dayBefore = 300 // entries that were there
+	dayTakes  = 200 // steps, a snapshot
 )
 
 func dayTuple(n uint64) event.Tuple {
 	return event.Tuple{Src: netip.AddrFrom4([4]byte{10, byte(n >> 16), byte(n >> 8), byte(n)}), Dst: netip.MustParseAddr("192.0.2.1"), Sport: uint16(n), Dport: 443, Proto: event.ProtoTCP}
 }
 
-// makeDay writes one; snapshots of every so many steps, 0 for none.
-func makeDay(t *testing.T, snapshots int) *day {
+// makeDay writes one; snapshots of every so many steps, 0 for none. A file of a ring begins
+// with nothing, not even the beginning.
+func makeDay(t *testing.T, snapshots int, ring bool) *day {
 	t.Helper()
 	d := &day{path: filepath.Join(t.TempDir(), "day.ctsight"), start: dayBegan}
 	f, err := os.Create(d.path)
@@ -50,22 +52,39 @@ func makeDay(t *testing.T, snapshots int) *day {
 	}
 	var live []uint64
 	next := uint64(0)
-	must(t, w.JSON(capture.Steps, dayBegan, censusStep{Begin: true}))
-	must(t, w.JSON(capture.Steps, dayBegan, censusStep{Seed: seedBegin}))
+	if !ring {
+		must(t, w.JSON(capture.Steps, dayBegan, censusStep{Begin: true}))
+		must(t, w.JSON(capture.Steps, dayBegan, censusStep{Seed: seedBegin}))
+	}
 	for range dayBefore {
 		next++
 		live = append(live, next)
-		must(t, w.Entries([]event.Event{entry(0, next)}))
+		if !ring {
+			must(t, w.Entries([]event.Event{entry(0, next)}))
+		}
 	}
-	must(t, w.JSON(capture.Steps, dayBegan, censusStep{Seed: seedWhole}))
+	if !ring {
+		must(t, w.JSON(capture.Steps, dayBegan, censusStep{Seed: seedWhole}))
+	}
+	var walk []uint64 // entries that a snapshot has not come to
+	stood := 0
 	for i := range daySteps {
 		at := dayBegan + event.Ktime(i+1)*event.Ktime(time.Millisecond)
 		if snapshots > 0 && i%snapshots == snapshots/2 {
 			must(t, w.JSON(capture.Snapshot, at, struct{}{}))
-			for _, n := range live {
-				must(t, w.Stands([]event.Event{entry(at, n)}))
+			walk, stood = slices.Clone(live), 0
+		}
+		if since := (i + snapshots/2) % max(1, snapshots); snapshots > 0 && i >= snapshots/2 && since < dayTakes {
+			for range (len(walk) + dayTakes - since - 1) / (dayTakes - since) {
+				if slices.Contains(live, walk[0]) {
+					must(t, w.Stands([]event.Event{entry(at, walk[0])}))
+					stood++
+				}
+				walk = walk[1:]
 			}
-			must(t, w.JSON(capture.Held, at, snapshotEnd{Entries: uint64(len(live)), Whole: true}))
+			if since == dayTakes-1 {
+				must(t, w.JSON(capture.Held, at, snapshotEnd{Entries: uint64(stood), Whole: true}))
+			}
 		}
 		e := event.Event{}
 		if len(live) > 0 && rnd.IntN(2) == 0 {
@@ -110,8 +129,8 @@ func TestExcerpt(t *testing.T) {
 		stream    bool
 	}{{"snapshots", 3000, false}, {"none", 0, false}, {"stream", 3000, true}} {
 		t.Run(tc.name, func(t *testing.T) {
-			d := makeDay(t, tc.snapshots)
-			for _, x := range []struct{ from, to int }{{0, 10}, {1, daySteps - 1}, {999, 1000}, {1499, 1600}, {1500, 1501}, {1501, 9999}, {12345, 12346}, {19_998, daySteps - 1}} {
+			d := makeDay(t, tc.snapshots, false)
+			for _, x := range []struct{ from, to int }{{0, 10}, {1, daySteps - 1}, {999, 1000}, {1499, 1600}, {1500, 1501}, {1501, 9999}, {1600, 1601}, {4600, 4900}, {10_699, 10_700}, {12345, 12346}, {19_998, daySteps - 1}} {
 				in := d.open(t)
 				if tc.stream {
 					b, err := os.ReadFile(d.path)
@@ -161,6 +180,50 @@ func TestExcerpt(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestExcerptOfRing: the oldest file of a ring has no beginning. From its first snapshot on
+// what is in the tables is known, also where the excerpt begins in the middle of that.
+func TestExcerptOfRing(t *testing.T) {
+	d := makeDay(t, 3000, true)
+	for _, x := range []struct{ from, to int }{{1, 2000}, {1499, 1750}, {1501, 2000}, {1600, 1750}, {1699, 9000}, {4600, 4601}} {
+		past, _, err := ReadPast(t.Context(), []Capture{Between(Recording(d.open(t), func() {}), d.at[x.from], d.at[x.to])}, PastConfig{})
+		must(t, err)
+		top := past.Top(agg.ByNetNS, agg.ColLive, 10, nil)
+		if live := uint64(len(d.live[x.to-1])); top.Total.Live != live {
+			t.Errorf("%v: %d live, want %d", x, top.Total.Live, live)
+		}
+	}
+}
+
+// TestExcerptBehindGap: what is missing before an excerpt begins makes its tables wrong,
+// until the next snapshot.
+func TestExcerptBehindGap(t *testing.T) {
+	var b bytes.Buffer
+	w, err := capture.NewWriter(&b, capture.Header{Start: 1, Seed: 3})
+	must(t, err)
+	must(t, w.JSON(capture.Steps, 1, censusStep{Begin: true}))
+	for n := range uint64(100) {
+		must(t, w.Events([]event.Event{{Kind: event.New, Time: event.Ktime(n + 2), NetNS: 5, Orig: dayTuple(n)}}))
+	}
+	must(t, w.Gap(200, capture.Missing{Events: 70, Why: "a full disk"}))
+	must(t, w.Events([]event.Event{{Kind: event.New, Time: 300, NetNS: 5, Orig: dayTuple(100)}}))
+	must(t, w.JSON(capture.Snapshot, 400, struct{}{}))
+	for n := range uint64(31) {
+		must(t, w.Stands([]event.Event{{Kind: event.New, Time: 400, NetNS: 5, Orig: dayTuple(70 + n)}}))
+	}
+	must(t, w.JSON(capture.Held, 500, snapshotEnd{Entries: 31, Whole: true}))
+	must(t, w.Events([]event.Event{{Kind: event.New, Time: 600, NetNS: 5, Orig: dayTuple(101)}}))
+	must(t, w.Close(nil))
+	for since, want := range map[event.Ktime]uint64{150: 32, 250: 32, 450: 32, 550: 32} {
+		r, err := capture.NewReader(bytes.NewReader(b.Bytes()))
+		must(t, err)
+		past, _, err := ReadPast(t.Context(), []Capture{Between(Recording(r, func() {}), since, 0)}, PastConfig{})
+		must(t, err)
+		if top := past.Top(agg.ByNetNS, agg.ColLive, 10, nil); top.Total.Live != want {
+			t.Errorf("from %d on: %d live, want %d", since, top.Total.Live, want)
+		}
 	}
 }
 

@@ -40,6 +40,7 @@ type lookStep struct {
 // is set.
 type censusStep struct {
 	Begin  bool   `json:"begin,omitempty"`  // of the run: nothing is known yet
+	Unsure bool   `json:"unsure,omitempty"` // of an excerpt: the next snapshot knows better
 	Seed   string `json:"seed,omitempty"`   // seedBegin, seedEnd, seedWhole
 	Forget *int   `json:"forget,omitempty"` // what is live is said anew; expected entries
 	Limit  *int   `json:"limit,omitempty"`  // of live entries

@@ -60,27 +60,28 @@ func OpenChain(paths []string) (c *Chain, skipped int, err error) {
 }
 
 // SeekSnapshot goes to the last Snapshot that began at a time or before, in whichever
-// file. Where there is none it goes nowhere and says so.
+// file, and where there is none to the beginning of the first.
 func (c *Chain) SeekSnapshot(t event.Ktime) (bool, error) {
-	for i := len(c.all) - 1; i >= 0; i-- {
+	for i := len(c.all) - 1; ; i-- {
 		at := Chain{paths: c.all[i:]}
 		if err := at.open(); err != nil {
 			return false, err
 		}
-		found, err := at.r.SeekSnapshot(t)
-		if !found {
-			if err = errors.Join(err, at.f.Close()); err != nil {
+		found, err := at.r.seekSnapshot(t)
+		if err != nil {
+			return false, errors.Join(err, at.f.Close())
+		}
+		if !found && i > 0 {
+			if err := at.f.Close(); err != nil {
 				return false, err
 			}
 			continue
 		}
-		if err := c.f.Close(); err != nil {
-			return false, errors.Join(err, at.f.Close())
-		}
+		c.Close()
 		c.f, c.r, c.paths = at.f, at.r, at.paths
+		c.lost, c.whole = Missing{}, true
 		return true, nil
 	}
-	return false, nil
 }
 
 // run says which run of a recorder a file is of.

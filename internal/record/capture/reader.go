@@ -308,9 +308,22 @@ func (r *Reader) readSum(b []byte) ([]event.Sum, error) {
 	return r.sum[:], nil
 }
 
-// SeekSnapshot goes to the last Snapshot that began at a time or before. Where there is
-// none, or the file cannot be read anywhere, it goes nowhere and says so.
+// SeekSnapshot goes to the last Snapshot that began at a time or before, and where there
+// is none to the beginning. It says whether it went: a stream cannot be read anywhere.
 func (r *Reader) SeekSnapshot(t event.Ktime) (bool, error) {
+	if found, err := r.seekSnapshot(t); found || err != nil {
+		return found, err
+	}
+	if _, ok := r.src.(seekable); !ok {
+		return false, nil
+	}
+	return r.seek(func(_ io.ReaderAt, all []frameAt) (int, error) {
+		return slices.IndexFunc(all, func(x frameAt) bool { return x.kind == frameData }), nil
+	})
+}
+
+// seekSnapshot goes to the last Snapshot that began at a time or before, if there is one.
+func (r *Reader) seekSnapshot(t event.Ktime) (bool, error) {
 	if _, ok := r.src.(seekable); !ok {
 		return false, nil
 	}
@@ -391,6 +404,7 @@ func (r *Reader) seek(choose func(io.ReaderAt, []frameAt) (int, error)) (bool, e
 	}
 	r.in.Reset(f)
 	r.at, r.body, r.gaps, r.seq = to, nil, nil, seq
+	r.Lost, r.End = Missing{}, nil
 	return true, nil
 }
 
