@@ -115,9 +115,11 @@ func (t *Counters) addTally(sum tally) {
 	t.add(&c)
 }
 
-// How long between two looks at the places, and where places are short.
+// How long between two looks at the places, and where places are short: from where they
+// are not to where they are taken back, three quarters of the places last for half a
+// second, while 400 namespaces a second begin or end on a CPU.
 const (
-	tidyEvery = time.Second
+	tidyEvery = 250 * time.Millisecond
 	tidySoon  = 200 * time.Millisecond
 )
 
