@@ -63,7 +63,7 @@ func (t *testRun) parse(args []string) error {
 	tests := fs.String("tests", "", "package patterns, separated by spaces (default ./...)")
 	short := fs.Bool("short", false, "tell long tests to be short")
 	fs.DurationVar(&t.pkgTimeout, "test.timeout", 20*time.Minute, "limit for one package")
-	fs.BoolVar(&t.again, "again", false, "run tests that failed once more, in a fresh guest")
+	fs.BoolVar(&t.again, "again", false, "run tests that failed once more at the end, in fresh guests")
 	fs.IntVar(&t.parallel, "parallel", guestsAtATime(), "guests at a time")
 	own, rest := splitArgs(args)
 	if err := fs.Parse(own); err != nil {
@@ -187,14 +187,39 @@ func (t *testRun) script(tasks []task) string {
 	return b.String()
 }
 
-// runGuests boots one guest after the other, some at a time and one more of those that
-// wait, and returns the sum over all.
+// runGuests runs all guests, then the tests that failed once more if that is allowed, in
+// fresh guests that have the machine to themselves if they are few: an emulated machine that
+// others slow down may miss any deadline, and one that patches its own code on two CPUs at
+// once dies of it at times (an int3 that nobody claims). The first failure stays
+// in the output, with the guest's last words; what fails again has failed.
 func (t *testRun) runGuests(ctx context.Context, all []guest, files []vm.File) (tally, error) {
+	total, failed, err := t.bootAll(ctx, all, files, t.parallel, t.again)
+	if len(failed) > 0 && ctx.Err() == nil {
+		atATime := 1
+		if len(failed) > fewGuests {
+			atATime = t.parallel
+		}
+		again, _, err2 := t.bootAll(ctx, failed, files, atATime, false)
+		again.again = again.passed
+		total.add(again)
+		err = errors.Join(err, err2)
+	}
+	if ctx.Err() != nil {
+		return total, ctx.Err()
+	}
+	return total, err
+}
+
+// fewGuests is how many may fail by accident.
+const fewGuests = 6
+
+// bootAll boots one guest after the other, so many at a time and one more of those that
+// wait. It returns the sum over all, and where tests may fail what of them has failed,
+// which is not in the sum.
+func (t *testRun) bootAll(ctx context.Context, all []guest, files []vm.File, atATime int, mayFail bool) (total tally, failed []guest, errs error) {
 	var (
-		total tally
-		mu    sync.Mutex // guards total and errs
-		errs  error
-		wg    sync.WaitGroup
+		mu sync.Mutex // guards the results
+		wg sync.WaitGroup
 	)
 	run := func(waits bool, atATime int) {
 		slots := make(chan struct{}, max(1, atATime))
@@ -208,21 +233,29 @@ func (t *testRun) runGuests(ctx context.Context, all []guest, files []vm.File) (
 			}
 			wg.Go(func() {
 				defer func() { <-slots }()
-				n, err := t.runGuest(ctx, g, files)
+				rep, err := t.boot(ctx, g, files)
 				mu.Lock()
 				defer mu.Unlock()
-				total.add(n)
-				errs = errors.Join(errs, err)
+				if !mayFail || rep == nil || len(rep.failed) == 0 {
+					total.add(rep.sum(len(g.tasks)))
+					errs = errors.Join(errs, err)
+					return
+				}
+				if err != nil {
+					fmt.Fprintf(t.stdout, "note %-6s %v\n", g.kernel.Name, err)
+				}
+				for _, again := range rep.failed {
+					fmt.Fprintf(t.stdout, "note %-6s runs again at the end, in a fresh guest: %s\n", g.kernel.Name, again)
+				}
+				total.add(rep.settled)
+				failed = append(failed, guest{g.kernel, rep.failed})
 			})
 		}
 	}
 	wg.Go(func() { run(true, 1) })
-	run(false, t.parallel)
+	run(false, atATime)
 	wg.Wait()
-	if ctx.Err() != nil {
-		return total, ctx.Err()
-	}
-	return total, errs
+	return total, failed, errs
 }
 
 // lines passes whole writes on, one at a time: guests run side by side.
@@ -235,29 +268,6 @@ func (l *lines) Write(b []byte) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.w.Write(b)
-}
-
-// runGuest runs packages in a guest, and the tests that failed once more in a
-// fresh one if that is allowed: an emulated machine that others slow
-// down may miss any deadline, and one that patches its own code on two CPUs at
-// once dies of it at times (an int3 that nobody claims). The first failure stays
-// in the output, with the guest's last words; what fails again has failed.
-func (t *testRun) runGuest(ctx context.Context, g guest, files []vm.File) (tally, error) {
-	first, err := t.boot(ctx, g, files)
-	if !t.again || first == nil || len(first.failed) == 0 || ctx.Err() != nil {
-		return first.sum(len(g.tasks)), err
-	}
-	if err != nil {
-		fmt.Fprintf(t.stdout, "note %-6s %v\n", g.kernel.Name, err)
-	}
-	for _, again := range first.failed {
-		fmt.Fprintf(t.stdout, "note %-6s runs again in a fresh guest: %s\n", g.kernel.Name, again)
-	}
-	second, err := t.boot(ctx, guest{g.kernel, first.failed}, files)
-	total := second.sum(len(first.failed))
-	total.again = total.passed
-	total.add(first.settled)
-	return total, err
 }
 
 // boot boots one guest and prints a line per package as it comes. There is no report
