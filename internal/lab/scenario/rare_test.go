@@ -241,7 +241,7 @@ func TestExtensionUnload(t *testing.T) {
 		return true
 	}
 	queued := udp(20)
-	var sent uint64
+	var sent, dropped uint64
 	for tries := 0; tries < 10 || tries < 50 && !raced(); tries++ {
 		must(t, exec.Command("modprobe", "nf_conntrack_tftp").Run())
 		removed := make(chan error, 1)
@@ -255,7 +255,13 @@ func TestExtensionUnload(t *testing.T) {
 			sent += 20
 			for n := 20; n > 0; {
 				ids, err := q.Hold(n, 10*time.Second)
-				if !errors.Is(err, unix.ENOENT) { // of a verdict on one that was gone
+				switch {
+				case errors.Is(err, unix.ENOENT): // of a verdict on one that was gone
+				case errors.Is(err, netlab.ErrTimeout) && release(t) == 5_10:
+					// The queue drops those whose entry died on the way to it (nf_ct_drop_unconfirmed).
+					dropped += uint64(n - len(ids))
+					n = len(ids)
+				default:
 					must(t, err)
 				}
 				held, n = append(held, ids...), n-len(ids)
@@ -279,6 +285,9 @@ func TestExtensionUnload(t *testing.T) {
 		Causes:  trace.Causes{event.CauseExtStale: x.ExtPost},
 		Kernel:  trace.Counters{ctnl.StatInsertFailed: stale + dying, ctnl.StatDrop: x.ExtPost},
 	})
+	if flushed < dropped {
+		t.Errorf("%d were lost while they were new, the queue took %d less than were sent", flushed, dropped)
+	}
 	switch v := release(t); {
 	case v == 6_01 && stale == 0:
 		t.Error("no entry was stale")
