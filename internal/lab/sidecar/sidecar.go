@@ -114,13 +114,8 @@ func (s *Sidecar) Tracing(t testing.TB) *Sidecar {
 
 // Code is the status of an answer, 0 without one.
 func (s *Sidecar) Code(path string) int {
-	r, err := http.Get(s.URL + path)
-	if err != nil {
-		return 0
-	}
-	defer r.Body.Close()
-	_, _ = io.Copy(io.Discard, r.Body)
-	return r.StatusCode
+	status, _, _ := s.ask(path)
+	return status
 }
 
 // Get returns the body of an answer that must be good.
@@ -131,17 +126,29 @@ func (s *Sidecar) Get(t testing.TB, path string) []byte {
 	return data
 }
 
-func (s *Sidecar) get(path string) ([]byte, error) {
-	r, err := http.Get(s.URL + path)
-	if err != nil {
-		return nil, err
-	}
-	defer r.Body.Close()
-	data, err := io.ReadAll(r.Body)
-	if err == nil && r.StatusCode != http.StatusOK {
-		err = fmt.Errorf("%s: %s: %s", path, r.Status, data)
+// get asks again where an answer was cut off: serve lets no client take longer than ten
+// seconds, and an emulated machine may stand still that long.
+func (s *Sidecar) get(path string) (data []byte, err error) {
+	for range 3 {
+		var status int
+		if status, data, err = s.ask(path); err == nil && status != http.StatusOK {
+			return data, fmt.Errorf("%s: status %d: %s", path, status, data)
+		}
+		if err == nil || s.Ended() {
+			break
+		}
 	}
 	return data, err
+}
+
+func (s *Sidecar) ask(path string) (status int, data []byte, err error) {
+	r, err := http.Get(s.URL + path)
+	if err != nil {
+		return 0, nil, err
+	}
+	defer r.Body.Close()
+	data, err = io.ReadAll(r.Body)
+	return r.StatusCode, data, err
 }
 
 // Status is a line of /proc/PID/status that is a number.
