@@ -165,7 +165,7 @@ func (r *captured) step(x *capture.Item) error {
 	switch {
 	case err != nil:
 		return err
-	case s.Begin:
+	case s.Begin || s.Unsure:
 		r.begun, r.missed = true, s.Unsure
 	case s.Judged != "":
 		r.judged(x.At, &s)

@@ -59,6 +59,7 @@ type excerpt struct {
 	known        bool           // there was one
 	based        bool           // the tables are: on the beginning of the run, or on a snapshot
 	missed       bool           // something is missing since then
+	torn         bool           // or since the snapshot began that is read
 
 	tables  map[stand]standing
 	n       uint64
@@ -206,6 +207,9 @@ func (w *excerpt) begin() error {
 		w.add(capture.Snapshot, w.since, struct{}{})
 		w.replace(true)
 		w.addTables(capture.Stands)
+		if w.torn {
+			w.add(capture.Steps, w.since, censusStep{Unsure: true})
+		}
 	}
 	w.tables, w.fresh, w.touched = nil, nil, nil
 	return nil
@@ -292,14 +296,14 @@ func (w *excerpt) absorb(x *capture.Item) error {
 		w.based = w.based || s.Begin
 		return err
 	case capture.Gap:
-		w.missed = true
+		w.missed, w.torn = true, true
 	case capture.Snapshot:
-		w.stood, w.touched, w.fresh = 0, map[stand]struct{}{}, map[stand]standing{}
+		w.stood, w.touched, w.fresh, w.torn = 0, map[stand]struct{}{}, map[stand]standing{}, false
 	case capture.Held:
 		s, err := sectionOf[snapshotEnd](x)
 		if w.fresh != nil {
 			w.replace(s.Whole && w.stood >= s.Entries)
-			w.based, w.missed = true, false
+			w.based, w.missed = true, w.torn
 		}
 		return err
 	}

@@ -209,14 +209,22 @@ func TestExcerptBehindGap(t *testing.T) {
 	}
 	must(t, w.Gap(200, capture.Missing{Events: 70, Why: "a full disk"}))
 	must(t, w.Events([]event.Event{{Kind: event.New, Time: 300, NetNS: 5, Orig: dayTuple(100)}}))
-	must(t, w.JSON(capture.Snapshot, 400, struct{}{}))
-	for n := range uint64(31) {
-		must(t, w.Stands([]event.Event{{Kind: event.New, Time: 400, NetNS: 5, Orig: dayTuple(70 + n)}}))
+	snapshot := func(at event.Ktime, more func()) {
+		must(t, w.JSON(capture.Snapshot, at, struct{}{}))
+		for n := range uint64(31) {
+			must(t, w.Stands([]event.Event{{Kind: event.New, Time: at, NetNS: 5, Orig: dayTuple(70 + n)}}))
+		}
+		more()
+		must(t, w.JSON(capture.Held, at+100, snapshotEnd{Entries: 31, Whole: true}))
 	}
-	must(t, w.JSON(capture.Held, 500, snapshotEnd{Entries: 31, Whole: true}))
-	must(t, w.Events([]event.Event{{Kind: event.New, Time: 600, NetNS: 5, Orig: dayTuple(101)}}))
+	snapshot(400, func() { // of which the end is not told
+		must(t, w.Stands([]event.Event{{Kind: event.New, Time: 400, NetNS: 5, Orig: dayTuple(1000)}}))
+		must(t, w.Gap(450, capture.Missing{Events: 1, Why: "a full disk"}))
+	})
+	snapshot(600, func() {})
+	must(t, w.Events([]event.Event{{Kind: event.New, Time: 800, NetNS: 5, Orig: dayTuple(101)}}))
 	must(t, w.Close(nil))
-	for since, want := range map[event.Ktime]uint64{150: 32, 250: 32, 450: 32, 550: 32} {
+	for since, want := range map[event.Ktime]uint64{150: 32, 250: 32, 420: 32, 470: 32, 550: 32, 650: 32, 750: 32} {
 		r, err := capture.NewReader(bytes.NewReader(b.Bytes()))
 		must(t, err)
 		past, _, err := ReadPast(t.Context(), []Capture{Between(Recording(r, func() {}), since, 0)}, PastConfig{})
