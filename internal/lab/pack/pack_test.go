@@ -2,6 +2,8 @@
 package pack
 
 import (
+	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -40,6 +42,13 @@ const (
 )
 
 var served = &sidecar.Sidecar{URL: "http://" + addr}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
 
 func do(t *testing.T, name string, args ...string) string {
 	t.Helper()
@@ -101,6 +110,7 @@ func TestDeb(t *testing.T) {
 	reload(t)
 	feeds(t)
 	flies(t)
+	keeps(t)
 	watchdog(t)
 
 	end, pid := unnamed(t), mainPID(t)
@@ -328,6 +338,52 @@ func flies(t *testing.T) {
 			t.Errorf("%s: %s, want %s", dir, got, want)
 		}
 	}
+}
+
+// keeps fills the table, and wants what was around that kept by the service, as it is in
+// the packages but for the time that it waits, and readable.
+func keeps(t *testing.T) {
+	t.Helper()
+	good, err := os.ReadFile(config)
+	must(t, err)
+	must(t, os.WriteFile(config, bytes.Replace(good, []byte("#  after: 2m\n"), []byte("  after: 10s\n"), 1), 0o644))
+	do(t, "systemctl", "restart", "ctsight")
+	tracing(t)
+	const n = 60
+	for range n { // which stay for two minutes
+		c, err := net.Dial("tcp", addr)
+		must(t, err)
+		c.Close()
+	}
+	const limit = "net.netfilter.nf_conntrack_max"
+	was, entries := do(t, "sysctl", "-n", limit), 0
+	_, err = fmt.Sscan(do(t, "sysctl", "-n", "net.netfilter.nf_conntrack_count"), &entries)
+	must(t, err)
+	if entries < n {
+		t.Fatalf("%d entries", entries)
+	}
+	do(t, "sysctl", "-w", fmt.Sprintf("%s=%d", limit, entries*100/90))
+	var kept []string
+	until(t, "it keeps what was around the crossing", func() bool {
+		kept, err = filepath.Glob(state + "/flight/kept/*")
+		must(t, err)
+		return len(kept) == 1 && served.Values(t)["flight_recorder_kept"] == 1
+	})
+	do(t, "sysctl", "-w", limit+"="+was)
+	why, err := os.ReadFile(kept[0] + "/why.txt")
+	if err != nil || !strings.Contains(string(why), fmt.Sprintf("of %d entries", entries*100/90)) {
+		t.Errorf("why: %q, %v", why, err)
+	}
+	type table struct{ Entries, Max int }
+	until(t, "what is kept tells of the table", func() bool {
+		var top struct{ Table []table }
+		out, err := exec.Command("ctsight", "top", "--from", kept[0], "-o", "json").Output()
+		must(t, errors.Join(err, json.Unmarshal(out, &top)))
+		return slices.ContainsFunc(top.Table, func(x table) bool { return x.Max == entries*100/90 && x.Entries >= n })
+	})
+	must(t, os.WriteFile(config, good, 0o644))
+	do(t, "systemctl", "restart", "ctsight")
+	tracing(t)
 }
 
 // watchdog stops the process: nobody answers systemd any more.
