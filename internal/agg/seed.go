@@ -33,7 +33,7 @@ func (s *Census) BeginSeed() {
 // nobody's time is kept.
 func (s *Census) Forget(expected int) {
 	if s.old = s.live; s.live.Len() > 4*max(expected, minSlots) {
-		s.old = nil
+		s.old, s.complete = nil, 0 // who goes before the dump comes to it is as at the start
 	}
 	s.live, s.seeded = NewLive[liveEntry](s.live.Cap(), expected), 0
 	for _, d := range s.cfg.Dims {

@@ -144,6 +144,39 @@ func TestForgetKeepsLifetimes(t *testing.T) {
 	}
 }
 
+// What goes after Forget before the dump comes to it was forgotten with the others, and is
+// not taken for the end of what a sum told of.
+func TestForgottenIsNoSum(t *testing.T) {
+	for _, n := range []uint16{100, 5 * minSlots} { // of the latter nothing is kept
+		s := NewCensus(CensusConfig{Sums: true}, 1)
+		s.BeginSeed()
+		s.EndSeed(1, true)
+		w := world{live: map[event.Tuple]uint64{}, now: 2}
+		for i := range n {
+			w.insert(flow(1, 2, i, 80))
+		}
+		for i := range w.queue {
+			s.Add(&w.queue[i])
+		}
+		s.Forget(0)
+		s.BeginSeed()
+		w.queue, w.now = nil, 100
+		for i := range n / 2 { // the dump is read
+			w.destroy(flow(1, 2, i, 80), event.TimeoutGC)
+		}
+		for i := range w.queue {
+			s.Add(&w.queue[i])
+		}
+		for x := range w.live {
+			s.Seed(1, 0, &x)
+		}
+		s.EndSeed(w.now, true)
+		if live := s.Top(BySrc, ColNew, 1, w.now, nil).Total.Live; live != uint64(len(w.live)) {
+			t.Errorf("%d live, want %d", live, len(w.live))
+		}
+	}
+}
+
 // The rate of a sum is that of its time, not of the moment it is read.
 func TestSumRate(t *testing.T) {
 	s := NewCensus(CensusConfig{Sums: true}, 1)
