@@ -191,6 +191,7 @@ func TestPastTriage(t *testing.T) {
 func TestSnapshotInRing(t *testing.T) {
 	eachBackend(t, func(t *testing.T, backend string) {
 		l := newLab(t, netlab.Options{Name: "ctsight-ring-test", ClientNets: []netip.Prefix{netip.MustParsePrefix("10.9.0.0/16")}})
+		must(t, l.SetSysctl(l.R, "net.netfilter.nf_conntrack_udp_timeout", "300")) // what is to stay outlives the slowest guest
 		p, clock := openIn(t, l, backend)
 		w := p.NewWatch(clock, agg.CensusConfig{Dims: []agg.Dim{agg.ByNetNS}})
 		w.Detect(Detection{})
