@@ -257,8 +257,10 @@ func TestExtensionUnload(t *testing.T) {
 				ids, err := q.Hold(n, 10*time.Second)
 				switch {
 				case errors.Is(err, unix.ENOENT): // of a verdict on one that was gone
-				case errors.Is(err, netlab.ErrTimeout) && release(t) == 5_10:
-					// The queue drops those whose entry died on the way to it (nf_ct_drop_unconfirmed).
+				case errors.Is(err, netlab.ErrTimeout):
+					// The queue drops those whose entry died on the way to it (nf_ct_drop_unconfirmed;
+					// 5.10 marks them so), and 6.1 has been seen to take 4 of 20. Whatever it
+					// does not take has to be in our account.
 					dropped += uint64(n - len(ids))
 					n = len(ids)
 				default:
@@ -285,8 +287,9 @@ func TestExtensionUnload(t *testing.T) {
 		Causes:  trace.Causes{event.CauseExtStale: x.ExtPost},
 		Kernel:  trace.Counters{ctnl.StatInsertFailed: stale + dying, ctnl.StatDrop: x.ExtPost},
 	})
+	t.Logf("%d were lost while they were new, the queue took %d less than were sent", flushed, dropped)
 	if flushed < dropped {
-		t.Errorf("%d were lost while they were new, the queue took %d less than were sent", flushed, dropped)
+		t.Error("it dropped more than we say")
 	}
 	switch v := release(t); {
 	case v == 6_01 && stale == 0:
