@@ -67,7 +67,7 @@ func (c *Chain) SeekSnapshot(t event.Ktime) (bool, error) {
 		if err := at.open(); err != nil {
 			return false, err
 		}
-		found, err := at.r.seekSnapshot(t)
+		found, err := at.r.seekSnapshot(t, false)
 		if err != nil {
 			return false, errors.Join(err, at.f.Close())
 		}

@@ -311,19 +311,12 @@ func (r *Reader) readSum(b []byte) ([]event.Sum, error) {
 // SeekSnapshot goes to the last Snapshot that began at a time or before, and where there
 // is none to the beginning. It says whether it went: a stream cannot be read anywhere.
 func (r *Reader) SeekSnapshot(t event.Ktime) (bool, error) {
-	if found, err := r.seekSnapshot(t); found || err != nil {
-		return found, err
-	}
-	if _, ok := r.src.(seekable); !ok {
-		return false, nil
-	}
-	return r.seek(func(_ io.ReaderAt, all []frameAt) (int, error) {
-		return slices.IndexFunc(all, func(x frameAt) bool { return x.kind == frameData }), nil
-	})
+	return r.seekSnapshot(t, true)
 }
 
-// seekSnapshot goes to the last Snapshot that began at a time or before, if there is one.
-func (r *Reader) seekSnapshot(t event.Ktime) (bool, error) {
+// seekSnapshot goes to the last Snapshot that began at a time or before, or else to the
+// beginning, or nowhere.
+func (r *Reader) seekSnapshot(t event.Ktime, orBegin bool) (bool, error) {
 	if _, ok := r.src.(seekable); !ok {
 		return false, nil
 	}
@@ -339,6 +332,9 @@ func (r *Reader) seekSnapshot(t event.Ktime) (bool, error) {
 			if h.has&hasSnapshot != 0 {
 				return i, nil
 			}
+		}
+		if orBegin {
+			return slices.IndexFunc(all, func(x frameAt) bool { return x.kind == frameData }), nil
 		}
 		return -1, nil
 	})
